@@ -1,0 +1,23 @@
+//! The vocabulary every other crate speaks: names, digests, identifiers, actions, error codes.
+//!
+//! Everything here is parsed once, at the edge, and is valid by construction afterwards. No IO, no
+//! async, no hashing. The serde forms of these types are part of the replicated log and of the
+//! records on disk: a field may only be added by minting a new record shape.
+
+mod access;
+mod digest;
+mod error;
+mod ids;
+mod layout;
+mod media;
+mod name;
+mod receipt;
+
+pub use access::{AccessRevisions, Action, Actor, Scope};
+pub use digest::{Algorithm, Digest, DigestError, Digests, Root};
+pub use error::ErrorCode;
+pub use ids::{ClusterId, NodeId, ProjectId, RepoId, RequestId, SessionId, UploadId, UploadIdError};
+pub use layout::{Durability, LabelError, Location, Roles, label};
+pub use media::{MediaType, MediaTypeError};
+pub use name::{NameError, ProjectName, Reference, RepoName, Tag};
+pub use receipt::Receipt;
