@@ -1,0 +1,21 @@
+//! Forgets upload sessions that their clients have abandoned.
+
+use std::time::Duration;
+
+use clawhub_registry::Registry;
+
+const EVERY: Duration = Duration::from_secs(10 * 60);
+/// A session lives this long after its last step.
+const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Runs for ever.
+pub(crate) async fn run(registry: Registry) {
+    let mut every = tokio::time::interval(EVERY);
+    loop {
+        every.tick().await;
+        let expired = registry.expire_uploads(IDLE).await;
+        if expired > 0 {
+            tracing::info!(expired, "abandoned uploads were forgotten");
+        }
+    }
+}

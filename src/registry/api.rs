@@ -1,0 +1,344 @@
+//! What the protocol edges see of the registry: views, pages and errors.
+//!
+//! Plain data. Nothing here knows HTTP beyond the idea that a request has a body and an answer a
+//! status; nothing here reads or writes state.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_state::artifact::Condition;
+use clawhub_types::{Digest, ErrorCode, MediaType, Tag, UploadId};
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+/// Why a request was not done. The edge chooses the form; the kind says which answer it is.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Which answer.
+    pub kind: Kind,
+    /// For people; never holds internals such as paths or peer addresses.
+    pub message: String,
+    /// For programs.
+    pub detail: Option<Value>,
+    /// Further entries of the same answer, for example one per missing digest.
+    pub also: Vec<(ErrorCode, String, Option<Value>)>,
+}
+
+/// The kinds of failure that clients can tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A code of the distribution specification with its own status.
+    Code(ErrorCode),
+    /// 416: a chunk does not begin at the session's offset. Nothing was written, the session goes on.
+    RangeInvalid {
+        /// Where the session stands.
+        upload: UploadView,
+    },
+    /// 413: a manifest over the limit.
+    TooLarge,
+    /// 412: `If-Match` or `If-None-Match` did not hold when the command was applied.
+    PreconditionFailed {
+        /// What the tag names instead, if it exists.
+        current: Option<Digest>,
+    },
+    /// 507: this node is below its free-space limit.
+    NoSpace,
+    /// 503: the cluster cannot answer now. The outcome of a write is unknown.
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// 500: a fault of this node; the log has the details.
+    Internal,
+}
+
+impl Error {
+    /// An error of the given kind without detail.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into(), detail: None, also: Vec::new() }
+    }
+
+    /// An error with a code of the specification.
+    pub fn code(code: ErrorCode, message: impl Into<String>) -> Error {
+        Error::new(Kind::Code(code), message)
+    }
+
+    /// 503 with `Retry-After`.
+    pub fn unavailable(retry_after: Duration, message: impl Into<String>) -> Error {
+        Error::new(Kind::Unavailable { retry_after }, message)
+    }
+
+    /// 500. The cause belongs in the log, not in `message`.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(Kind::Internal, message)
+    }
+
+    /// Adds detail for programs.
+    #[must_use]
+    pub fn with_detail(mut self, detail: Value) -> Error {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// Adds a further entry to the answer.
+    #[must_use]
+    pub fn and(mut self, code: ErrorCode, message: impl Into<String>, detail: Option<Value>) -> Error {
+        self.also.push((code, message.into(), detail));
+        self
+    }
+}
+
+/// The bytes of a request, in order, as they arrive from the client.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// Why the body of a request ended early. What arrived before it stays in the upload session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The connection broke, or the framing was wrong.
+    #[error("the request body broke off: {0}")]
+    Broken(String),
+    /// No byte came for the idle limit.
+    #[error("the request body stood still for too long")]
+    Idle,
+    /// More or fewer bytes than `Content-Range` or `Content-Length` announced.
+    #[error("the request body is not as long as announced")]
+    Length,
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Error {
+        let code = match error {
+            BodyError::Length => ErrorCode::SizeInvalid,
+            BodyError::Broken(_) | BodyError::Idle => ErrorCode::BlobUploadInvalid,
+        };
+        Error::code(code, error.to_string())
+    }
+}
+
+/// An upload session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadView {
+    /// The session.
+    pub id: UploadId,
+    /// Bytes that are durable on the owner and its partner.
+    pub offset: u64,
+}
+
+/// How current an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// After a read barrier.
+    Linearizable,
+    /// By digest, from this node's applied state: content never changes, a deletion may still be
+    /// on its way.
+    ByDigest {
+        /// The applied log index it was read at.
+        index: u64,
+    },
+    /// By digest, on a node that is cut off from the cluster. The answer carries a warning.
+    CutOff {
+        /// The applied log index it was read at.
+        index: u64,
+        /// How long ago the node last heard from a majority.
+        age: Duration,
+    },
+}
+
+/// Why a blob is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read it: a local copy needs no barrier.
+    Read,
+    /// To know whether it exists: always after a barrier, and a lease past its half-life is renewed
+    /// before the answer.
+    Stat,
+}
+
+/// A manifest as stored.
+#[derive(Clone, Debug)]
+pub struct ManifestView {
+    /// In the algorithm the request used; for a tag, the digest the tag names.
+    pub digest: Digest,
+    /// As pushed.
+    pub media_type: MediaType,
+    /// Length in bytes.
+    pub size: u64,
+    /// The exact bytes pushed, if they were asked for.
+    pub bytes: Option<Bytes>,
+    /// How current the answer is.
+    pub fresh: Freshness,
+}
+
+type ReadBlob = dyn Fn(Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> + Send + Sync;
+
+/// A blob that the repository links.
+#[derive(Clone)]
+pub struct BlobView {
+    /// As requested.
+    pub digest: Digest,
+    /// Length in bytes.
+    pub size: u64,
+    /// How current the answer is.
+    pub fresh: Freshness,
+    body: Option<Arc<ReadBlob>>,
+    file: Option<Arc<File>>,
+}
+
+impl BlobView {
+    /// A view that cannot be read, for [`Access::Stat`].
+    pub fn stat(digest: Digest, size: u64, fresh: Freshness) -> BlobView {
+        BlobView { digest, size, fresh, body: None, file: None }
+    }
+
+    /// A view whose bytes `read` streams. `read` is called once per range with
+    /// `start <= end <= size` and must yield exactly `end - start` bytes or an error.
+    pub fn readable<F>(digest: Digest, size: u64, fresh: Freshness, read: F) -> BlobView
+    where
+        F: Fn(Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> + Send + Sync + 'static,
+    {
+        BlobView { digest, size, fresh, body: Some(Arc::new(read)), file: None }
+    }
+
+    /// Attaches the local file, every group of which has been checked since it was opened.
+    #[must_use]
+    pub fn with_local_file(mut self, file: Arc<File>) -> BlobView {
+        self.file = Some(file);
+        self
+    }
+
+    /// Streams the bytes of `range`. An error ends the stream; bytes before it were verified.
+    pub fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
+        match &self.body {
+            Some(read) => read(range),
+            None => stream::once(async { Err(Error::internal("the blob was not opened for reading")) }).boxed(),
+        }
+    }
+
+    /// The whole blob as a local file whose bytes need no further check, if there is one.
+    pub fn local_file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+}
+
+impl fmt::Debug for BlobView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobView")
+            .field("digest", &self.digest)
+            .field("size", &self.size)
+            .field("fresh", &self.fresh)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A manifest to store.
+#[derive(Clone, Debug)]
+pub struct PutManifest {
+    /// The `Content-Type` header as sent, parameters included.
+    pub content_type: Option<String>,
+    /// Tags to set beside the reference; empty unless pushed by digest.
+    pub tags: Vec<Tag>,
+    /// Must hold for every tag that would be set, decided at apply.
+    pub condition: Condition,
+    /// The manifest, byte for byte.
+    pub bytes: Bytes,
+}
+
+/// A stored manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutView {
+    /// The digest it is addressed by.
+    pub digest: Digest,
+    /// Its subject, if it has one.
+    pub subject: Option<Digest>,
+    /// The tags of [`PutManifest::tags`] that now name it.
+    pub tags: Vec<Tag>,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Whether more follow after the last item.
+    pub more: bool,
+}
+
+/// A manifest that names another as its subject: one descriptor of the referrers list. Its JSON form
+/// is exactly what clients are sent, so the size of a page can be measured with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    /// The manifest's media type.
+    #[serde(serialize_with = "as_text")]
+    pub media_type: MediaType,
+    /// The manifest's digest.
+    #[serde(serialize_with = "as_text")]
+    pub digest: Digest,
+    /// The manifest's length in bytes.
+    pub size: u64,
+    /// Its artifact type; absent for an index that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// All annotations of the manifest, sorted by key.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub annotations: Vec<(String, String)>,
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(value)
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
+    let mut map = s.serialize_map(Some(pairs.len()))?;
+    for (key, value) in pairs {
+        map.serialize_entry(key, value)?;
+    }
+    map.end()
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn referrers_render_as_descriptors() {
+        let mut referrer = Referrer {
+            media_type: MediaType::OCI_MANIFEST.parse().unwrap(),
+            digest: Digest::Sha256([1; 32]),
+            size: 7,
+            artifact_type: Some("text/x".into()),
+            annotations: vec![("a".into(), "1".into()), ("b".into(), "2".into())],
+        };
+        let json = serde_json::to_string(&referrer).unwrap();
+        let hex = "01".repeat(32);
+        assert_eq!(
+            json,
+            format!(
+                "{{\"mediaType\":\"{}\",\"digest\":\"sha256:{hex}\",\"size\":7,\"artifactType\":\"text/x\",\
+                 \"annotations\":{{\"a\":\"1\",\"b\":\"2\"}}}}",
+                MediaType::OCI_MANIFEST
+            )
+        );
+        referrer.artifact_type = None;
+        referrer.annotations.clear();
+        let bare: Value = serde_json::to_value(&referrer).unwrap();
+        assert_eq!(bare.as_object().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_stat_view_refuses_to_be_read() {
+        let view = BlobView::stat(Digest::Sha256([0; 32]), 4, Freshness::Linearizable);
+        let first = view.read(0..4).next().await.unwrap();
+        assert_eq!(first.unwrap_err().kind, Kind::Internal);
+    }
+}

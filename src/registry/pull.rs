@@ -1,0 +1,254 @@
+//! Pulling: what is here is served at once; what is elsewhere is fetched while it is served.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use clawhub_auth::Permit;
+use clawhub_blobs::{Blob, BlobError};
+use clawhub_peer::Class;
+use clawhub_replicate::{Fetch, ReplicateError};
+use clawhub_state::artifact::{BodyRef, ManifestRecord};
+use clawhub_state::blob::{BlobCmd, LinkRecord};
+use clawhub_state::{Command, View};
+use clawhub_types::{Digest, ErrorCode, Reference, RepoName, Root};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use crate::errors::{RETRY, digest_detail};
+use crate::{Access, BlobView, Error, Freshness, MAX_MANIFEST, ManifestView, Registry};
+
+/// A lease is renewed by HEAD once less than this is left of it: half of its 24 hours.
+const HALF_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
+/// A fetch must show its first verified bytes within this, else the answer is 503.
+const FIRST_BYTES: Duration = Duration::from_secs(20);
+
+impl Registry {
+    /// A manifest by tag or digest. HEAD (`with_bytes` false) and tags are linearizable; a GET by digest
+    /// of something this node knows needs no barrier.
+    ///
+    /// # Errors
+    /// `MANIFEST_UNKNOWN`, only after a barrier; 503.
+    pub async fn manifest(
+        &self,
+        _permit: &Permit,
+        repo: &RepoName,
+        reference: &Reference,
+        with_bytes: bool,
+    ) -> Result<ManifestView, Error> {
+        let by_digest = matches!(reference, Reference::Digest(_)) && with_bytes;
+        if by_digest && let Some((digest, record)) = self.find_manifest(repo, reference)? {
+            let fresh = self.by_digest()?;
+            return self.manifest_view(repo, digest, record, with_bytes, fresh).await;
+        }
+        self.barrier().await?;
+        let found = self.find_manifest(repo, reference)?;
+        let (digest, record) = found.ok_or_else(|| Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown"))?;
+        self.manifest_view(repo, digest, record, with_bytes, Freshness::Linearizable).await
+    }
+
+    /// A blob that the repository links.
+    ///
+    /// # Errors
+    /// `BLOB_UNKNOWN`, only after a barrier; 503 if every holder is away.
+    pub async fn blob(
+        &self,
+        permit: &Permit,
+        repo: &RepoName,
+        digest: &Digest,
+        access: Access,
+    ) -> Result<BlobView, Error> {
+        if access == Access::Read
+            && let Some(link) = self.find_link(repo, digest)?
+            && let Some(blob) = self.open_local(&link.root).await?
+        {
+            return Ok(local_view(digest, &link, blob, self.by_digest()?));
+        }
+        self.barrier().await?;
+        let unknown = || Error::code(ErrorCode::BlobUnknown, "the blob is unknown").with_detail(digest_detail(digest));
+        let link = self.find_link(repo, digest)?.ok_or_else(unknown)?;
+        if access == Access::Stat {
+            self.renew(permit, repo, digest, &link).await?;
+            return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
+        }
+        if let Some(blob) = self.open_local(&link.root).await? {
+            return Ok(local_view(digest, &link, blob, Freshness::Linearizable));
+        }
+        let fetch = match self.fetch(&link.root).await? {
+            Source::Here(blob) => return Ok(local_view(digest, &link, blob, Freshness::Linearizable)),
+            Source::Coming(fetch) => fetch,
+        };
+        let partial = fetch.partial().clone();
+        Ok(BlobView::readable(digest.clone(), link.size, Freshness::Linearizable, move |range: Range<u64>| {
+            partial.read(range).map(|piece| piece.map_err(Error::from)).boxed()
+        }))
+    }
+
+    /// All bytes of a small blob: a manifest too large for the log.
+    pub(crate) async fn small_blob(&self, root: &Root, size: u64) -> Result<Bytes, Error> {
+        if size > MAX_MANIFEST as u64 {
+            return Err(Error::internal("a manifest record names a blob over the limit"));
+        }
+        let mut pieces: BoxStream<'static, Result<Bytes, BlobError>> = match self.open_local(root).await? {
+            Some(blob) => blob.read(0..size).boxed(),
+            None => match self.fetch(root).await? {
+                Source::Here(blob) => blob.read(0..size).boxed(),
+                Source::Coming(fetch) => fetch.partial().read(0..size).boxed(),
+            },
+        };
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = pieces.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Opens the local copy. A corrupt one is given up in the log, so that it is repaired, and the caller
+    /// goes to a peer.
+    async fn open_local(&self, root: &Root) -> Result<Option<Blob>, Error> {
+        match self.blobs().open_blob(root).await {
+            Ok(blob) => Ok(blob),
+            Err(error @ BlobError::Corrupt { .. }) => {
+                tracing::error!(%root, %error, "a corrupt copy was set aside");
+                self.report_lost(*root);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn report_lost(&self, root: Root) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let cmd = BlobCmd::Lost { node: this.me(), roots: vec![root] };
+            if let Err(error) = this.propose_system(Command::Blob(cmd)).await {
+                tracing::warn!(%root, %error, "a lost copy could not be reported yet");
+            }
+        });
+    }
+
+    /// Starts or joins a fetch and waits for its first verified bytes, so that a blob nobody can supply
+    /// is a 503 and not a broken body.
+    async fn fetch(&self, root: &Root) -> Result<Source, Error> {
+        let wanted = self.wanted(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
+        let fetch = match self.inner.replicate.fetch(wanted, Class::Foreground).await {
+            Ok(fetch) => fetch,
+            // Another reader's fetch ended since this one looked.
+            Err(ReplicateError::Local(BlobError::Held(_))) => {
+                let blob = self.open_local(root).await?;
+                return blob.map(Source::Here).ok_or_else(|| Error::unavailable(RETRY, "the copy here was just lost"));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match tokio::time::timeout(FIRST_BYTES, fetch.flowing()).await {
+            Ok(flowing) => flowing?,
+            Err(_) => return Err(Error::unavailable(RETRY, "the content's holders are slow to answer")),
+        }
+        Ok(Source::Coming(fetch))
+    }
+
+    fn find_manifest(
+        &self,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<Option<(Digest, ManifestRecord)>, Error> {
+        let state = self.state();
+        let view = View::new(&*state);
+        let Some(repo) = view.repo(repo)? else { return Ok(None) };
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => match view.tag(&repo, tag)? {
+                Some(record) => record.digest,
+                None => return Ok(None),
+            },
+        };
+        Ok(view.manifest(&repo, &digest)?.map(|record| (digest, record)))
+    }
+
+    async fn manifest_view(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        record: ManifestRecord,
+        with_bytes: bool,
+        fresh: Freshness,
+    ) -> Result<ManifestView, Error> {
+        let bytes = match with_bytes {
+            true => Some(self.manifest_bytes(repo, &digest, &record).await?),
+            false => None,
+        };
+        Ok(ManifestView { digest, media_type: record.facts.media_type, size: record.facts.size, bytes, fresh })
+    }
+
+    /// The bytes of a manifest, from the state or from the blob stores.
+    pub(crate) async fn manifest_bytes(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        record: &ManifestRecord,
+    ) -> Result<Bytes, Error> {
+        match &record.body {
+            BodyRef::Stored(root) => self.small_blob(root, record.facts.size).await,
+            BodyRef::Inline => {
+                let state = self.state();
+                let view = View::new(&*state);
+                let bytes = match view.repo(repo)? {
+                    Some(repo) => view.manifest_bytes(&repo, digest)?,
+                    None => None,
+                };
+                // Deleted between two reads.
+                let gone = || Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown");
+                bytes.map(Bytes::from).ok_or_else(gone)
+            }
+        }
+    }
+
+    fn find_link(&self, repo: &RepoName, digest: &Digest) -> Result<Option<LinkRecord>, Error> {
+        let state = self.state();
+        let view = View::new(&*state);
+        match view.repo(repo)? {
+            Some(repo) => Ok(view.link(&repo, digest)?),
+            None => Ok(None),
+        }
+    }
+
+    /// A HEAD that says 200 promises that a push may go on to rely on the blob.
+    async fn renew(&self, permit: &Permit, repo: &RepoName, digest: &Digest, link: &LinkRecord) -> Result<(), Error> {
+        let state = self.state();
+        let tick = View::new(&*state).tick()?;
+        if link.lease_until.is_none_or(|until| until > tick.saturating_add(HALF_LIFE_MS)) {
+            return Ok(());
+        }
+        let cmd = BlobCmd::Renew { repo: repo.clone(), digest: digest.clone() };
+        self.propose(permit, Command::Blob(cmd)).await?;
+        Ok(())
+    }
+
+    /// How current an answer without a barrier is; refused once this node has been cut off for too long.
+    fn by_digest(&self) -> Result<Freshness, Error> {
+        let status = self.inner.consensus.status();
+        let index = status.applied;
+        match status.cut_off {
+            None => Ok(Freshness::ByDigest { index }),
+            Some(age) if age <= self.inner.limits.cut_off => Ok(Freshness::CutOff { index, age }),
+            Some(_) => Err(Error::unavailable(RETRY, "this node has been cut off from the cluster for too long")),
+        }
+    }
+}
+
+/// Where a blob's bytes are.
+enum Source {
+    Here(Blob),
+    Coming(Fetch),
+}
+
+fn local_view(digest: &Digest, link: &LinkRecord, blob: Blob, fresh: Freshness) -> BlobView {
+    let checked = blob.is_checked(0..link.size).then(|| blob.file().clone());
+    let view = BlobView::readable(digest.clone(), link.size, fresh, move |range: Range<u64>| {
+        blob.read(range).map(|piece| piece.map_err(Error::from)).boxed()
+    });
+    match checked {
+        Some(file) => view.with_local_file(file),
+        None => view,
+    }
+}

@@ -1,0 +1,235 @@
+//! Fetching a blob from its holders while serving it.
+//!
+//! One task per root writes the partial file; any number of readers follow it, each group as soon as
+//! it is verified. Readers that leave, or are slow, do not slow the task; a task that fails tells its
+//! readers why.
+
+use bytes::BytesMut;
+use clawhub_blobs::{BlobError, Partial};
+use clawhub_peer::Class;
+use clawhub_types::{NodeId, Receipt, Root};
+use clawhub_wire::blob as pb;
+use quinn::RecvStream;
+use tokio::sync::watch;
+
+use crate::frame::read_exact;
+use crate::frame::STALL as STALLED;
+use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+
+/// Verified and written in pieces of this size: whole groups, few system calls.
+const PIECE: usize = 1024 * 1024;
+/// Each holder is asked this often before the fetch gives up.
+const ROUNDS: usize = 2;
+
+/// A fetch in progress, or ended.
+#[derive(Clone)]
+pub struct Fetch {
+    partial: Partial,
+    progress: watch::Receiver<Progress>,
+}
+
+#[derive(Clone)]
+enum Progress {
+    /// No holder has supplied anything yet.
+    Searching,
+    /// Verified bytes are arriving.
+    Flowing,
+    /// Over.
+    Ended(Result<Receipt, String>),
+}
+
+impl Fetch {
+    /// The file being written; follow it to read.
+    pub fn partial(&self) -> &Partial {
+        &self.partial
+    }
+
+    /// Waits for the first verified bytes, so that a caller can still answer that there are none.
+    ///
+    /// # Errors
+    /// [`ReplicateError::Exhausted`] if no holder could supply them.
+    pub async fn flowing(&self) -> Result<(), ReplicateError> {
+        let mut progress = self.progress.clone();
+        let reached = progress.wait_for(|now| !matches!(now, Progress::Searching)).await;
+        match reached.as_deref() {
+            Ok(Progress::Ended(Err(reason))) => Err(ReplicateError::Exhausted(reason.clone())),
+            Ok(_) => Ok(()),
+            Err(_) => Err(dropped()),
+        }
+    }
+
+    /// Waits for the end: the receipt of the full copy.
+    ///
+    /// # Errors
+    /// [`ReplicateError::Exhausted`] if no holder could supply it.
+    pub async fn receipt(mut self) -> Result<Receipt, ReplicateError> {
+        let ended = self.progress.wait_for(|now| matches!(now, Progress::Ended(_))).await;
+        match ended.as_deref() {
+            Ok(Progress::Ended(Ok(receipt))) => Ok(receipt.clone()),
+            Ok(Progress::Ended(Err(reason))) => Err(ReplicateError::Exhausted(reason.clone())),
+            _ => Err(dropped()),
+        }
+    }
+}
+
+fn dropped() -> ReplicateError {
+    ReplicateError::Exhausted("the fetch was dropped".to_owned())
+}
+
+impl Replicate {
+    /// Joins the fetch of this root, or starts one.
+    ///
+    /// # Errors
+    /// [`ReplicateError::Local`] if the partial cannot be opened.
+    pub async fn fetch(&self, wanted: Wanted, class: Class) -> Result<Fetch, ReplicateError> {
+        if let Some(fetch) = self.running(&wanted.root) {
+            return Ok(fetch);
+        }
+        let partial = self.inner.blobs.partial(wanted.root, wanted.size).await?;
+        if wanted.digests.sha512.is_some() {
+            partial.want_sha512();
+        }
+        let (tell, progress) = watch::channel(Progress::Searching);
+        let fetch = Fetch { partial: partial.clone(), progress };
+        {
+            // Two callers may have opened the same partial; only one of them runs it.
+            let mut fetches = self.inner.fetches.lock();
+            if let Some(other) = fetches.get(&wanted.root) {
+                return Ok(other.clone());
+            }
+            fetches.insert(wanted.root, fetch.clone());
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            let outcome = this.run(&wanted, &partial, class, &tell).await;
+            if let Err(error) = &outcome {
+                tracing::warn!(root = %wanted.root, %error, "fetch failed");
+                partial.fail(error.to_string());
+            }
+            this.inner.fetches.lock().remove(&wanted.root);
+            tell.send_replace(Progress::Ended(outcome.map_err(|error| error.to_string())));
+        });
+        Ok(fetch)
+    }
+
+    fn running(&self, root: &Root) -> Option<Fetch> {
+        self.inner.fetches.lock().get(root).cloned()
+    }
+
+    async fn run(
+        &self,
+        wanted: &Wanted,
+        partial: &Partial,
+        class: Class,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<Receipt, ReplicateError> {
+        let holders = self.nearest_first(&wanted.holders);
+        let mut last = "the state names no other holder".to_owned();
+        for holder in holders.iter().cycle().take(holders.len() * ROUNDS) {
+            match self.copy(*holder, wanted, partial, class, tell).await {
+                Ok(()) => return bound(wanted, partial.finish(wanted.generation).await?),
+                // Corrupt bytes are the holder's fault, anything else this node's.
+                Err(ReplicateError::Local(error)) if !matches!(error, BlobError::Corrupt { .. }) => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    tracing::info!(root = %wanted.root, %error, "trying the next holder");
+                    last = error.to_string();
+                }
+            }
+        }
+        Err(ReplicateError::Exhausted(last))
+    }
+
+    /// Copies what is missing from one holder.
+    async fn copy(
+        &self,
+        holder: NodeId,
+        wanted: &Wanted,
+        partial: &Partial,
+        class: Class,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<(), ReplicateError> {
+        loop {
+            let groups = !partial.has_groups();
+            let Some(run) = partial.missing(0).or_else(|| groups.then_some(0..0)) else { return Ok(()) };
+            let (mut send, mut recv) =
+                self.inner.endpoint.open(holder, class).await.map_err(|e| ReplicateError::peer(holder, e))?;
+            let get = pb::Get { root: bytes::Bytes::copy_from_slice(&wanted.root.0), start: run.start, end: run.end, groups };
+            let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Get(get)) };
+            let gone = |error: FrameError| ReplicateError::unreachable(holder, error);
+            write_message(&mut send, &request).await.map_err(gone)?;
+            let reply: pb::GetReply = read_message(&mut recv, STALLED).await.map_err(gone)?;
+            if !reply.held || reply.size != wanted.size {
+                return Err(ReplicateError::NotHeld(holder));
+            }
+            if groups {
+                let list = group_list(&mut recv, reply.groups, wanted.size).await.map_err(gone)?;
+                partial.set_groups(list).await?;
+            }
+            self.receive(holder, &mut recv, partial, run, tell).await?;
+        }
+    }
+
+    async fn receive(
+        &self,
+        holder: NodeId,
+        recv: &mut RecvStream,
+        partial: &Partial,
+        run: std::ops::Range<u64>,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<(), ReplicateError> {
+        let mut at = run.start;
+        let mut piece = BytesMut::with_capacity(PIECE);
+        while at < run.end {
+            let want = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(PIECE);
+            while piece.len() < want {
+                let chunk = tokio::time::timeout(STALLED, recv.read_chunk(want - piece.len(), true)).await;
+                let chunk = chunk.map_err(|_| ReplicateError::unreachable(holder, "no bytes in time"))?;
+                let chunk = chunk.map_err(|error| ReplicateError::unreachable(holder, error))?;
+                let chunk = chunk.ok_or_else(|| ReplicateError::unreachable(holder, "ended early"))?;
+                piece.extend_from_slice(&chunk.bytes);
+            }
+            partial.write(at, piece.split().freeze()).await?;
+            tell.send_replace(Progress::Flowing);
+            at += want as u64;
+            piece.reserve(PIECE);
+        }
+        Ok(())
+    }
+
+    /// Reachable nodes of the own zone, the own region, and the rest; unreachable ones last.
+    pub fn nearest_first(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        let layout = self.layout();
+        let here = layout.nodes.iter().find(|n| n.id == self.inner.me).map(|n| n.location.clone());
+        let mut ranked: Vec<NodeId> = nodes.iter().copied().filter(|n| *n != self.inner.me).collect();
+        ranked.sort_by_key(|node| {
+            let there = layout.nodes.iter().find(|n| n.id == *node).map(|n| &n.location);
+            let distance = match (&here, there) {
+                (Some(here), Some(there)) if here == there => 0,
+                (Some(here), Some(there)) if here.region == there.region => 1,
+                _ => 2,
+            };
+            (!self.is_reachable(*node), distance, *node)
+        });
+        ranked
+    }
+}
+
+/// A full copy must have the digests that its root was bound to when it was pushed.
+fn bound(wanted: &Wanted, receipt: Receipt) -> Result<Receipt, ReplicateError> {
+    if receipt.digests.sha256 == wanted.digests.sha256 {
+        return Ok(receipt);
+    }
+    tracing::error!(root = %wanted.root, "the bytes of this root do not have the digest they are bound to");
+    Err(ReplicateError::Exhausted("the content does not have the digest it is bound to".to_owned()))
+}
+
+/// Reads the list of group chaining values; its length must be the one that `size` implies.
+async fn group_list(recv: &mut RecvStream, length: u64, size: u64) -> Result<bytes::Bytes, FrameError> {
+    if length != clawhub_blobs::list_len(size) {
+        return Err(FrameError::Malformed(format!("a group list of {length} bytes for {size} bytes")));
+    }
+    let length = usize::try_from(length).map_err(|_| FrameError::Malformed("group list too long".into()))?;
+    read_exact(recv, length).await
+}

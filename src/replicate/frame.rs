@@ -1,0 +1,135 @@
+//! Framing of messages and bodies on a QUIC stream, as `proto/clawhub/peer/v1/blob.proto` says.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use quinn::{RecvStream, SendStream};
+
+/// Longest framed message in bytes. Bodies and group lists are not messages.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// Longest body frame in bytes.
+const MAX_BODY_FRAME: usize = 4 * 1024 * 1024;
+/// How long a peer may take to accept or to send the next bytes.
+pub(crate) const STALL: Duration = Duration::from_secs(10);
+
+const BODY_END: u32 = 0;
+const BODY_ABORTED: u32 = u32::MAX;
+
+/// A stream ended, stalled or carried nonsense.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The stream failed or ended early.
+    #[error("stream: {0}")]
+    Stream(String),
+    /// No bytes moved for ten seconds.
+    #[error("the peer stalled")]
+    Stalled,
+    /// Longer than the protocol allows, or not a message.
+    #[error("malformed frame: {0}")]
+    Malformed(String),
+}
+
+/// Writes one framed message.
+///
+/// # Errors
+/// [`FrameError`] if the stream fails or the peer does not accept it in time.
+pub async fn write_message<M: Message>(send: &mut SendStream, message: &M) -> Result<(), FrameError> {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(4 + length);
+    let header = u32::try_from(length).map_err(|_| FrameError::Malformed("message too long".into()))?;
+    frame.extend_from_slice(&header.to_be_bytes());
+    message.encode(&mut frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    write_chunk(send, frame.freeze()).await
+}
+
+/// Reads one framed message, waiting at most `patience` for it to begin.
+///
+/// # Errors
+/// [`FrameError`] if the stream fails, stalls, or carries something else.
+pub async fn read_message<M: Message + Default>(recv: &mut RecvStream, patience: Duration) -> Result<M, FrameError> {
+    let mut header = [0; 4];
+    within(patience, recv.read_exact(&mut header)).await?;
+    let length = u32::from_be_bytes(header) as usize;
+    if length > MAX_MESSAGE {
+        return Err(FrameError::Malformed(format!("message of {length} bytes")));
+    }
+    let mut body = vec![0; length];
+    within(STALL, recv.read_exact(&mut body)).await?;
+    M::decode(body.as_slice()).map_err(|error| FrameError::Malformed(error.to_string()))
+}
+
+/// Writes raw bytes.
+pub(crate) async fn write_chunk(send: &mut SendStream, bytes: Bytes) -> Result<(), FrameError> {
+    within(STALL, send.write_chunk(bytes)).await
+}
+
+/// Reads exactly `length` raw bytes.
+pub(crate) async fn read_exact(recv: &mut RecvStream, length: usize) -> Result<Bytes, FrameError> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match within(STALL, recv.read(&mut bytes[filled..])).await? {
+            Some(n) => filled += n,
+            None => return Err(FrameError::Stream("ended early".into())),
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// One piece of a client's body on its way to the node that owns the upload.
+#[derive(Debug)]
+pub enum BodyFrame {
+    /// The next bytes.
+    Data(Bytes),
+    /// The body is complete.
+    End,
+    /// The client left before the end.
+    Aborted,
+}
+
+/// Writes a piece of a body. Empty pieces are skipped: a length of zero ends the body.
+///
+/// # Errors
+/// [`FrameError`] if the stream fails or stalls.
+pub async fn write_body(send: &mut SendStream, bytes: Bytes) -> Result<(), FrameError> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let piece = rest.split_to(rest.len().min(MAX_BODY_FRAME));
+        let header = Bytes::copy_from_slice(&(piece.len() as u32).to_be_bytes());
+        within(STALL, send.write_all_chunks(&mut [header, piece])).await?;
+    }
+    Ok(())
+}
+
+/// Ends a body: complete, or cut short by the client.
+///
+/// # Errors
+/// [`FrameError`] if the stream fails or stalls.
+pub async fn write_body_end(send: &mut SendStream, complete: bool) -> Result<(), FrameError> {
+    let mark = if complete { BODY_END } else { BODY_ABORTED };
+    write_chunk(send, Bytes::copy_from_slice(&mark.to_be_bytes())).await
+}
+
+/// Reads the next piece of a body, waiting at most `patience` for it to begin: the client behind the
+/// peer may be slow.
+///
+/// # Errors
+/// [`FrameError`] if the stream fails or carries nonsense.
+pub async fn read_body(recv: &mut RecvStream, patience: Duration) -> Result<BodyFrame, FrameError> {
+    let mut header = [0; 4];
+    within(patience, recv.read_exact(&mut header)).await?;
+    match u32::from_be_bytes(header) {
+        BODY_END => Ok(BodyFrame::End),
+        BODY_ABORTED => Ok(BodyFrame::Aborted),
+        length if length as usize <= MAX_BODY_FRAME => Ok(BodyFrame::Data(read_exact(recv, length as usize).await?)),
+        length => Err(FrameError::Malformed(format!("body frame of {length} bytes"))),
+    }
+}
+
+async fn within<T, E: ToString>(limit: Duration, io: impl Future<Output = Result<T, E>>) -> Result<T, FrameError> {
+    match tokio::time::timeout(limit, io).await {
+        Ok(done) => done.map_err(|error| FrameError::Stream(error.to_string())),
+        Err(_) => Err(FrameError::Stalled),
+    }
+}

@@ -1,0 +1,140 @@
+//! Bytes between peers: mirroring uploads as they arrive, fetching blobs while serving them, making
+//! copies where a policy asks for them, and knowing which peers are alive.
+//!
+//! # State
+//! Nothing here is durable. A [`fetch`](Replicate::fetch) in progress owns a partial file of the blob
+//! store, which survives a restart; a [`Mirror`] owns an upload session on its partner; the table of
+//! live peers is rebuilt within a second. A crash loses only work that is started again.
+//!
+//! This crate returns receipts and never proposes: what a copy means is for the layers above.
+
+mod ensure;
+mod fetch;
+mod frame;
+mod live;
+mod mirror;
+mod serve;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use clawhub_blobs::{BlobError, BlobStore};
+use clawhub_kv::Kv;
+use clawhub_peer::{Endpoint, PeerError};
+use clawhub_policy::Layout;
+use clawhub_state::View;
+use clawhub_types::{Digests, NodeId, Root};
+use parking_lot::Mutex;
+
+pub use fetch::Fetch;
+pub use frame::{BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message};
+pub use mirror::Mirror;
+
+/// Why bytes could not be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicateError {
+    /// The peer cannot be reached or stopped talking.
+    #[error("node {node} is unreachable: {reason}")]
+    Unreachable {
+        /// The peer.
+        node: NodeId,
+        /// What happened.
+        reason: String,
+    },
+    /// The peer does not hold the blob although the state says so.
+    #[error("node {0} does not hold the blob")]
+    NotHeld(NodeId),
+    /// The peer answered that it cannot do what was asked.
+    #[error("node {node} refused: {reason}")]
+    Refused {
+        /// The peer.
+        node: NodeId,
+        /// Its words.
+        reason: String,
+    },
+    /// Every holder was tried.
+    #[error("no holder could supply the blob: {0}")]
+    Exhausted(String),
+    /// The local store failed.
+    #[error(transparent)]
+    Local(#[from] BlobError),
+}
+
+impl ReplicateError {
+    fn unreachable(node: NodeId, reason: impl ToString) -> Self {
+        ReplicateError::Unreachable { node, reason: reason.to_string() }
+    }
+
+    fn peer(node: NodeId, error: PeerError) -> Self {
+        Self::unreachable(node, error)
+    }
+}
+
+/// A blob as the state knows it: what a copy must turn out to be.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The BLAKE3 root.
+    pub root: Root,
+    /// Length in bytes.
+    pub size: u64,
+    /// The root's generation, for the receipt.
+    pub generation: u64,
+    /// Client digests that a full copy must reproduce.
+    pub digests: Digests,
+    /// Nodes that hold it, in any order.
+    pub holders: Vec<NodeId>,
+}
+
+/// Gives the current state store; it changes when a snapshot is installed.
+pub type StateSource = Arc<dyn Fn() -> Arc<dyn Kv> + Send + Sync>;
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Replicate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    blobs: BlobStore,
+    endpoint: Endpoint,
+    state: StateSource,
+    live: live::Table,
+    /// One fetch per root; an entry leaves when its fetch ends.
+    fetches: Mutex<HashMap<Root, Fetch>>,
+}
+
+impl Replicate {
+    /// Starts watching the cluster's members. Must be called within a tokio runtime; the watcher ends
+    /// with the last handle.
+    pub fn start(me: NodeId, blobs: BlobStore, endpoint: Endpoint, state: StateSource) -> Self {
+        let inner = Inner { me, blobs, endpoint, state, live: live::Table::default(), fetches: Mutex::default() };
+        let this = Replicate { inner: Arc::new(inner) };
+        live::watch(&this);
+        this
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// The local store.
+    pub fn blobs(&self) -> &BlobStore {
+        &self.inner.blobs
+    }
+
+    /// The peer endpoint, for streams that other layers open.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// The members and where they stand; empty if the state cannot be read.
+    fn layout(&self) -> Layout {
+        let state = (self.inner.state)();
+        View::new(&*state).layout().unwrap_or_else(|error| {
+            tracing::error!(%error, "the state cannot be read");
+            Layout { nodes: Vec::new() }
+        })
+    }
+}

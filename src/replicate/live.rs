@@ -1,0 +1,92 @@
+//! Which peers are alive and take copies: a ping to every member each second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clawhub_peer::Class;
+use clawhub_types::NodeId;
+use clawhub_wire::blob as pb;
+use futures::future::{BoxFuture, join_all};
+use parking_lot::RwLock;
+
+use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A peer unheard of for longer is taken for dead.
+const FRESH: Duration = Duration::from_millis(3500);
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Who answered, and when.
+#[derive(Default)]
+pub(crate) struct Table {
+    seen: RwLock<HashMap<NodeId, Seen>>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    at: Instant,
+    accepts: bool,
+}
+
+impl Replicate {
+    /// The members that answered lately and take copies; this node is one of them while its own store
+    /// takes uploads.
+    pub fn live(&self) -> Vec<NodeId> {
+        let seen = self.inner.live.seen.read();
+        let mut live: Vec<NodeId> =
+            seen.iter().filter(|(_, s)| s.accepts && s.at.elapsed() < FRESH).map(|(node, _)| *node).collect();
+        if self.inner.blobs.accepts() {
+            live.push(self.inner.me);
+        }
+        live.sort_unstable();
+        live
+    }
+
+    /// Whether a member answered lately, whatever it takes.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.inner.me || self.inner.live.seen.read().get(&node).is_some_and(|s| s.at.elapsed() < FRESH)
+    }
+
+    /// Pings every member now; returns when each answered or timed out.
+    pub async fn refresh_live(&self) {
+        let mut pings: Vec<BoxFuture<'_, ()>> = Vec::new();
+        for facts in self.layout().nodes {
+            if facts.id != self.inner.me {
+                pings.push(Box::pin(self.ping(facts.id)));
+            }
+        }
+        join_all(pings).await;
+    }
+
+    async fn ping(&self, node: NodeId) {
+        let answer = tokio::time::timeout(PATIENCE, self.ask(node)).await;
+        if let Ok(Ok(pong)) = answer {
+            let seen = Seen { at: Instant::now(), accepts: pong.accepts };
+            self.inner.live.seen.write().insert(node, seen);
+        }
+    }
+
+    async fn ask(&self, node: NodeId) -> Result<pb::Pong, ReplicateError> {
+        let gone = |error: FrameError| ReplicateError::unreachable(node, error);
+        let (mut send, mut recv) =
+            self.inner.endpoint.open(node, Class::Control).await.map_err(|e| ReplicateError::peer(node, e))?;
+        let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Ping(pb::Ping {})) };
+        write_message(&mut send, &request).await.map_err(gone)?;
+        read_message(&mut recv, PATIENCE).await.map_err(gone)
+    }
+}
+
+/// Pings for as long as a handle exists.
+pub(crate) fn watch(replicate: &Replicate) {
+    let weak = Arc::downgrade(&replicate.inner);
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let Some(inner) = weak.upgrade() else { return };
+            Replicate { inner }.refresh_live().await;
+        }
+    });
+}

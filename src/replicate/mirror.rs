@@ -1,0 +1,136 @@
+//! The owner's end of a mirror: an upload's bytes go to a partner in another failure domain while the
+//! client is still sending.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_peer::Class;
+use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
+use clawhub_wire::blob as pb;
+use pb::mirror_frame::Op;
+use pb::mirror_reply::Outcome;
+use quinn::{RecvStream, SendStream};
+
+use crate::frame::write_chunk;
+use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
+
+/// An fsync of everything written so far may take this long on a busy disk.
+const FSYNC: Duration = Duration::from_secs(60);
+
+/// An open mirror. Dropping it leaves the session on the partner, where it expires.
+pub struct Mirror {
+    partner: NodeId,
+    offset: u64,
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl Replicate {
+    /// Opens a mirror of `upload` on `partner`. Its [`Mirror::offset`] is where the partner's copy ends.
+    ///
+    /// # Errors
+    /// [`ReplicateError`] if the partner cannot be reached or refuses.
+    pub async fn mirror(
+        &self,
+        partner: NodeId,
+        upload: UploadId,
+        repo: &RepoName,
+        sha512: bool,
+    ) -> Result<Mirror, ReplicateError> {
+        let open = self.inner.endpoint.open(partner, Class::Foreground).await;
+        let (send, recv) = open.map_err(|error| ReplicateError::peer(partner, error))?;
+        let mut mirror = Mirror { partner, offset: 0, send, recv };
+        let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
+        let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
+        write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
+        match mirror.reply(FSYNC).await? {
+            Outcome::Opened(offset) => mirror.offset = offset,
+            other => return Err(mirror.confused(&other)),
+        }
+        Ok(mirror)
+    }
+}
+
+impl Mirror {
+    /// The node that holds the copy.
+    pub fn partner(&self) -> NodeId {
+        self.partner
+    }
+
+    /// Where the copy ends, in bytes, fsynced or not.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Appends bytes; returns when they are on their way, after at most one flow-control window.
+    ///
+    /// # Errors
+    /// [`ReplicateError`]; the mirror is then of no further use.
+    pub async fn append(&mut self, bytes: Bytes) -> Result<(), ReplicateError> {
+        let length = u32::try_from(bytes.len()).map_err(|_| ReplicateError::Refused {
+            node: self.partner,
+            reason: "a piece of more than 4 GiB".into(),
+        })?;
+        let data = pb::MirrorData { at: self.offset, length };
+        self.frame(Op::Data(data)).await?;
+        self.offset += u64::from(length);
+        let sent = write_chunk(&mut self.send, bytes).await;
+        sent.map_err(|error| self.gone(error))
+    }
+
+    /// Has everything appended so far fsynced; the offset up to which it is.
+    ///
+    /// # Errors
+    /// [`ReplicateError`]; the mirror is then of no further use.
+    pub async fn flush(&mut self) -> Result<u64, ReplicateError> {
+        self.frame(Op::Flush(pb::MirrorFlush {})).await?;
+        match self.reply(FSYNC).await? {
+            Outcome::Durable(offset) => Ok(offset),
+            other => Err(self.confused(&other)),
+        }
+    }
+
+    /// Turns the copy into a replica.
+    ///
+    /// # Errors
+    /// [`ReplicateError`]; the mirror is then of no further use.
+    pub async fn keep(mut self, digest: &Digest, generation: u64) -> Result<Receipt, ReplicateError> {
+        self.frame(Op::Keep(pb::MirrorKeep { digest: digest.to_string(), generation })).await?;
+        match self.reply(FSYNC).await? {
+            Outcome::Receipt(receipt) => {
+                let receipt = Receipt::try_from(receipt).map_err(|error| self.gone(error))?;
+                if receipt.node == self.partner { Ok(receipt) } else { Err(self.gone("a receipt of another node")) }
+            }
+            other => Err(self.confused(&other)),
+        }
+    }
+
+    /// Has the partner forget the copy.
+    pub async fn abort(mut self) {
+        // A partner that cannot be told expires the session by itself.
+        let _ = self.frame(Op::Abort(pb::MirrorAbort {})).await;
+        let _ = self.send.finish();
+    }
+
+    async fn frame(&mut self, op: Op) -> Result<(), ReplicateError> {
+        let sent = write_message(&mut self.send, &pb::MirrorFrame { op: Some(op) }).await;
+        sent.map_err(|error| self.gone(error))
+    }
+
+    async fn reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
+        let reply: Result<pb::MirrorReply, FrameError> = read_message(&mut self.recv, patience).await;
+        match reply.map_err(|error| self.gone(error))?.outcome {
+            Some(Outcome::Failed(reason)) => Err(ReplicateError::Refused { node: self.partner, reason }),
+            Some(outcome) => Ok(outcome),
+            None => Err(self.gone("an empty reply")),
+        }
+    }
+
+    fn gone(&self, reason: impl ToString) -> ReplicateError {
+        ReplicateError::unreachable(self.partner, reason)
+    }
+
+    fn confused(&self, outcome: &Outcome) -> ReplicateError {
+        self.gone(format!("an unexpected reply: {outcome:?}"))
+    }
+}

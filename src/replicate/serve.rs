@@ -1,0 +1,228 @@
+//! The other end: what this node does for its peers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_blobs::BlobError;
+use clawhub_peer::Class;
+use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root, UploadId};
+use clawhub_wire::blob as pb;
+use futures::StreamExt;
+use pb::mirror_frame::Op;
+use pb::mirror_reply::Outcome;
+use quinn::{RecvStream, SendStream};
+
+use crate::frame::{read_exact, write_chunk};
+use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+
+/// A mirrored upload may rest this long between two steps of its client.
+const MIRROR_IDLE: Duration = Duration::from_secs(60 * 60);
+/// How often a copy in progress is reported.
+const REPORT: Duration = Duration::from_secs(2);
+/// Mirror data is appended in pieces of this size.
+const PIECE: usize = 1024 * 1024;
+
+impl Replicate {
+    /// Answers a ping.
+    pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
+        write_message(&mut send, &pb::Pong { accepts: self.inner.blobs.accepts() }).await?;
+        finish(send)
+    }
+
+    /// Sends a range of a blob that this node holds.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the peer leaves; a blob that turns out corrupt resets the stream.
+    pub async fn serve_get(&self, get: pb::Get, mut send: SendStream) -> Result<(), FrameError> {
+        let root = root(&get.root)?;
+        let blob = match self.inner.blobs.open_blob(&root).await {
+            Ok(Some(blob)) if get.start <= get.end && get.end <= blob.size() => blob,
+            Ok(_) => {
+                write_message(&mut send, &pb::GetReply { held: false, size: 0, groups: 0 }).await?;
+                return finish(send);
+            }
+            Err(error) => return reset(send, &root, &error),
+        };
+        let groups = match get.groups {
+            true => match blob.groups().await {
+                Ok(groups) => groups,
+                Err(error) => return reset(send, &root, &error),
+            },
+            false => Bytes::new(),
+        };
+        let reply = pb::GetReply { held: true, size: blob.size(), groups: groups.len() as u64 };
+        write_message(&mut send, &reply).await?;
+        write_chunk(&mut send, groups).await?;
+        let mut bytes = std::pin::pin!(blob.read(get.start..get.end));
+        while let Some(piece) = bytes.next().await {
+            match piece {
+                Ok(piece) => write_chunk(&mut send, piece).await?,
+                Err(error) => return reset(send, &root, &error),
+            }
+        }
+        finish(send)
+    }
+
+    /// Takes a copy of a blob and answers with its receipt.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the peer leaves; the copy goes on without it.
+    pub async fn serve_replica(&self, replica: pb::Replica, mut send: SendStream) -> Result<(), FrameError> {
+        use pb::replica_reply::Outcome;
+        let wanted = wanted(replica)?;
+        let copy = self.copy_here(wanted);
+        let mut copy = std::pin::pin!(copy);
+        let mut report = tokio::time::interval(REPORT);
+        let outcome = loop {
+            tokio::select! {
+                done = &mut copy => break done,
+                _ = report.tick() => {
+                    let reply = pb::ReplicaReply { outcome: Some(Outcome::Progress(0)) };
+                    write_message(&mut send, &reply).await?;
+                }
+            }
+        };
+        let outcome = match outcome {
+            Ok(receipt) => Outcome::Receipt((&receipt).into()),
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        write_message(&mut send, &pb::ReplicaReply { outcome: Some(outcome) }).await?;
+        finish(send)
+    }
+
+    /// Makes this node a holder: the receipt of the copy it has, or of one it fetches.
+    ///
+    /// # Errors
+    /// [`ReplicateError`] if no holder can supply the bytes or the store refuses them.
+    pub async fn copy_here(&self, wanted: Wanted) -> Result<Receipt, ReplicateError> {
+        if let Some(receipt) = self.inner.blobs.receipt(&wanted.root, wanted.generation) {
+            return Ok(receipt);
+        }
+        let (root, generation) = (wanted.root, wanted.generation);
+        match self.fetch(wanted, Class::Background).await {
+            Ok(fetch) => fetch.receipt().await,
+            // A fetch for a reader ended between the two looks.
+            Err(ReplicateError::Local(BlobError::Held(_))) => {
+                self.inner.blobs.receipt(&root, generation).ok_or(ReplicateError::NotHeld(self.inner.me))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Holds the partner's copy of an upload that another node owns.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the owner leaves; the session stays until it expires.
+    pub async fn serve_mirror(
+        &self,
+        open: pb::Mirror,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), FrameError> {
+        let malformed = |what: &str| FrameError::Malformed(what.to_owned());
+        let id: UploadId = open.upload.parse().map_err(|_| malformed("upload id"))?;
+        let repo: RepoName = open.repo.parse().map_err(|_| malformed("repository"))?;
+        let opened = match self.inner.blobs.upload(id) {
+            Some(status) => Ok(status.offset),
+            None => self.inner.blobs.begin(id, &repo, open.sha512).await.map(|()| 0),
+        };
+        let outcome = opened.map_or_else(|e| Outcome::Failed(e.to_string()), Outcome::Opened);
+        let refused = matches!(outcome, Outcome::Failed(_));
+        write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?;
+        while !refused {
+            let frame: pb::MirrorFrame = read_message(&mut recv, MIRROR_IDLE).await?;
+            let done = matches!(frame.op, Some(Op::Keep(_) | Op::Abort(_)) | None);
+            match self.mirror_frame(id, frame, &mut recv).await {
+                Ok(None) => {}
+                Ok(Some(outcome)) => write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?,
+                Err(MirrorError::Stream(error)) => return Err(error),
+                Err(MirrorError::Store(error)) => {
+                    let outcome = Some(Outcome::Failed(error.to_string()));
+                    write_message(&mut send, &pb::MirrorReply { outcome }).await?;
+                    break;
+                }
+            }
+            if done {
+                break;
+            }
+        }
+        finish(send)
+    }
+
+    async fn mirror_frame(
+        &self,
+        id: UploadId,
+        frame: pb::MirrorFrame,
+        recv: &mut RecvStream,
+    ) -> Result<Option<Outcome>, MirrorError> {
+        let blobs = &self.inner.blobs;
+        match frame.op {
+            Some(Op::Data(data)) => {
+                let mut at = data.at;
+                let mut left = data.length as usize;
+                while left > 0 {
+                    let piece = read_exact(recv, left.min(PIECE)).await?;
+                    left -= piece.len();
+                    at = blobs.append(id, at, piece).await?;
+                }
+                Ok(None)
+            }
+            Some(Op::Flush(_)) => Ok(Some(Outcome::Durable(blobs.flush(id).await?))),
+            Some(Op::Keep(keep)) => {
+                let digest: Digest =
+                    keep.digest.parse().map_err(|_| FrameError::Malformed("a digest".to_owned()))?;
+                let sealed = blobs.seal(id, &digest).await?;
+                let receipt = blobs.keep(id, &sealed, keep.generation).await?;
+                Ok(Some(Outcome::Receipt((&receipt).into())))
+            }
+            Some(Op::Abort(_)) => {
+                blobs.cancel(id).await?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+enum MirrorError {
+    Stream(FrameError),
+    Store(BlobError),
+}
+
+impl From<FrameError> for MirrorError {
+    fn from(error: FrameError) -> Self {
+        MirrorError::Stream(error)
+    }
+}
+
+impl From<BlobError> for MirrorError {
+    fn from(error: BlobError) -> Self {
+        MirrorError::Store(error)
+    }
+}
+
+fn finish(mut send: SendStream) -> Result<(), FrameError> {
+    send.finish().map_err(|error| FrameError::Stream(error.to_string()))
+}
+
+/// Ends a stream in a way that the peer cannot take for a complete answer.
+fn reset(mut send: SendStream, root: &Root, error: &BlobError) -> Result<(), FrameError> {
+    tracing::error!(%root, %error, "a blob cannot be sent");
+    send.reset(1u32.into()).map_err(|error| FrameError::Stream(error.to_string()))
+}
+
+fn root(bytes: &[u8]) -> Result<Root, FrameError> {
+    bytes.try_into().map(Root).map_err(|_| FrameError::Malformed("a root".to_owned()))
+}
+
+fn wanted(replica: pb::Replica) -> Result<Wanted, FrameError> {
+    let malformed = |what: &str| FrameError::Malformed(what.to_owned());
+    let digests = replica.digests.ok_or_else(|| malformed("no digests"))?;
+    Ok(Wanted {
+        root: root(&replica.root)?,
+        size: replica.size,
+        generation: replica.generation,
+        digests: digests.try_into().map_err(|_| malformed("digests"))?,
+        holders: replica.holders.into_iter().map(NodeId).collect(),
+    })
+}
