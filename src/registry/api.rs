@@ -47,8 +47,8 @@ pub enum Kind {
     TooLarge,
     /// 412: `If-Match` or `If-None-Match` did not hold when the command was applied.
     PreconditionFailed {
-        /// What the tag names instead, if it exists.
-        current: Option<Digest>,
+        /// What the tag names instead, if it exists. Boxed, as errors travel in every `Result`.
+        current: Option<Box<Digest>>,
     },
     /// 507: this node is below its free-space limit.
     NoSpace,

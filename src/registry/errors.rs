@@ -69,7 +69,8 @@ impl From<Rejected> for Error {
             }
             Rejected::PreconditionFailed(current) => {
                 let detail = json!({ "current": current.as_ref().map(Digest::to_string) });
-                Error::new(Kind::PreconditionFailed { current }, text).with_detail(detail)
+                let kind = Kind::PreconditionFailed { current: current.map(Box::new) };
+                Error::new(kind, text).with_detail(detail)
             }
             Rejected::ReferencesUnknown(digests) => references_unknown(&digests),
             Rejected::SessionGone

@@ -60,8 +60,14 @@ mod tests {
     fn receipts_round_trip() {
         for sha512 in [None, Some([9; 64])] {
             let digests = Digests { sha256: [1; 32], sha512 };
-            let receipt =
-                Receipt { node: NodeId(3), epoch: 4, generation: 5, digests, root: Root([7; 32]), size: 1 << 40 };
+            let receipt = Receipt {
+                node: NodeId(3),
+                epoch: 4,
+                generation: 5,
+                digests,
+                root: Root([7; 32]),
+                size: 1 << 40,
+            };
             assert_eq!(Receipt::try_from(blob::Receipt::from(&receipt)), Ok(receipt));
         }
     }

@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show() {
-        let request = peer::JoinRequest { token: vec![0xAB; 32].into(), name: "n1".into(), ..Default::default() };
+        let request =
+            peer::JoinRequest { token: vec![0xAB; 32].into(), name: "n1".into(), ..Default::default() };
         let reply = peer::JoinReply { cluster_key: vec![0xAB; 32].into(), node: 7, ..Default::default() };
         let admin = admin::JoinRequest { token: "0xAB".into(), addresses: vec!["h:1".into()] };
         let made = admin::TokenCreateReply { token: "0xAB".into(), ttl_seconds: 9 };
-        for shown in
-            [format!("{request:?}"), format!("{reply:?}"), format!("{admin:?}"), format!("{made:?}")]
+        for shown in [format!("{request:?}"), format!("{reply:?}"), format!("{admin:?}"), format!("{made:?}")]
         {
             for secret in ["171", "AB", "\\xab"] {
                 assert!(!shown.contains(secret), "{shown}");

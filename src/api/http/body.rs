@@ -1,0 +1,145 @@
+//! Request bodies: a limit on standing still, and two ways to read them.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use clawhub_registry::{BodyError, BodyStream};
+use futures::StreamExt;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A client's body that fails once no byte has come for the idle limit. There is no limit on the
+/// whole: a large layer over a slow line takes as long as it takes.
+pub(crate) struct ClientBody {
+    inner: Incoming,
+    idle: Duration,
+    timer: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl ClientBody {
+    pub(crate) fn new(inner: Incoming, idle: Duration) -> ClientBody {
+        ClientBody { inner, idle, timer: Box::pin(sleep(idle)), waiting: false }
+    }
+}
+
+impl HttpBody for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.waiting = false;
+                let broken = |error: hyper::Error| BodyError::Broken(error.to_string());
+                Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+            }
+            Poll::Pending => {
+                if !this.waiting {
+                    // The clock runs only while this side waits for the client, never while the
+                    // client waits for a slow disk.
+                    this.waiting = true;
+                    this.timer.as_mut().reset(Instant::now() + this.idle);
+                }
+                ready!(this.timer.as_mut().poll(cx));
+                this.waiting = false;
+                Poll::Ready(Some(Err(BodyError::Idle)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The body as the registry takes it. Trailers are dropped.
+pub fn body_stream(body: Body) -> BodyStream {
+    Box::pin(body.into_data_stream().map(|chunk| chunk.map_err(body_error)))
+}
+
+/// Why [`read_whole`] gave up: the body is longer than its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Reads a body of at most `limit` bytes into memory. One that announces more is refused before its
+/// first byte, so that a client waiting for `100 Continue` need not send it.
+///
+/// # Errors
+/// The outer error if the body broke off, the inner one if it is longer than `limit`.
+pub async fn read_whole(mut body: Body, limit: usize) -> Result<Result<Bytes, TooLarge>, BodyError> {
+    let announced = body.size_hint();
+    if announced.lower() > limit as u64 {
+        return Ok(Err(TooLarge));
+    }
+    let mut whole = BytesMut::with_capacity(announced.exact().unwrap_or(0) as usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(body_error)?.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Ok(Err(TooLarge));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Ok(whole.freeze()))
+}
+
+/// Digs the reason out of whatever layers have wrapped it on the way.
+fn body_error(error: axum::Error) -> BodyError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(reason) = inner.downcast_ref::<BodyError>() {
+            return reason.clone();
+        }
+        cause = inner.source();
+    }
+    BodyError::Broken(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn chunked(sizes: &[usize]) -> Body {
+        let chunks: Vec<Result<Bytes, BodyError>> =
+            sizes.iter().map(|n| Ok(Bytes::from(vec![b'x'; *n]))).collect();
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_up_to_the_limit_and_not_beyond() {
+        for (sizes, limit, length) in [
+            (vec![], 0, Some(0)),
+            (vec![4], 4, Some(4)),
+            (vec![2, 2], 4, Some(4)),
+            (vec![2, 3], 4, None),
+            (vec![5], 4, None),
+        ] {
+            let got = read_whole(chunked(&sizes), limit).await.unwrap();
+            assert_eq!(got.ok().map(|b| b.len()), length, "{sizes:?} of {limit}");
+        }
+        assert_eq!(read_whole(Body::from("12345"), 4).await, Ok(Err(TooLarge)));
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_broken_body_survives_the_layers() {
+        let broken = || Body::from_stream(stream::iter([Ok(Bytes::from("a")), Err(BodyError::Idle)]));
+        assert_eq!(read_whole(broken(), 9).await, Err(BodyError::Idle));
+        let chunks: Vec<_> = body_stream(broken()).collect().await;
+        assert_eq!(chunks, [Ok(Bytes::from("a")), Err(BodyError::Idle)]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Request ids and the access log: one line per request, written when its answer has left or the
+//! client has.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::connection::Flight;
+
+/// What the log shows when the client left before there was an answer.
+const CLIENT_LEFT: u16 = 499;
+
+/// Names one request in answers (`X-Request-Id`) and in the log. Unique per process, and unlikely to
+/// repeat across restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    pub(crate) fn next() -> RequestId {
+        static BOOT: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0) << 32);
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        // Only the count may carry over into the boot part, after four billion requests.
+        RequestId(BOOT.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Put into the extensions of a 206 by whoever made it; the log shows which kind it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partial {
+    /// One range.
+    Single,
+    /// `multipart/byteranges`.
+    Multipart,
+}
+
+impl Partial {
+    fn as_str(self) -> &'static str {
+        match self {
+            Partial::Single => "single",
+            Partial::Multipart => "multipart",
+        }
+    }
+}
+
+/// One request on its way to the log. Writes the line when dropped, whatever became of the request.
+pub(crate) struct Record {
+    method: Method,
+    path: String,
+    id: RequestId,
+    started: Instant,
+    status: u16,
+    partial: Option<Partial>,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Record {
+    pub(crate) fn new<B>(request: &Request<B>, id: RequestId) -> Record {
+        Record {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            id,
+            started: Instant::now(),
+            status: CLIENT_LEFT,
+            partial: None,
+            bytes: 0,
+            complete: false,
+        }
+    }
+
+    fn answered<B>(&mut self, response: &Response<B>) {
+        self.status = response.status().as_u16();
+        self.partial = match response.status() {
+            StatusCode::PARTIAL_CONTENT => response.extensions().get().copied(),
+            _ => None,
+        };
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        tracing::info!(
+            target: "clawhub::access",
+            method = %self.method,
+            path = %self.path,
+            status = self.status,
+            bytes = self.bytes,
+            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            request_id = %self.id,
+            partial = self.partial.map(Partial::as_str),
+            complete = self.complete,
+            "request"
+        );
+    }
+}
+
+/// An answer's body that counts what it hands to the connection, and keeps the request in flight until
+/// it ends.
+pub(crate) struct Logged {
+    inner: Body,
+    record: Record,
+    _flight: Flight,
+}
+
+impl Logged {
+    pub(crate) fn response(response: Response<Body>, mut record: Record, flight: Flight) -> Response<Logged> {
+        record.answered(&response);
+        response.map(|inner| {
+            // hyper does not poll a body that says it has ended, nor one that answers HEAD.
+            record.complete = inner.is_end_stream() || record.method == Method::HEAD;
+            Logged { inner, record, _flight: flight }
+        })
+    }
+}
+
+impl HttpBody for Logged {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.record.complete = self.inner.is_end_stream();
+            }
+            Some(Err(error)) => tracing::warn!(
+                request_id = %self.record.id,
+                path = %self.record.path,
+                %error,
+                "an answer broke off"
+            ),
+            None => self.record.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ_and_have_one_length() {
+        let (a, b) = (RequestId::next(), RequestId::next());
+        assert_ne!(a, b);
+        assert_eq!(a.to_string().len(), 16);
+    }
+}

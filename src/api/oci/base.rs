@@ -1,0 +1,14 @@
+//! `GET /v2/`: whether this is a registry, and whether the client may talk to it.
+
+use axum::response::Response;
+use clawhub_api_http::ApiError;
+use clawhub_types::{Action, Scope};
+
+use crate::call::Call;
+use crate::render;
+
+/// 200 for whoever may pull anything at all.
+pub(crate) fn get(call: &Call) -> Result<Response, ApiError> {
+    call.permit_scope(Action::Pull, &Scope::Cluster)?;
+    Ok(render::json(&serde_json::json!({}), "application/json"))
+}

@@ -1,0 +1,59 @@
+//! Proof of a decision.
+
+use clawhub_types::{AccessRevisions, Action, Actor, RepoName, Scope};
+
+/// One principal may do one thing to one scope, as judged at certain access revisions. Made by
+/// [`crate::Authorizer::authorize`] and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    actor: Actor,
+    action: Action,
+    scope: Scope,
+    access: AccessRevisions,
+}
+
+impl Permit {
+    pub(crate) fn new(actor: Actor, action: Action, scope: Scope, access: AccessRevisions) -> Permit {
+        Permit { actor, action, scope, access }
+    }
+
+    /// The permit that another member gave before it sent the request on to this node: pushing to
+    /// `repo`. Only for requests that arrived over a member's authenticated connection; apply checks
+    /// the revisions once more.
+    pub fn vouched(actor: Actor, repo: RepoName, access: AccessRevisions) -> Permit {
+        Permit::new(actor, Action::Push, Scope::Repository(repo), access)
+    }
+
+    /// Who asked; goes into the log entry.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// What was permitted.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What it was permitted on.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The repository of the scope, unless the scope is the whole cluster.
+    pub fn repo(&self) -> Option<&RepoName> {
+        match &self.scope {
+            Scope::Repository(repo) => Some(repo),
+            Scope::Cluster => None,
+        }
+    }
+
+    /// The revisions the decision was taken at; go into the log entry.
+    pub fn access(&self) -> AccessRevisions {
+        self.access
+    }
+
+    /// Whether this is a permit for exactly `action` on `repo`.
+    pub fn allows(&self, action: Action, repo: &RepoName) -> bool {
+        self.action == action && self.repo() == Some(repo)
+    }
+}

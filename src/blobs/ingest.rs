@@ -1,0 +1,356 @@
+//! The one pass over an upload's bytes: written to disk and hashed as they arrive.
+//!
+//! A chunk goes to two or three [lanes](crate::lane) at once: one writes it and feeds the group hashes
+//! (memory copy plus BLAKE3, about as dear as SHA-256 alone), one feeds SHA-256, one SHA-512 if the
+//! client named it. `push` returns when the chunk is queued, so receiving, hashing and writing overlap;
+//! at most [`ROOM`] bytes are queued.
+//!
+//! Write-back starts early: after every [`STEP`] bytes an fdatasync runs beside the writer, so that
+//! the last one finds little left to do. All fdatasyncs of a file go through one lock: a failed one is
+//! reported once per open file, and nobody may take the next one's success for his own.
+//!
+//! A failed write or fdatasync ends the pass ([`Disk::check`]); the session falls back to its durable
+//! offset. A crash loses everything here: the pass is rebuilt by rehashing the durable prefix.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use clawhub_types::{Digests, Root};
+use parking_lot::Mutex;
+use sha2::digest::Output;
+use sha2::{Digest, Sha256, Sha512};
+use tokio::sync::Semaphore;
+
+use crate::BlobError;
+use crate::detach::blocking;
+use crate::lane::{Chunk, Lane, Worker};
+use crate::paths::Files;
+use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
+
+/// Most bytes of one upload that are queued for the lanes.
+const ROOM: usize = 4 << 20;
+/// Largest piece that is queued as one.
+pub(crate) const SLICE: usize = 1 << 20;
+/// What a small chunk counts for, so that the queue is bounded in entries too.
+const LEAST: usize = 4 << 10;
+/// Bytes written between two early fdatasyncs.
+const STEP: u64 = 32 << 20;
+/// Bytes of group values collected before they are written.
+const LIST_BUFFER: usize = 32 << 10;
+
+/// What a session's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The BLAKE3 root.
+    pub root: Root,
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256, and SHA-512 if it was asked for.
+    pub digests: Digests,
+}
+
+/// The fsync state of one data file.
+struct Disk {
+    file: File,
+    /// How much is durable; locked while an fdatasync runs.
+    durable: Mutex<u64>,
+    /// An early fdatasync is queued or runs.
+    early: AtomicBool,
+    /// The first failure of a write or an fdatasync.
+    fault: Mutex<Option<io::Error>>,
+}
+
+impl Disk {
+    fn fail(&self, error: io::Error) {
+        self.fault.lock().get_or_insert(error);
+    }
+
+    fn check(&self) -> Result<(), BlobError> {
+        match &*self.fault.lock() {
+            None => Ok(()),
+            Some(error) => Err(BlobError::io("writing an upload")(copy_of(error))),
+        }
+    }
+
+    /// Blocking. Makes the first `end` bytes durable, unless they are.
+    fn sync(&self, end: u64) -> Result<(), BlobError> {
+        let mut durable = self.durable.lock();
+        self.check()?;
+        if *durable < end {
+            if let Err(error) = self.file.sync_data() {
+                self.fail(error);
+                return self.check();
+            }
+            *durable = end;
+        }
+        Ok(())
+    }
+}
+
+/// `io::Error` has no `Clone`; kind and text survive.
+fn copy_of(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Writes the data file, computes the group values and writes them to the list file.
+struct Writer {
+    disk: Arc<Disk>,
+    ob: File,
+    end: u64,
+    early_at: u64,
+    tree: TreeHasher,
+    /// Values not yet in the list file, and where they go.
+    list: Vec<u8>,
+    list_at: u64,
+}
+
+impl Writer {
+    fn try_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.file.write_all_at(bytes, self.end)?;
+        self.hash(bytes)?;
+        if self.end - self.early_at >= STEP {
+            self.early_at = self.end;
+            self.sync_early();
+        }
+        Ok(())
+    }
+
+    fn hash(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tree.update(bytes, &mut self.list);
+        self.end += bytes.len() as u64;
+        if self.list.len() >= LIST_BUFFER { self.write_list() } else { Ok(()) }
+    }
+
+    fn write_list(&mut self) -> io::Result<()> {
+        self.ob.write_all_at(&self.list, self.list_at)?;
+        self.list_at += self.list.len() as u64;
+        self.list.clear();
+        Ok(())
+    }
+
+    fn sync_early(&self) {
+        if self.disk.early.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (disk, end) = (self.disk.clone(), self.end);
+        tokio::task::spawn_blocking(move || {
+            // A failure stays in the fault and meets the next caller.
+            let _ = disk.sync(end);
+            disk.early.store(false, Ordering::Release);
+        });
+    }
+
+    /// Completes the list file for what was written so far and makes it durable. More may follow: the
+    /// last value is then overwritten.
+    fn settle_list(&mut self) -> io::Result<()> {
+        if list_len(self.end) == 0 {
+            return Ok(());
+        }
+        self.write_list()?;
+        if let Tree { last: Some(value), .. } = self.tree.finish() {
+            debug_assert_eq!(self.list_at + GROUP_VALUE, list_len(self.end));
+            self.ob.write_all_at(&value, self.list_at)?;
+        }
+        self.ob.sync_data()
+    }
+}
+
+impl Worker for Writer {
+    fn chunk(&mut self, bytes: &[u8]) {
+        if self.disk.fault.lock().is_some() {
+            return;
+        }
+        if let Err(error) = self.try_chunk(bytes) {
+            self.disk.fail(error);
+        }
+    }
+}
+
+/// A SHA-2 lane.
+struct Sha<D>(D);
+
+impl<D: Digest + Send + 'static> Worker for Sha<D> {
+    fn chunk(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+impl<D: Digest + Clone + Send + 'static> Sha<D> {
+    async fn digest(lane: &Lane<Sha<D>>) -> Result<Output<D>, BlobError> {
+        lane.call(|sha| sha.0.clone().finalize()).await
+    }
+}
+
+/// An upload while bytes arrive. Owned by its session, which lets one caller at a time in.
+pub(crate) struct Ingest {
+    disk: Arc<Disk>,
+    writer: Lane<Writer>,
+    sha256: Lane<Sha<Sha256>>,
+    sha512: Option<Lane<Sha<Sha512>>>,
+    room: Arc<Semaphore>,
+    end: u64,
+    /// What `seal` found, until more bytes come.
+    sealed: Option<Sealed>,
+}
+
+impl Ingest {
+    /// Blocking. Opens the files in `dir`, cuts them to the `durable` prefix and rehashes that.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` as [`BlobError::Io`] if less than the durable prefix is there.
+    pub(crate) fn resume(dir: &Path, durable: u64, sha512: bool) -> Result<Ingest, BlobError> {
+        let failed = |error| BlobError::io("opening an upload")(error);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let files = Files::in_dir(dir);
+        let open = |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let (file, ob) = (open(&files.data).map_err(failed)?, open(&files.ob).map_err(failed)?);
+        if file.metadata().map_err(failed)?.len() < durable {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        file.set_len(durable).and_then(|()| ob.set_len(0)).map_err(failed)?;
+
+        let disk = Arc::new(Disk {
+            file,
+            durable: Mutex::new(durable),
+            early: AtomicBool::new(false),
+            fault: Mutex::new(None),
+        });
+        let mut writer = Writer {
+            disk: disk.clone(),
+            ob,
+            end: 0,
+            early_at: durable,
+            tree: TreeHasher::new(),
+            list: Vec::new(),
+            list_at: 0,
+        };
+        let mut sha256 = Sha256::new();
+        let mut sha512 = sha512.then(Sha512::new);
+        read_through(&disk.file, durable, |bytes| {
+            sha256.update(bytes);
+            if let Some(sha512) = &mut sha512 {
+                sha512.update(bytes);
+            }
+            writer.hash(bytes)
+        })
+        .map_err(failed)?;
+        Ok(Ingest {
+            disk,
+            writer: Lane::new(writer),
+            sha256: Lane::new(Sha(sha256)),
+            sha512: sha512.map(|sha512| Lane::new(Sha(sha512))),
+            room: Arc::new(Semaphore::new(ROOM)),
+            end: durable,
+            sealed: None,
+        })
+    }
+
+    /// Bytes accepted so far.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Queues at most [`SLICE`] bytes, waiting for room, and answers the new end. Nothing is queued if
+    /// the caller gives up.
+    pub(crate) async fn push(&mut self, bytes: Bytes) -> Result<u64, BlobError> {
+        debug_assert!(bytes.len() <= SLICE);
+        let need = bytes.len().max(LEAST) as u32;
+        let room = self.room.clone().acquire_many_owned(need).await;
+        let room = room.map_err(|closed| BlobError::Worker(closed.to_string()))?;
+        self.disk.check()?;
+        self.end += bytes.len() as u64;
+        self.sealed = None;
+        let chunk = Arc::new(Chunk { bytes, _room: room });
+        if let Some(sha512) = &self.sha512 {
+            sha512.push(chunk.clone());
+        }
+        self.sha256.push(chunk.clone());
+        self.writer.push(chunk);
+        Ok(self.end)
+    }
+
+    /// Returns when no thread writes to the files.
+    pub(crate) async fn quiesce(&self) {
+        // A writer that died does not write either.
+        let _ = self.writer.call(|_| ()).await;
+    }
+
+    /// Makes everything accepted durable and answers how much that is.
+    pub(crate) async fn flush(&self) -> Result<u64, BlobError> {
+        let end = self.writer.call(|writer| writer.end).await?;
+        let disk = self.disk.clone();
+        blocking(move || disk.sync(end)).await?;
+        Ok(end)
+    }
+
+    /// Hashes of everything accepted. SHA-512 costs a pass over the file if it was not hashed on the
+    /// way and is wanted now.
+    pub(crate) async fn seal(&mut self, want_sha512: bool) -> Result<Sealed, BlobError> {
+        if let Some(sealed) = &self.sealed
+            && (sealed.digests.sha512.is_some() || !want_sha512)
+        {
+            return Ok(sealed.clone());
+        }
+        let (written, sha256) = tokio::join!(
+            self.writer.call(|writer| (writer.end, writer.tree.finish().root)),
+            Sha::digest(&self.sha256)
+        );
+        let (size, root) = written?;
+        self.disk.check()?;
+        let sha512 = match &self.sha512 {
+            Some(lane) => Some(Sha::digest(lane).await?.into()),
+            None if want_sha512 => {
+                let disk = self.disk.clone();
+                Some(blocking(move || digest_file::<Sha512>(&disk.file, size)).await?.into())
+            }
+            None => None,
+        };
+        let sealed = Sealed { root, size, digests: Digests { sha256: sha256?.into(), sha512 } };
+        self.sealed = Some(sealed.clone());
+        Ok(sealed)
+    }
+
+    /// Makes data and group list durable: the files may be moved into place after this.
+    pub(crate) async fn settle(&self) -> Result<(), BlobError> {
+        let list = self.writer.call(Writer::settle_list);
+        let (data, list) = tokio::join!(self.flush(), list);
+        data?;
+        list?.map_err(BlobError::io("writing a group list"))
+    }
+}
+
+/// Calls `each` with the first `len` bytes of a file, piece by piece.
+pub(crate) fn read_through(
+    file: &File,
+    len: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; SLICE.min(usize::try_from(len).unwrap_or(SLICE))];
+    let mut at = 0;
+    while at < len {
+        let piece = &mut buffer[..SLICE.min(usize::try_from(len - at).unwrap_or(SLICE))];
+        file.read_exact_at(piece, at)?;
+        each(piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// The digest of the first `len` bytes of a file.
+pub(crate) fn digest_file<D: Digest>(file: &File, len: u64) -> Result<Output<D>, BlobError> {
+    let mut hash = D::new();
+    read_through(file, len, |bytes| {
+        hash.update(bytes);
+        Ok(())
+    })
+    .map_err(BlobError::io("hashing a stored file"))?;
+    Ok(hash.finalize())
+}

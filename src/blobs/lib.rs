@@ -1,0 +1,42 @@
+//! The local content store: upload sessions, hashing, durable replicas, checked reads, and fetches that
+//! are read while they are written.
+//!
+//! Owns `blobs/`, `uploads/`, `partial/` and `quarantine/` of the data directory, and the rows in the
+//! node's `local` store that say what of it counts ([`index`]). Files are named by BLAKE3 root and never
+//! change; beside each of more than 64 KiB lies its group list, a BLAKE3 chaining value per 64 KiB
+//! (ADR 2).
+//!
+//! A replica comes about in this order, and each step waits for the one before: data and list fsynced →
+//! renamed into `blobs/` → directory fsynced → row written and synced → receipt. So a receipt is never
+//! ahead of the disk, and [`recover`] can tell from what it finds how far a crash let the order come.
+//!
+//! A crash loses: bytes of an upload after the last `flush`; sessions never flushed, if the machine
+//! went down; up to 64 MiB of a fetch. It never loses what a receipt was given for.
+//!
+//! Nothing read from disk leaves before its group was compared with the root since the file was opened.
+
+mod bits;
+mod blob;
+mod buffers;
+mod cache;
+mod checked;
+mod detach;
+mod error;
+mod fetch;
+mod index;
+mod ingest;
+mod lane;
+mod partial;
+mod paths;
+mod recover;
+mod session;
+mod store;
+mod tree;
+
+pub use blob::Blob;
+pub use error::BlobError;
+pub use ingest::Sealed;
+pub use partial::Partial;
+pub use session::UploadStatus;
+pub use store::{BlobStore, StoreConfig};
+pub use tree::{GROUP, GROUP_VALUE, list_len, root_of};

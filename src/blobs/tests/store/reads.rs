@@ -1,0 +1,263 @@
+//! Reading: ranges, checks, quarantine, removal.
+
+use std::time::Duration;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_are_exact_before_and_after_groups_were_checked() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content((2 << 20) + 3 * G + 1);
+    let receipt = stored(&store, 1, &bytes).await;
+    let len = bytes.len();
+    let ranges = [
+        (0, 0, "nothing"),
+        (len, len, "nothing, at the end"),
+        (0, 1, "the first byte"),
+        (len - 1, len, "the last byte, alone in its group"),
+        (G - 1, G + 1, "across a group"),
+        (3 * G + 7, 3 * G + 9, "inside a group"),
+        ((512 << 10) - 1, (512 << 10) + 1, "across a piece"),
+        (5, len - 5, "nearly all"),
+        (0, len, "all"),
+    ];
+    for pass in ["unchecked", "checked"] {
+        for (start, end, why) in ranges {
+            if pass == "unchecked" {
+                drop(store.clone());
+            }
+            let blob = store.open_blob(&receipt.root).await.unwrap().unwrap();
+            let (got, error) = drain(blob.read(start as u64..end as u64)).await;
+            assert!(error.is_none(), "{pass} {why}: {error:?}");
+            assert!(got == bytes[start..end], "{pass} {why}");
+        }
+    }
+    let blob = store.open_blob(&receipt.root).await.unwrap().unwrap();
+    let size = len as u64;
+    #[expect(clippy::reversed_empty_ranges, reason = "the mistake under test")]
+    for bad in [0..size + 1, size + 1..size + 1, 9..8, u64::MAX - 1..u64::MAX] {
+        let (got, error) = drain(blob.read(bad.clone())).await;
+        assert!(got.is_empty() && matches!(error, Some(BlobError::Range { .. })), "{bad:?}");
+        assert!(matches!(blob.check(bad).await, Err(BlobError::Range { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn group_lists_and_files_are_there_for_peers_and_zero_copy() {
+    use std::os::unix::fs::FileExt;
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(3 * G + 5);
+    let receipt = stored(&store, 1, &bytes).await;
+    let blob = store.open_blob(&receipt.root).await.unwrap().unwrap();
+    assert_eq!(blob.groups().await.unwrap(), std::fs::read(home.blob(&receipt.root, "ob")).unwrap());
+    blob.check(G as u64..bytes.len() as u64).await.unwrap();
+    let mut got = vec![0; 2 * G];
+    blob.file().read_exact_at(&mut got, G as u64).unwrap();
+    assert!(got == bytes[G..3 * G]);
+    let small = stored(&store, 2, &content(9)).await;
+    let blob = store.open_blob(&small.root).await.unwrap().unwrap();
+    assert!(blob.groups().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_never_served_and_the_copy_goes_to_quarantine() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(40 * G);
+    let Receipt { root, size, .. } = stored(&store, 1, &bytes).await;
+    flip(&home.blob(&root, "data"), 20 * GROUP + 77);
+
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    let (good, error) = drain(blob.read(0..20 * GROUP)).await;
+    assert!(error.is_none() && good == bytes[..20 * G], "groups before the bad one are good");
+    assert_eq!(store.holds(&root), Some(size));
+
+    let (good, error) = drain(blob.read(0..size)).await;
+    assert!(matches!(error, Some(BlobError::Corrupt { at, .. }) if at == 20 * GROUP), "{error:?}");
+    assert!(good == bytes[..good.len()] && good.len() <= 20 * G);
+    assert_eq!(store.holds(&root), None);
+    assert!(store.receipt(&root, 1).is_none());
+    assert!(store.open_blob(&root).await.unwrap().is_none());
+    assert!(!home.blob(&root, "data").exists() && !home.blob(&root, "ob").exists());
+    let kept = ["data", "ob"].map(|kind| format!("{}.0.{kind}", root.hex()));
+    assert_eq!(home.names("quarantine"), kept);
+    let (bad, error) = drain(blob.read(20 * GROUP..21 * GROUP)).await;
+    assert!(bad.is_empty() && error.is_some(), "handles that were open serve no bad group either");
+
+    // Not even after a power cut. A new copy takes the place, and the old handle does not condemn it.
+    home.kv.crash();
+    drop(store);
+    let store = home.open().await;
+    assert_eq!(store.holds(&root), None);
+    stored(&store, 2, &bytes).await;
+    assert!(drain(blob.read(20 * GROUP..21 * GROUP)).await.1.is_some());
+    assert!(read_all(&store, &root).await == bytes);
+
+    flip(&home.blob(&root, "data"), 0);
+    drop(store);
+    let store = home.open().await;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    assert!(matches!(blob.check(0..1).await, Err(BlobError::Corrupt { at: 0, .. })));
+    assert_eq!(home.names("quarantine").len(), 4, "an earlier bad copy is not overwritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_blob_without_a_list_is_found_too() {
+    let home = Home::new();
+    let store = home.open().await;
+    let root = stored(&store, 1, &content(G)).await.root;
+    flip(&home.blob(&root, "data"), GROUP - 1);
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    let (got, error) = drain(blob.read(0..1)).await;
+    assert!(got.is_empty() && matches!(error, Some(BlobError::Corrupt { at: 0, .. })));
+    assert_eq!(store.holds(&root), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_lengths_and_lists_are_found_when_the_blob_is_opened() {
+    type Damage = fn(&Home, &Root);
+    let damages: [(&str, Damage); 6] = [
+        ("data cut", |home, root| truncate(&home.blob(root, "data"), 5 * GROUP - 1)),
+        ("data empty", |home, root| truncate(&home.blob(root, "data"), 0)),
+        ("data longer", |home, root| truncate(&home.blob(root, "data"), 5 * GROUP + 1)),
+        ("list flipped", |home, root| flip(&home.blob(root, "ob"), 64)),
+        ("list cut", |home, root| truncate(&home.blob(root, "ob"), 4 * 32)),
+        ("list gone", |home, root| std::fs::remove_file(home.blob(root, "ob")).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let home = Home::new();
+        let store = home.open().await;
+        let bytes = content(5 * G);
+        let root = stored(&store, 1, &bytes).await.root;
+        damage(&home, &root);
+        let opened = store.open_blob(&root).await.map(|_| ());
+        assert!(matches!(opened, Err(BlobError::Corrupt { .. })), "{what}: {opened:?}");
+        assert_eq!(store.holds(&root), None, "{what}");
+        assert!(!home.blob(&root, "data").exists(), "{what}");
+        assert!(!home.names("quarantine").is_empty(), "{what}");
+        stored(&store, 2, &bytes).await;
+        assert!(read_all(&store, &root).await == bytes, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_cut_while_it_is_open_is_corrupt_not_short() {
+    let home = Home::new();
+    let store = home.open().await;
+    let root = stored(&store, 1, &content(5 * G)).await.root;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    blob.check(0..5 * GROUP).await.unwrap();
+    truncate(&home.blob(&root, "data"), 4 * GROUP);
+    let (_, error) = drain(blob.read(0..5 * GROUP)).await;
+    assert!(matches!(error, Some(BlobError::Corrupt { .. })), "{error:?}");
+    assert_eq!(store.holds(&root), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_file_is_gone_is_not_held() {
+    let home = Home::new();
+    let store = home.open().await;
+    let root = stored(&store, 1, &content(5)).await.root;
+    std::fs::remove_file(home.blob(&root, "data")).unwrap();
+    assert!(store.open_blob(&root).await.unwrap().is_none());
+    assert_eq!(store.holds(&root), None);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn checks_are_forgotten_after_ten_idle_minutes() {
+    let home = Home::new();
+    let store = home.open().await;
+    let root = stored(&store, 1, &content(2 * G)).await.root;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    blob.check(0..2 * GROUP).await.unwrap();
+    flip(&home.blob(&root, "data"), 3);
+    let ahead = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    ahead(599).await;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    assert!(blob.check(0..2 * GROUP).await.is_ok(), "checked since it was opened");
+    ahead(601).await;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    assert!(matches!(blob.check(0..2 * GROUP).await, Err(BlobError::Corrupt { at: 0, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_is_planned_and_a_receipt_in_between_calls_it_off() {
+    let home = Home::new();
+    let store = home.open().await;
+    let (a, b, c) = (content(3 * G), content(9), content(10));
+    let (ra, rb, rc) = (root_of(&a), root_of(&b), root_of(&c));
+    for (number, bytes) in [(1, &a), (2, &b), (3, &c)] {
+        assert_eq!(stored(&store, number, bytes).await.epoch, 0);
+    }
+    assert!(!store.remove(&ra).await.unwrap(), "not planned");
+    assert_eq!(store.plan_removal(&[ra, rb, rc]).await.unwrap(), 1);
+    assert_eq!(store.epoch(), 1);
+    // b is uploaded again, c is asked for: both now have receipts that the new epoch does not void.
+    assert_eq!(stored(&store, 4, &b).await.epoch, 1);
+    assert_eq!(store.receipt(&rc, 1).unwrap().epoch, 1);
+
+    let blob = store.open_blob(&ra).await.unwrap().unwrap();
+    assert!(store.remove(&ra).await.unwrap());
+    assert!(!store.remove(&rb).await.unwrap() && !store.remove(&rc).await.unwrap());
+    assert_eq!(store.holds(&ra), None);
+    assert!(store.open_blob(&ra).await.unwrap().is_none(), "an open file is no way around");
+    assert!(!home.blob(&ra, "data").exists() && !home.blob(&ra, "ob").exists());
+    assert!(drain(blob.read(0..3 * GROUP)).await.0 == a, "who reads it reads on");
+    assert!(read_all(&store, &rb).await == b && read_all(&store, &rc).await == c);
+    assert!(!store.remove(&ra).await.unwrap(), "gone");
+
+    drop(store);
+    home.kv.crash();
+    let store = home.open().await;
+    assert_eq!((store.epoch(), store.holds(&ra)), (1, None));
+    assert!(!store.remove(&rb).await.unwrap(), "a restart forgets the plan");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inventory_is_paged_in_order() {
+    let home = Home::new();
+    let store = home.open().await;
+    let mut expected = Vec::new();
+    for size in 0..25 {
+        let receipt = store.put(content(size), 1).await.unwrap();
+        expected.push((receipt.root, size as u64));
+    }
+    expected.sort();
+    let (mut got, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.inventory(after, 7);
+        let Some((last, _)) = page.last() else { break };
+        assert!(page.len() <= 7);
+        after = Some(*last);
+        got.extend(page);
+    }
+    assert_eq!(got, expected);
+    assert!(store.inventory(None, 0).is_empty());
+    assert!(store.free_space().unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_of_one_blob_agree() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(80 * G + 11);
+    let root = stored(&store, 1, &bytes).await.root;
+    let readers = (0..16u64).map(|n| {
+        let (store, bytes) = (store.clone(), bytes.clone());
+        tokio::spawn(async move {
+            let blob = store.open_blob(&root).await.unwrap().unwrap();
+            let start = n * 31_337;
+            let (got, error) = drain(blob.read(start..blob.size())).await;
+            assert!(error.is_none() && got == bytes[start as usize..]);
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+}

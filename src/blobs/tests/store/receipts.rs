@@ -1,0 +1,152 @@
+//! Receipts and the index's fsync: what others may know while a sync runs, and when it fails.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clawhub_kv::{Batch, Kv, KvError, KvRead, Pair};
+use parking_lot::{Condvar, Mutex};
+
+use super::*;
+
+/// An index whose sync waits for a gate, counts, and fails when told to.
+#[derive(Default)]
+struct Gated {
+    inner: MemoryKv,
+    shut: Mutex<bool>,
+    moved: Condvar,
+    syncs: AtomicUsize,
+    waiting: AtomicUsize,
+    broken: AtomicBool,
+}
+
+impl Gated {
+    fn shut(&self, shut: bool) {
+        *self.shut.lock() = shut;
+        self.moved.notify_all();
+    }
+
+    async fn someone_waits(&self) {
+        let waits = async {
+            while self.waiting.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap();
+    }
+}
+
+impl KvRead for Gated {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.inner.get(key)
+    }
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        self.inner.scan(start, end, limit)
+    }
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        self.inner.last(start, end)
+    }
+}
+
+impl Kv for Gated {
+    fn write(&self, batch: Batch) -> Result<(), KvError> {
+        self.inner.write(batch)
+    }
+    fn sync(&self) -> Result<(), KvError> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        let mut shut = self.shut.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while *shut {
+            self.moved.wait(&mut shut);
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(KvError { context: "sync".into(), message: "broken by the test".into() });
+        }
+        self.inner.sync()
+    }
+    fn snapshot(&self) -> Box<dyn KvRead + '_> {
+        self.inner.snapshot()
+    }
+    fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
+        self.inner.checkpoint(dir)
+    }
+}
+
+async fn opened(dir: &Path, kv: &Arc<Gated>) -> BlobStore {
+    let config = StoreConfig { dir: dir.to_owned(), min_free: 0, node: NodeId(7) };
+    BlobStore::open(config, kv.clone()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_receipt_before_the_row_is_synced() {
+    let (dir, kv) = (tempfile::tempdir().unwrap(), Arc::new(Gated::default()));
+    let store = opened(dir.path(), &kv).await;
+    let bytes = content(2 * G);
+    let root = root_of(&bytes);
+    kv.shut(true);
+    let put = tokio::spawn({
+        let (store, bytes) = (store.clone(), bytes.clone());
+        async move { store.put(bytes, 1).await }
+    });
+    kv.someone_waits().await;
+    assert_eq!(store.holds(&root), None);
+    assert!(store.receipt(&root, 1).is_none());
+    assert!(store.open_blob(&root).await.unwrap().is_none());
+    assert!(store.inventory(None, 9).is_empty());
+    assert!(!put.is_finished());
+    kv.shut(false);
+    let receipt = put.await.unwrap().unwrap();
+    assert_eq!(store.receipt(&root, 1).unwrap(), receipt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_commits_share_one_sync() {
+    let (dir, kv) = (tempfile::tempdir().unwrap(), Arc::new(Gated::default()));
+    let store = opened(dir.path(), &kv).await;
+    kv.shut(true);
+    let put = |n: usize| {
+        let store = store.clone();
+        tokio::spawn(async move { store.put(content(n), 1).await.unwrap() })
+    };
+    let first = put(1);
+    kv.someone_waits().await;
+    let before = kv.syncs.load(Ordering::SeqCst);
+    let rest: Vec<_> = (2..42).map(put).collect();
+    // All of them have written their rows when the files are in place.
+    let written = async {
+        while kv.scan(b"blob/", b"blob0", 100).unwrap().len() < 41 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.unwrap();
+    kv.shut(false);
+    first.await.unwrap();
+    for put in rest {
+        put.await.unwrap();
+    }
+    let more = kv.syncs.load(Ordering::SeqCst) - before;
+    assert!(more <= 3, "40 commits took {more} syncs");
+    assert_eq!(store.inventory(None, 100).len(), 41);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_makes_no_receipt_and_a_later_upload_repairs() {
+    let (dir, kv) = (tempfile::tempdir().unwrap(), Arc::new(Gated::default()));
+    let store = opened(dir.path(), &kv).await;
+    let bytes = content(3 * G);
+    let root = root_of(&bytes);
+    let sealed = staged(&store, id(1), &bytes).await;
+    kv.broken.store(true, Ordering::SeqCst);
+    assert!(matches!(store.keep(id(1), &sealed, 1).await, Err(BlobError::Index(_))));
+    assert_eq!(store.holds(&root), None);
+    assert!(store.receipt(&root, 1).is_none());
+    // The session's bytes have moved; what it appends now must not reach the replica's file.
+    assert!(matches!(
+        store.append(id(1), 3 * GROUP, content(1)).await,
+        Err(BlobError::Offset { .. } | BlobError::UploadUnknown(_))
+    ));
+    kv.broken.store(false, Ordering::SeqCst);
+    stored(&store, 2, &bytes).await;
+    assert!(read_all(&store, &root).await == bytes);
+}

@@ -1,0 +1,260 @@
+//! `clawhub cluster`: one call to the administration socket per command, then JSON or a table.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use clawhub_wire::admin::admin_client::AdminClient;
+use clawhub_wire::admin::{
+    InitRequest, JoinRequest, Member, MembersRequest, RemoveRequest, StatusReply, StatusRequest,
+    TokenCreateRequest, TransferLeaderRequest,
+};
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use crate::{Failure, admin, configured, runtime, table};
+
+/// No token is longer: what stdin or a file holds beyond it is not one.
+const MAX_TOKEN: u64 = 4096;
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Which node to talk to.
+#[derive(Debug, Args)]
+struct Target {
+    /// The node's data directory, which holds its socket.
+    #[arg(long, global = true, value_name = "DIR", conflicts_with_all = ["config", "socket"])]
+    data: Option<PathBuf>,
+    /// The node's configuration file, which names its data directory.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+    /// The node's administration socket.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the node the first of a new cluster.
+    Init {
+        /// Copies before a push is acknowledged, where a project says nothing else: local (one, the only
+        /// choice for a cluster of one zone), zone (two, in two zones) or region (two, in two regions).
+        #[arg(long, value_name = "POLICY")]
+        durability: Option<clawhub_types::Durability>,
+    },
+    /// Make a token with which one node can join, and print it.
+    Token {
+        /// How long it is good for, seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        ttl: u64,
+    },
+    /// Make the node a member of an existing cluster. The token is read from standard input.
+    Join {
+        /// Where a member listens for peers; may be given several times.
+        #[arg(long = "peer", value_name = "HOST:PORT", required = true)]
+        peers: Vec<String>,
+        /// Read the token from this file instead.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Show what the node sees of the cluster.
+    Status,
+    /// List the members.
+    Members,
+    /// Remove a member for good. Its id is never used again.
+    Remove {
+        /// The member's id.
+        node: u64,
+        /// Also where copies or a majority are lost by it.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Move leadership to another voter.
+    TransferLeader {
+        /// The new leader's id; the cluster chooses if it is left out.
+        node: Option<u64>,
+    },
+}
+
+impl Target {
+    fn socket(self) -> Result<PathBuf, Failure> {
+        match (self.socket, self.data, self.config) {
+            (Some(socket), _, _) => Ok(socket),
+            (_, Some(data), _) => Ok(data.join("admin.sock")),
+            (_, _, Some(config)) => Ok(configured::read(&config)?.data.join("admin.sock")),
+            _ => Err(Failure::usage("say which node: --data DIR, --config FILE or --socket PATH")),
+        }
+    }
+}
+
+/// Runs one command against the node.
+pub(crate) fn run(args: ClusterArgs) -> Result<(), Failure> {
+    let ClusterArgs { command, target, json } = args;
+    let socket = target.socket()?;
+    // Before anything is contacted: a prompt that waits for a token should not hold a connection.
+    let token = match &command {
+        Command::Join { token_file, .. } => Some(read_token(token_file.as_deref())?),
+        _ => None,
+    };
+    runtime()?.block_on(async {
+        let client = admin::connect(&socket).await?;
+        print!("{}", call(client, command, token, json).await?);
+        Ok(())
+    })
+}
+
+/// Makes the call and renders its answer.
+async fn call(
+    mut client: AdminClient<Channel>,
+    command: Command,
+    token: Option<String>,
+    json: bool,
+) -> Result<String, Failure> {
+    match command {
+        Command::Init { durability } => {
+            let durability = durability.map(|d| d.to_string()).unwrap_or_default();
+            let reply = client.init(InitRequest { durability }).await?.into_inner();
+            show(json, &reply, |r| format!("cluster {} initialised, this is node {}\n", r.cluster, r.node))
+        }
+        Command::Token { ttl } => {
+            let reply = client.token_create(TokenCreateRequest { ttl_seconds: ttl }).await?.into_inner();
+            // Nothing else on standard output, so that it can be piped into `join`.
+            show(json, &reply, |r| format!("{}\n", r.token))
+        }
+        Command::Join { peers, .. } => {
+            let request = JoinRequest { addresses: peers, token: token.unwrap_or_default() };
+            let reply = client.join(request).await?.into_inner();
+            show(json, &reply, |r| format!("joined cluster {} as node {}\n", r.cluster, r.node))
+        }
+        Command::Status => {
+            let reply = client.status(StatusRequest {}).await?.into_inner();
+            show(json, &reply, status)
+        }
+        Command::Members => {
+            let reply = client.members(MembersRequest {}).await?.into_inner();
+            show(json, &reply, |r| members(&r.members))
+        }
+        Command::Remove { node, force } => {
+            let reply = client.remove(RemoveRequest { node, force }).await?.into_inner();
+            show(json, &reply, |_| format!("node {node} removed\n"))
+        }
+        Command::TransferLeader { node } => {
+            let reply = client.transfer_leader(TransferLeaderRequest { to: node }).await?.into_inner();
+            show(json, &reply, |r| format!("node {} leads\n", r.leader))
+        }
+    }
+}
+
+fn show<T: Serialize>(json: bool, reply: &T, text: impl Fn(&T) -> String) -> Result<String, Failure> {
+    if !json {
+        return Ok(text(reply));
+    }
+    let mut out = serde_json::to_string_pretty(reply).map_err(|e| Failure::failed(e.to_string()))?;
+    out.push('\n');
+    Ok(out)
+}
+
+/// Reads a token from a file or standard input; it never stands in an argument, where every user of the
+/// machine could read it.
+fn read_token(file: Option<&std::path::Path>) -> Result<String, Failure> {
+    let source: Box<dyn Read> = match file {
+        Some(path) => Box::new(
+            std::fs::File::open(path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?,
+        ),
+        None => Box::new(std::io::stdin().lock()),
+    };
+    let mut text = String::new();
+    source.take(MAX_TOKEN + 1).read_to_string(&mut text)?;
+    let token = text.trim();
+    if token.is_empty() || text.len() as u64 > MAX_TOKEN {
+        return Err(Failure::usage("a join token is expected on standard input or in --token-file"));
+    }
+    Ok(token.to_owned())
+}
+
+fn status(s: &StatusReply) -> String {
+    if s.cluster.is_empty() {
+        return format!("node {} ({}) is not a member of a cluster yet: init or join\n", s.name, s.version);
+    }
+    let ids = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
+    let leader = match s.leader {
+        Some(id) if id == s.node => "this node".to_owned(),
+        Some(id) => format!("node {id}"),
+        None => "none".to_owned(),
+    };
+    let ready = if s.not_ready.is_empty() { "yes".to_owned() } else { format!("no: {}", s.not_ready) };
+    let mut rows = vec![
+        ("cluster", format!("{} (epoch {})", s.cluster, s.epoch)),
+        ("node", format!("{} ({}), clawhub {}", s.node, s.name, s.version)),
+        ("ready", ready),
+        ("leader", format!("{leader}, term {}", s.term)),
+        ("log", format!("{} written, {} committed, {} applied", s.last_log, s.committed, s.applied)),
+        ("voters", ids(&s.voters)),
+        ("learners", ids(&s.learners)),
+        ("state", format!("{} at tick {}", s.state_hash, s.tick)),
+    ];
+    if let Some(age) = s.quorum_age_ms {
+        rows.push(("quorum", format!("last confirmed {age} ms ago")));
+    }
+    rows.iter().map(|(name, value)| format!("{name:<9} {value}").trim_end().to_owned() + "\n").collect()
+}
+
+fn members(members: &[Member]) -> String {
+    let rows: Vec<_> = members
+        .iter()
+        .map(|m| {
+            let roles = match (m.voter, m.storage) {
+                (true, true) => "voter storage",
+                (true, false) => "voter",
+                (false, true) => "storage",
+                (false, false) => "-",
+            };
+            [
+                m.id.to_string(),
+                m.name.clone(),
+                m.region.clone(),
+                m.zone.clone(),
+                m.standing.clone(),
+                roles.to_owned(),
+                m.peer_addr.clone(),
+                m.http_addr.clone(),
+                if m.reachable { "yes" } else { "no" }.to_owned(),
+            ]
+        })
+        .collect();
+    table::render(
+        ["ID", "NAME", "REGION", "ZONE", "STANDING", "ROLES", "PEER", "HTTP", "REACHABLE"],
+        &rows,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_from_files_trimmed_and_bounded() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "  chj_abc\n").unwrap();
+        assert_eq!(read_token(Some(file.path())).unwrap(), "chj_abc");
+        std::fs::write(file.path(), "\n").unwrap();
+        assert!(read_token(Some(file.path())).is_err());
+        std::fs::write(file.path(), "x".repeat(5000)).unwrap();
+        assert!(read_token(Some(file.path())).is_err());
+    }
+
+    #[test]
+    fn a_node_outside_a_cluster_says_what_to_do() {
+        let text = status(&StatusReply { name: "n1".into(), ..Default::default() });
+        assert!(text.contains("init or join"), "{text}");
+    }
+}

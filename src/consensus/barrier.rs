@@ -1,0 +1,169 @@
+//! Linearizable reads on any node.
+//!
+//! A round asks the leader for the position that a read must wait for; the leader answers only after a
+//! quorum confirmed, later than the question, that it still leads. One round is under way per node.
+//! Who comes while it runs joins the next one, together with everybody else who came: the answer to a
+//! question asked earlier says nothing about writes acknowledged since.
+
+use std::time::Duration;
+
+use clawhub_state::View;
+use clawhub_types::NodeId;
+use futures::channel::oneshot;
+use openraft::Instant;
+use openraft::async_runtime::AsyncRuntime;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{LinearizerOption, ServerState};
+use parking_lot::Mutex;
+
+use crate::transport::ReadIndexReply;
+use crate::types::{self, LeaderId};
+use crate::{Consensus, Unavailable};
+
+type Answer = Result<u64, String>;
+
+/// Who waits for the next round, and whether one runs.
+#[derive(Default)]
+pub(crate) struct Barrier {
+    state: Mutex<Rounds>,
+}
+
+#[derive(Default)]
+struct Rounds {
+    running: bool,
+    waiting: Vec<oneshot::Sender<Answer>>,
+}
+
+impl Barrier {
+    /// Joins the next round; the second value says whether the caller must start one.
+    fn join(&self) -> (oneshot::Receiver<Answer>, bool) {
+        let (tell, told) = oneshot::channel();
+        let mut state = self.state.lock();
+        state.waiting.push(tell);
+        let start = !std::mem::replace(&mut state.running, true);
+        (told, start)
+    }
+
+    /// Those who wait for the round that starts now; `None` ends the rounds.
+    fn next(&self) -> Option<Vec<oneshot::Sender<Answer>>> {
+        let mut state = self.state.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        // Who gave up does not keep the rounds going.
+        let waiting: Vec<_> = waiting.into_iter().filter(|tell| !tell.is_canceled()).collect();
+        state.running = !waiting.is_empty();
+        state.running.then_some(waiting)
+    }
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Waits until this node has applied every write that was acknowledged, anywhere, before the call.
+    /// Returns the index applied.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if there is no quorum, or this node is too far behind, for as long as the profile
+    /// waits.
+    pub async fn barrier(&self) -> Result<u64, Unavailable> {
+        if cfg!(feature = "unsafe-local-reads") {
+            return Ok(self.status().applied);
+        }
+        let wait = self.shared.settings.profile.wait();
+        match R::timeout(wait, self.confirmed()).await {
+            Ok(Ok(index)) => Ok(index),
+            Ok(Err(reason)) => Err(self.unavailable(reason)),
+            Err(_) => Err(self.unavailable("no leader confirmed a read position in time".to_owned())),
+        }
+    }
+
+    async fn confirmed(&self) -> Result<u64, String> {
+        let (told, start) = self.shared.barrier.join();
+        if start {
+            let rounds = self.clone().rounds();
+            drop(R::spawn(rounds));
+        }
+        let index = told.await.map_err(|_| "the node is stopping".to_owned())??;
+        self.applied(index).await.ok_or_else(|| "the node is stopping".to_owned())
+    }
+
+    /// Runs rounds until nobody waits.
+    async fn rounds(self) {
+        while let Some(waiting) = self.shared.barrier.next() {
+            let answer = self.round().await;
+            for tell in waiting {
+                // Who waited may have given up.
+                let _ = tell.send(answer.clone());
+            }
+        }
+    }
+
+    /// Asks whoever leads until an answer comes, or until nobody can wait for it any more.
+    async fn round(&self) -> Answer {
+        let deadline = R::Instant::now() + self.shared.settings.profile.wait();
+        let mut reason = "there is no leader".to_owned();
+        while R::Instant::now() < deadline {
+            let leader = self.leader();
+            let remaining = deadline.saturating_duration_since(R::Instant::now());
+            let reply = match leader {
+                None => Ok(ReadIndexReply::NotLeader(None)),
+                Some(node) if node == self.node() => Ok(self.on_read_index(remaining).await),
+                Some(node) => self.ask(node, remaining).await,
+            };
+            match reply {
+                Ok(ReadIndexReply::Ready { pos, .. }) => return Ok(pos.index),
+                Ok(ReadIndexReply::NotLeader(_)) => {}
+                Ok(ReadIndexReply::Unavailable(why)) | Err(why) => reason = why,
+            }
+            self.pause(leader, deadline).await;
+        }
+        Err(reason)
+    }
+
+    /// Asks another node, until it ceases to be the leader.
+    async fn ask(&self, node: NodeId, ttl: Duration) -> Result<ReadIndexReply, String> {
+        let asked = R::timeout(ttl, self.shared.transport.read_index(node, ttl));
+        match R::select2(asked, self.leader_other_than(Some(node))).await {
+            openraft::async_runtime::Select2::First(Ok(reply)) => reply.map_err(|e| e.to_string()),
+            openraft::async_runtime::Select2::First(Err(_)) => Err("the leader does not answer".to_owned()),
+            openraft::async_runtime::Select2::Second(_) => Err("the leader changed".to_owned()),
+        }
+    }
+
+    /// As leader: the position a read must wait for, confirmed by a quorum after this call.
+    pub async fn on_read_index(&self, ttl: Duration) -> ReadIndexReply {
+        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(ttl);
+        match self.shared.raft.get_read_log_id(option).await {
+            Ok((read, _)) => {
+                let id = *read.log_id();
+                ReadIndexReply::Ready { pos: types::log_pos(&id), tick: self.tick().unwrap_or_default() }
+            }
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                ReadIndexReply::NotLeader(to.leader_id.map(NodeId))
+            }
+            Err(e) => ReadIndexReply::Unavailable(e.to_string()),
+        }
+    }
+
+    /// The leader's tick, or the last one applied.
+    fn tick(&self) -> Option<u64> {
+        let leader = self.leading().and_then(|leader: LeaderId| self.shared.clock.now(leader));
+        leader.or_else(|| {
+            let state = self.state();
+            View::new(&*state).tick().ok()
+        })
+    }
+
+    /// This node's place in office, if it leads.
+    pub(crate) fn leading(&self) -> Option<LeaderId> {
+        use openraft::async_runtime::WatchReceiver;
+        let metrics = self.shared.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader && metrics.vote.committed).then_some(metrics.vote.leader_id)
+    }
+
+    /// Waits until an index is applied here and returns the one that is; `None` if the node stops.
+    pub(crate) async fn applied(&self, index: u64) -> Option<u64> {
+        let mut progress = self.shared.raft.watch_apply_progress();
+        let reached = progress.wait_until(|id: &Option<types::LogId>| id.is_some_and(|id| id.index >= index));
+        reached.await.ok().flatten().map(|id| id.index)
+    }
+}
+

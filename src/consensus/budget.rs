@@ -1,0 +1,54 @@
+//! Admission by bytes. Beyond the budget work is refused at once, never queued.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that may be under way.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    free: Arc<AtomicUsize>,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Budget {
+        Budget { free: Arc::new(AtomicUsize::new(bytes)) }
+    }
+
+    /// Takes `bytes` until the permit is dropped; `None` if there are not so many.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Permit> {
+        let less = |free: usize| free.checked_sub(bytes);
+        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(Permit { budget: self.clone(), bytes })
+    }
+}
+
+/// Some of the budget.
+pub(crate) struct Permit {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.free.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let budget = Budget::new(10);
+        let six = budget.take(6).unwrap();
+        assert!(budget.take(5).is_none());
+        let four = budget.take(4).unwrap();
+        assert!(budget.take(1).is_none());
+        drop(six);
+        assert!(budget.take(7).is_none());
+        assert!(budget.take(6).is_some());
+        drop(four);
+        assert!(budget.take(10).is_some());
+    }
+}

@@ -1,0 +1,246 @@
+//! Agreement: one log, replicated by openraft, applied by [`clawhub_state`].
+//!
+//! A [`Consensus`] is a node's part in the cluster. It proposes ([`Consensus::propose`]), waits until
+//! reads are safe ([`Consensus::barrier`]), changes who takes part, and tells what it knows
+//! ([`Consensus::status`], [`Consensus::watch`]).
+//!
+//! **State.** The log ([`LogStore`]): votes and entries, durable before anybody is told of them; a crash
+//! loses what nobody was told. The applied state ([`StateStore`]): durable up to some position, from
+//! which the log is applied again. Snapshots: files below the applied state's directory. In memory
+//! only, and begun anew at each start: the proposer session, the leader's clock, rounds of reads.
+//!
+//! **Runtime.** Everything but [`grpc`] is generic over openraft's [`AsyncRuntime`], so that the
+//! simulation runs the same code. The node should give consensus an executor of its own: applying and
+//! reading the log block for as long as the store takes.
+//!
+//! **Limits.** Entries [`MAX_ENTRY_BYTES`]; batches [`MAX_BATCH_BYTES`]; proposals under way
+//! [`Settings::proposal_budget`], once for this node's clients and once, as leader, for the others';
+//! pieces of snapshots 256 KiB, one transfer each way per peer. Every wait ends with the caller's time
+//! or the profile's.
+
+mod barrier;
+mod budget;
+mod clock;
+mod files;
+pub mod grpc;
+mod log;
+mod machine;
+mod membership;
+mod network;
+mod profile;
+mod propose;
+mod receive;
+mod record;
+mod send;
+mod serve;
+mod session;
+mod snapshot;
+mod status;
+mod store;
+pub mod transport;
+mod types;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_kv::Kv;
+use clawhub_types::NodeId;
+use openraft::Instant;
+use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
+use openraft_rt_tokio::TokioRuntime;
+use parking_lot::Mutex;
+
+pub use log::{LogReader, LogStore, MAX_BATCH_BYTES};
+pub use machine::{Builder, StateMachine};
+pub use membership::ChangeError;
+pub use profile::{Execution, Profile, Settings, WallClock};
+pub use propose::{Committed, MAX_ENTRY_BYTES, ProposeError, Who};
+pub use serve::ServeError;
+pub use snapshot::SnapshotFiles;
+pub use status::{Role, Status, Watcher};
+pub use store::{OpenKv, StateStore};
+pub use types::{Applied, Proposal, Types};
+
+use transport::Transport;
+
+/// Nothing was done; trying again later may help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unavailable {
+    /// How long to stay away: about one election.
+    pub retry_after: Duration,
+    /// For people.
+    pub reason: String,
+}
+
+/// A node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsensusError {
+    /// Its settings contradict each other.
+    #[error("settings: {0}")]
+    Settings(String),
+    /// The log or the state cannot be read, or is damaged. Nothing was changed or repaired.
+    #[error("storage: {0}")]
+    Storage(#[from] std::io::Error),
+    /// openraft refused to start.
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+/// A node's part in the cluster. Clones share it.
+pub struct Consensus<R: AsyncRuntime = TokioRuntime> {
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: AsyncRuntime> Clone for Consensus<R> {
+    fn clone(&self) -> Self {
+        Consensus { shared: Arc::clone(&self.shared) }
+    }
+}
+
+struct Shared<R: AsyncRuntime> {
+    settings: Settings,
+    raft: types::Raft<R>,
+    store: StateStore,
+    transport: Arc<dyn Transport>,
+    clock: clock::Clock<R>,
+    sessions: Arc<session::Sessions>,
+    barrier: barrier::Barrier,
+    /// For proposals of this node's clients.
+    budget: budget::Budget,
+    /// For proposals that others forward to this node.
+    forwarded: budget::Budget,
+    /// Held while membership changes.
+    changes: futures::lock::Mutex<()>,
+    /// Held while a snapshot arrives.
+    receiving: futures::lock::Mutex<()>,
+    /// When a leader last spoke to this node; its start before that.
+    heard: Mutex<R::Instant>,
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Starts the node on its log and its state. It takes part at once: before this is called, its
+    /// [`grpc::service`] or simulated equivalent need not be reachable, but should be soon after.
+    ///
+    /// # Errors
+    /// [`ConsensusError`].
+    pub async fn start(
+        settings: Settings,
+        log: Arc<dyn Kv>,
+        state: StateStore,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, ConsensusError> {
+        let config = settings.config().map_err(|e| ConsensusError::Settings(e.to_string()))?;
+        let execution = settings.execution;
+        let log = files::blocking::<R, _>(execution, move || LogStore::open(log, execution)).await?;
+        let opened = state.clone();
+        let machine = files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
+        let network = network::Factory {
+            node: settings.node,
+            profile: settings.profile,
+            execution,
+            transport: Arc::clone(&transport),
+            runtime: PhantomData,
+        };
+        let raft = types::Raft::<R>::new(settings.node.0, Arc::new(config), network, log, machine).await;
+        let raft = raft.map_err(|e| ConsensusError::Raft(e.to_string()))?;
+        let budget = budget::Budget::new(settings.proposal_budget);
+        let forwarded = budget::Budget::new(settings.proposal_budget);
+        let shared = Shared {
+            settings,
+            raft,
+            store: state,
+            transport,
+            clock: clock::Clock::new(),
+            sessions: Arc::default(),
+            barrier: barrier::Barrier::default(),
+            budget,
+            forwarded,
+            changes: futures::lock::Mutex::default(),
+            receiving: futures::lock::Mutex::default(),
+            heard: Mutex::new(R::Instant::now()),
+        };
+        let consensus = Consensus { shared: Arc::new(shared) };
+        drop(R::spawn(consensus.clone().reconcile()));
+        Ok(consensus)
+    }
+
+    /// Makes this node the first and only voter of a new cluster. On a node that takes part in one
+    /// already it changes nothing.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Raft`] if the node has stopped.
+    pub async fn initialize(&self) -> Result<(), ConsensusError> {
+        use openraft::errors::{InitializeError, RaftError};
+        let first = std::collections::BTreeMap::from([(self.node().0, record::node())]);
+        match self.shared.raft.initialize(first).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(e) => Err(ConsensusError::Raft(e.to_string())),
+        }
+    }
+
+    /// The applied state as it is now. Taken anew for each request, since a snapshot replaces the store.
+    pub fn state(&self) -> Arc<dyn Kv> {
+        self.shared.store.kv()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.shared.settings.node
+    }
+
+    /// Makes a snapshot now instead of when it is due.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Raft`] if the node has stopped.
+    pub async fn snapshot(&self) -> Result<(), ConsensusError> {
+        let asked = self.shared.raft.trigger().snapshot().await;
+        asked.map_err(|e| ConsensusError::Raft(e.to_string()))
+    }
+
+    /// Waits until an index is applied here, for at most `wait`. `false` if it was not.
+    pub async fn wait_applied(&self, index: u64, wait: Duration) -> bool {
+        matches!(R::timeout(wait, self.applied(index)).await, Ok(Some(_)))
+    }
+
+    /// Stops taking part. What was acknowledged is durable; a leader should hand over first.
+    pub async fn shutdown(&self) {
+        if let Err(e) = self.shared.raft.shutdown().await {
+            tracing::error!(error = %e, "raft did not stop cleanly");
+        }
+    }
+
+    /// Who leads, as far as this node knows.
+    fn leader(&self) -> Option<NodeId> {
+        self.shared.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Waits until somebody leads who is not `old`.
+    async fn leader_other_than(&self, old: Option<NodeId>) {
+        let mut metrics = self.shared.raft.server_metrics();
+        let old = old.map(|node| node.0);
+        loop {
+            let now = metrics.borrow_and_update().current_leader;
+            if now.is_some() && now != old {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // The node is stopping; whoever waits has a limit of their own.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// A moment between two attempts, cut short when leadership moves.
+    async fn pause(&self, leader: Option<NodeId>, deadline: R::Instant) {
+        let until = (R::Instant::now() + self.shared.settings.profile.pause()).min(deadline);
+        match R::select2(self.leader_other_than(leader), R::sleep_until(until)).await {
+            Select2::First(()) | Select2::Second(()) => {}
+        }
+    }
+
+    fn unavailable(&self, reason: String) -> Unavailable {
+        Unavailable { retry_after: self.shared.settings.profile.retry_after(), reason }
+    }
+}

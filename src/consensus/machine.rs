@@ -1,0 +1,215 @@
+//! The state machine as openraft sees it: [`clawhub_state::Machine`] on the live store.
+//!
+//! It owns the only writer of the applied state. Every write batch carries the position it ends at, so
+//! a crash leaves the state of some position; the log from there on is applied again. Answers leave
+//! after the batch that they are part of. A storage fault ends the worker, and with it the node.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use clawhub_state::{LogItem, Machine, Payload, decode_entry};
+use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::async_runtime::AsyncRuntime;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+
+use crate::Execution;
+use crate::files;
+use crate::log::MAX_BATCH_BYTES;
+use crate::record;
+use crate::snapshot::{SnapshotFiles, Snapshots, Staged};
+use crate::store::StateStore;
+use crate::types::{
+    self, Applied, LogId, Membership, Proposal, RaftEntry, SnapshotMeta, StoredMembership, Types,
+};
+
+/// Entries that go into one write batch at most; [`MAX_BATCH_BYTES`] bounds their bytes.
+const MAX_BATCH_ITEMS: usize = 1024;
+
+/// What openraft drives; see the module.
+pub struct StateMachine<R> {
+    machine: Machine,
+    store: StateStore,
+    snapshots: Arc<Snapshots>,
+    execution: Execution,
+    runtime: PhantomData<fn() -> R>,
+}
+
+fn fault(e: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(e)
+}
+
+impl<R: AsyncRuntime> StateMachine<R> {
+    /// Opens the live state and finds its snapshot.
+    ///
+    /// # Errors
+    /// If either cannot be read.
+    pub fn open(store: StateStore, execution: Execution) -> io::Result<Self> {
+        let machine = Machine::open(store.kv()).map_err(fault)?;
+        let snapshots = Arc::new(Snapshots::open(store.dir())?);
+        Ok(StateMachine { machine, store, snapshots, execution, runtime: PhantomData })
+    }
+
+    fn position(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        position(&self.machine)
+    }
+
+    /// Applies entries in one batch, then answers.
+    fn apply_batch(&mut self, batch: &mut Batch<R>) -> io::Result<()> {
+        if batch.items.is_empty() {
+            return Ok(());
+        }
+        let outcomes = self.machine.apply(&batch.items).map_err(fault)?;
+        for (outcome, responder) in outcomes.into_iter().zip(batch.responders.drain(..)) {
+            if let Some(responder) = responder {
+                responder.send(Applied(outcome));
+            }
+        }
+        batch.items.clear();
+        batch.bytes = 0;
+        Ok(())
+    }
+
+    async fn stage(&mut self) -> io::Result<Staged> {
+        let (last, membership) = self.machine.applied().map_err(fault)?;
+        let membership = membership
+            .map(|(pos, bytes)| record::decode_membership(&bytes).map(|m| (pos, m)))
+            .transpose()?;
+        let (snapshots, kv) = (Arc::clone(&self.snapshots), self.store.kv());
+        files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
+    }
+}
+
+fn position(machine: &Machine) -> io::Result<(Option<LogId>, StoredMembership)> {
+    let (last, membership) = machine.applied().map_err(fault)?;
+    let membership = match membership {
+        Some((pos, bytes)) => {
+            StoredMembership::new(Some(types::log_id(pos)), record::decode_membership(&bytes)?)
+        }
+        None => StoredMembership::new(None, Membership::default()),
+    };
+    Ok((last.map(types::log_id), membership))
+}
+
+/// Entries on their way into one write batch.
+struct Batch<R: AsyncRuntime> {
+    items: Vec<LogItem>,
+    responders: Vec<Option<ApplyResponder<Types<R>>>>,
+    bytes: usize,
+}
+
+impl<R: AsyncRuntime> Batch<R> {
+    fn push(&mut self, entry: RaftEntry, responder: Option<ApplyResponder<Types<R>>>) -> io::Result<()> {
+        let payload = match entry.payload {
+            EntryPayload::Blank => Payload::Blank,
+            EntryPayload::Normal(Proposal(bytes)) => {
+                self.bytes += bytes.len();
+                Payload::Entry(decode_entry(&bytes).map_err(fault)?)
+            }
+            EntryPayload::Membership(m) => Payload::Membership(record::encode_membership(&m)),
+        };
+        self.items.push(LogItem { pos: types::log_pos(&entry.log_id), payload });
+        self.responders.push(responder);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= MAX_BATCH_ITEMS || self.bytes >= MAX_BATCH_BYTES
+    }
+}
+
+impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
+    type SnapshotData = Arc<SnapshotFiles>;
+    type SnapshotBuilder = Builder<R>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.position()
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types<R>>>> + Unpin + Send,
+    {
+        let mut batch = Batch { items: Vec::new(), responders: Vec::new(), bytes: 0 };
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            batch.push(entry, responder)?;
+            // A call may span a whole log; a batch stays small.
+            if batch.is_full() {
+                self.apply_batch(&mut batch)?;
+            }
+        }
+        self.apply_batch(&mut batch)
+    }
+
+    /// Takes the checkpoint here, where nothing is applied meanwhile; hashing its files waits for the
+    /// builder, beside which applying goes on.
+    async fn get_snapshot_builder(&mut self) -> Builder<R> {
+        let staged = self.stage().await;
+        self.store.sweep();
+        let snapshots = Arc::clone(&self.snapshots);
+        Builder { staged: Some(staged), snapshots, execution: self.execution, runtime: PhantomData }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Arc<SnapshotFiles>) -> io::Result<()> {
+        let (store, snapshots, expected) = (self.store.clone(), Arc::clone(&self.snapshots), meta.clone());
+        let install = move || install(&store, &snapshots, &expected, &snapshot);
+        self.machine = files::blocking::<R, _>(self.execution, install).await?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>>> {
+        Ok(self.snapshots.current().map(|files| Snapshot { meta: files.meta(), snapshot: files }))
+    }
+}
+
+/// Puts the files of a snapshot in the place of the live state.
+fn install(
+    store: &StateStore,
+    snapshots: &Snapshots,
+    meta: &SnapshotMeta,
+    files: &Arc<SnapshotFiles>,
+) -> io::Result<Machine> {
+    if !files.is_received() {
+        // Made here, some time ago, and wanted because the live state fell behind it.
+        files.verify()?;
+    }
+    let next = store.prepare(&files.data(), files.is_received())?;
+    let machine = Machine::open(Arc::clone(&next.kv)).map_err(fault)?;
+    let found = position(&machine)?;
+    if found != (meta.last_log_id, meta.last_membership.clone()) {
+        let what = format!("the snapshot holds {found:?} where {meta} was promised");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let own = snapshots.current().is_some_and(|current| Arc::ptr_eq(&current, files));
+    if !own {
+        // What was received becomes the live state; others are served from a checkpoint of it.
+        let manifest = files.manifest();
+        let staged = snapshots.stage(&*next.kv, manifest.last, manifest.membership.clone())?;
+        snapshots.publish(staged)?;
+    }
+    store.swap(next)?;
+    Ok(machine)
+}
+
+/// Finishes a snapshot whose checkpoint was taken.
+pub struct Builder<R> {
+    staged: Option<io::Result<Staged>>,
+    snapshots: Arc<Snapshots>,
+    execution: Execution,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
+    type SnapshotData = Arc<SnapshotFiles>;
+
+    async fn build_snapshot(
+        &mut self,
+    ) -> io::Result<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>> {
+        let staged = self.staged.take().ok_or_else(|| io::Error::other("a builder builds once"))??;
+        let snapshots = Arc::clone(&self.snapshots);
+        let files = files::blocking::<R, _>(self.execution, move || snapshots.publish(staged)).await?;
+        Ok(Snapshot { meta: files.meta(), snapshot: files })
+    }
+}

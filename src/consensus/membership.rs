@@ -1,0 +1,270 @@
+//! Who takes part, changed one step at a time, by the leader. Any node passes a wish on to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clawhub_types::NodeId;
+use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant, ServerState};
+
+use crate::transport::{Change, ChangeReply};
+use crate::types::{Metrics, Types};
+use crate::{Consensus, Unavailable, record};
+
+/// A learner that lacks at most this many entries may vote.
+const CAUGHT_UP: u64 = 256;
+
+/// Why a change of membership was not made, or is not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// It cannot be made; the text says why.
+    #[error("{0}")]
+    Refused(String),
+    /// Not begun.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// It may have been made, or be made yet.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+/// What a write of openraft may answer.
+type Write<R, T> = Result<T, RaftError<Types<R>, ClientWriteError<Types<R>>>>;
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Replicates to a node from now on, without giving it a vote. One that takes part already is left
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn add_learner(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::AddLearner(node), wait).await
+    }
+
+    /// Gives a learner a vote once it has caught up.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if the node is no member or does not catch up within `wait`.
+    pub async fn promote(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Promote(node), wait).await
+    }
+
+    /// Ends a node's part; it gets neither entries nor a vote any more. One that has none is fine.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] for the last voter.
+    pub async fn remove_member(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Remove(node), wait).await
+    }
+
+    /// Hands leadership to a voter, to the most advanced one if none is named.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if that is no other voter, or if it did not take over within `wait`.
+    pub async fn transfer_leader(&self, to: Option<NodeId>, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Transfer(to), wait).await
+    }
+
+    /// Makes a change at the leader, wherever that is. Each is idempotent, so it is asked for until it is
+    /// answered.
+    async fn change(&self, change: Change, wait: Duration) -> Result<(), ChangeError> {
+        let deadline = R::Instant::now() + wait;
+        let mut doubt = None;
+        while R::Instant::now() < deadline {
+            let leader = self.leader();
+            let ttl = deadline.saturating_duration_since(R::Instant::now());
+            let reply = match leader {
+                None => ChangeReply::NotLeader(None),
+                Some(node) if node == self.node() => self.on_change(change, ttl).await,
+                Some(node) => {
+                    let reply = R::timeout(ttl, self.shared.transport.change(node, change, ttl)).await;
+                    let reply = reply.map_err(|_| "the leader did not answer in time".to_owned());
+                    reply.and_then(|r| r.map_err(|e| e.to_string())).unwrap_or_else(ChangeReply::Unknown)
+                }
+            };
+            match reply {
+                ChangeReply::Done => return Ok(()),
+                ChangeReply::Refused(why) => return Err(ChangeError::Refused(why)),
+                ChangeReply::Unknown(why) => doubt = Some(why),
+                ChangeReply::NotLeader(_) => {}
+            }
+            self.pause(leader, deadline).await;
+        }
+        match doubt {
+            Some(why) => Err(ChangeError::Unknown(why)),
+            None => Err(self.unavailable("there is no leader".to_owned()).into()),
+        }
+    }
+
+    /// As leader: makes a change, after the one before it has ended.
+    pub async fn on_change(&self, change: Change, ttl: Duration) -> ChangeReply {
+        if self.leading().is_none() {
+            return ChangeReply::NotLeader(self.leader().filter(|l| *l != self.node()));
+        }
+        let work = async {
+            let _one_at_a_time = self.shared.changes.lock().await;
+            match change {
+                Change::AddLearner(node) => self.add(node).await,
+                Change::Promote(node) => self.make_voter(node, ttl).await,
+                Change::Remove(node) => self.remove(node).await,
+                Change::Transfer(to) => self.hand_over(to).await,
+            }
+        };
+        match R::timeout(ttl, work).await {
+            Ok(reply) => reply,
+            Err(_) => ChangeReply::Unknown("the change was not finished in time".to_owned()),
+        }
+    }
+
+    async fn add(&self, node: NodeId) -> ChangeReply {
+        if members(&self.metrics()).contains(&node.0) {
+            return ChangeReply::Done;
+        }
+        changed::<R, _>(self.shared.raft.add_learner(node.0, record::node(), false).await)
+    }
+
+    async fn make_voter(&self, node: NodeId, ttl: Duration) -> ChangeReply {
+        let metrics = self.metrics();
+        if voters(&metrics).contains(&node.0) {
+            return self.settled().await;
+        }
+        if !members(&metrics).contains(&node.0) {
+            return ChangeReply::Refused(format!("node {node} is not a learner"));
+        }
+        // Most of the time is for catching up, some for the change itself.
+        if R::timeout(ttl / 2, self.caught_up(node)).await.is_err() {
+            let behind = lag(&self.metrics(), node);
+            return ChangeReply::Refused(match behind {
+                Some(entries) => format!("node {node} is {entries} entries behind"),
+                None => format!("node {node} does not follow"),
+            });
+        }
+        let add = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
+        changed::<R, _>(self.shared.raft.change_membership(add, true).await)
+    }
+
+    async fn remove(&self, node: NodeId) -> ChangeReply {
+        let metrics = self.metrics();
+        let (voters, gone) = (voters(&metrics), BTreeSet::from([node.0]));
+        if !members(&metrics).contains(&node.0) {
+            return self.settled().await;
+        }
+        if voters == gone {
+            return ChangeReply::Refused("the last voter cannot be removed".to_owned());
+        }
+        let remove = match voters.contains(&node.0) {
+            true => ChangeMembers::RemoveVoters(gone),
+            false => ChangeMembers::RemoveNodes(gone),
+        };
+        changed::<R, _>(self.shared.raft.change_membership(remove, false).await)
+    }
+
+    async fn hand_over(&self, to: Option<NodeId>) -> ChangeReply {
+        let metrics = self.metrics();
+        let me = self.node();
+        if to == Some(me) {
+            return ChangeReply::Done;
+        }
+        let others: Vec<_> = voters(&metrics).into_iter().map(NodeId).filter(|n| *n != me).collect();
+        let to = match to {
+            Some(to) if others.contains(&to) => to,
+            Some(to) => return ChangeReply::Refused(format!("node {to} is no voter")),
+            None => match others.into_iter().min_by_key(|n| lag(&metrics, *n).unwrap_or(u64::MAX)) {
+                Some(to) => to,
+                None => return ChangeReply::Refused("there is no other voter".to_owned()),
+            },
+        };
+        if let Err(e) = self.shared.raft.trigger().transfer_leader(to.0).await {
+            return ChangeReply::Refused(e.to_string());
+        }
+        let limit = R::sleep(self.shared.settings.profile.wait());
+        match R::select2(self.leader_other_than(Some(me)), limit).await {
+            Select2::First(_) => ChangeReply::Done,
+            Select2::Second(()) => ChangeReply::Refused(format!("node {to} did not take over")),
+        }
+    }
+
+    /// Ends a change that somebody began and did not end. Leaves a settled membership alone.
+    pub(crate) async fn settled(&self) -> ChangeReply {
+        if self.metrics().membership_config.membership().get_joint_config().len() < 2 {
+            return ChangeReply::Done;
+        }
+        let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
+        changed::<R, _>(self.shared.raft.change_membership(nothing_new, true).await)
+    }
+
+    /// While this node leads: ends interrupted changes. Runs until the node stops.
+    pub(crate) async fn reconcile(self) {
+        let mut metrics = self.shared.raft.server_metrics();
+        loop {
+            let (leader, joint) = {
+                let now = metrics.borrow_and_update();
+                let leader = (now.state == ServerState::Leader).then_some(now.vote.leader_id);
+                (leader, now.membership_config.membership().get_joint_config().len() > 1)
+            };
+            if let Some(leader) = leader {
+                self.shared.clock.elected(leader);
+            }
+            let changed = metrics.changed();
+            if leader.is_none() || !joint {
+                match changed.await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+            // Who makes a change holds the lock: only one that nobody makes any more is ended here.
+            let pause = R::sleep(self.shared.settings.profile.lease());
+            match R::select2(changed, pause).await {
+                Select2::First(Ok(())) => {}
+                Select2::First(Err(_)) => return,
+                Select2::Second(()) => {
+                    if let Some(_nobody_else) = self.shared.changes.try_lock() {
+                        let reply = self.settled().await;
+                        tracing::info!(?reply, "ended an interrupted change of membership");
+                    }
+                }
+            }
+        }
+    }
+
+    fn metrics(&self) -> Metrics<R> {
+        self.shared.raft.metrics().borrow_watched().clone()
+    }
+
+    async fn caught_up(&self, node: NodeId) {
+        let mut metrics = self.shared.raft.metrics();
+        while lag(&metrics.borrow_and_update(), node).is_none_or(|lag| lag > CAUGHT_UP) {
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+fn voters<R: AsyncRuntime>(metrics: &Metrics<R>) -> BTreeSet<u64> {
+    metrics.membership_config.voter_ids().collect()
+}
+
+fn members<R: AsyncRuntime>(metrics: &Metrics<R>) -> BTreeSet<u64> {
+    metrics.membership_config.nodes().map(|(id, _)| *id).collect()
+}
+
+/// Entries that a member lacks; `None` while nothing is known of it.
+fn lag<R: AsyncRuntime>(metrics: &Metrics<R>, node: NodeId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
+    Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched.index))
+}
+
+fn changed<R: AsyncRuntime, T>(result: Write<R, T>) -> ChangeReply {
+    match result {
+        Ok(_) => ChangeReply::Done,
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+            ChangeReply::NotLeader(to.leader_id.map(NodeId))
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e))) => {
+            ChangeReply::Refused(e.to_string())
+        }
+        Err(e) => ChangeReply::Unknown(e.to_string()),
+    }
+}

@@ -1,0 +1,288 @@
+//! openraft's network on a [`Transport`]: one client per peer and lane.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_types::NodeId;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
+use futures::{FutureExt, Stream, stream};
+use openraft::async_runtime::AsyncRuntime;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use openraft::{EmptyNode, Instant};
+use parking_lot::Mutex;
+
+use crate::record;
+use crate::send;
+use crate::snapshot::SnapshotFiles;
+use crate::transport::{
+    self, AppendReply, AppendRequest, Lane, SnapshotReply, Transport, TransportError, WireEntry,
+};
+use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
+use crate::{Execution, Profile};
+
+/// Makes clients.
+pub(crate) struct Factory<R> {
+    pub(crate) node: NodeId,
+    pub(crate) profile: Profile,
+    pub(crate) execution: Execution,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) runtime: PhantomData<fn() -> R>,
+}
+
+impl<R: AsyncRuntime> Factory<R> {
+    fn client(&self, target: u64, lane: Lane) -> Client<R> {
+        Client {
+            node: self.node,
+            target: NodeId(target),
+            lane,
+            patience: self.profile.append_patience(),
+            execution: self.execution,
+            transport: Arc::clone(&self.transport),
+            runtime: PhantomData,
+        }
+    }
+}
+
+impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
+    type Network = Client<R>;
+
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
+        self.client(target, Lane::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
+        self.client(target, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
+        self.client(target, Lane::Snapshot)
+    }
+}
+
+/// Speaks to one peer on one lane.
+pub(crate) struct Client<R> {
+    node: NodeId,
+    target: NodeId,
+    lane: Lane,
+    patience: Duration,
+    execution: Execution,
+    transport: Arc<dyn Transport>,
+    runtime: PhantomData<fn() -> R>,
+}
+
+type RpcError<R> = RPCError<Types<R>>;
+
+fn error<R: AsyncRuntime>(e: TransportError) -> RpcError<R> {
+    match e {
+        TransportError::Unreachable(why) => Unreachable::from_string(why).into(),
+        TransportError::Broken(why) => NetworkError::from_string(why).into(),
+    }
+}
+
+pub(crate) fn wire_entry(entry: &RaftEntry) -> WireEntry {
+    let payload = record::encode_payload(&entry.payload).into();
+    WireEntry { pos: types::log_pos(&entry.log_id), payload }
+}
+
+fn append_request<R: AsyncRuntime>(rpc: &AppendEntriesRequest<Types<R>>) -> AppendRequest {
+    AppendRequest {
+        vote: types::ballot(&rpc.vote),
+        prev: rpc.prev_log_id.as_ref().map(types::log_pos),
+        entries: rpc.entries.iter().map(wire_entry).collect(),
+        committed: rpc.leader_commit.as_ref().map(types::log_pos),
+    }
+}
+
+fn append_result<R: AsyncRuntime>(reply: AppendReply) -> StreamAppendResult<Types<R>> {
+    match reply {
+        AppendReply::Matched(pos) => Ok(pos.map(types::log_id)),
+        AppendReply::Conflict(pos) => Err(StreamAppendError::Conflict(types::log_id(pos))),
+        AppendReply::HigherVote(ballot) => Err(StreamAppendError::HigherVote(types::vote(ballot))),
+    }
+}
+
+impl<R: AsyncRuntime> Client<R> {
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<Types<R>> {
+        Timeout { action, id: self.node.0, target: self.target.0, timeout }
+    }
+
+    /// Waits for an answer, but not beyond the time openraft gives it.
+    async fn bounded<T: Send + 'static>(
+        &self,
+        action: RPCTypes,
+        option: &RPCOption,
+        reply: transport::Reply<T>,
+    ) -> Result<T, RpcError<R>> {
+        match R::timeout(option.hard_ttl(), reply).await {
+            Ok(reply) => reply.map_err(error),
+            Err(_) => Err(self.timed_out(action, option.hard_ttl()).into()),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<Types<R>>,
+        option: RPCOption,
+        pre: bool,
+    ) -> Result<VoteResponse<Types<R>>, RpcError<R>> {
+        let request = transport::VoteRequest {
+            vote: types::ballot(&rpc.vote),
+            last_log: rpc.last_log_id.as_ref().map(types::log_pos),
+            transfer: rpc.leadership_transfer,
+        };
+        let reply = self.transport.vote(self.target, request, pre);
+        let reply = self.bounded(RPCTypes::Vote, &option, reply).await?;
+        let last = reply.last_log.map(types::log_id);
+        Ok(VoteResponse::new(types::vote(reply.vote), last, reply.granted))
+    }
+
+    /// Requests out, answers in, with a limit on how long one may stay unanswered. The limit is on the
+    /// oldest request under way: a stream that waits for something to send is not idle too long.
+    fn pipeline(
+        &self,
+        input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + 'static,
+    ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
+        let under_way: Arc<Mutex<VecDeque<R::Instant>>> = Arc::default();
+        let sent = Arc::clone(&under_way);
+        let requests = input.map(move |rpc| {
+            sent.lock().push_back(R::Instant::now());
+            append_request::<R>(&rpc)
+        });
+        let replies = self.transport.append(self.target, self.lane, requests.boxed());
+        let patience = self.patience;
+        let late = self.timed_out(RPCTypes::AppendEntries, patience);
+        let state = Some((replies, under_way));
+        let answers = stream::unfold(state, move |state| {
+            let late = late.clone();
+            async move {
+                let (mut replies, under_way) = state?;
+                match next_reply::<R>(&mut replies, &under_way, patience).await {
+                    None => Some((Err(late.into()), None)),
+                    Some(reply) => match reply? {
+                        Ok(reply) => {
+                            under_way.lock().pop_front();
+                            let result = append_result::<R>(reply);
+                            let rest = result.is_ok().then_some((replies, under_way));
+                            Some((Ok(result), rest))
+                        }
+                        Err(e) => Some((Err(error(e)), None)),
+                    },
+                }
+            }
+        });
+        answers.boxed()
+    }
+}
+
+/// The next answer; `None` if the oldest request has waited for longer than `patience`.
+async fn next_reply<R: AsyncRuntime>(
+    replies: &mut BoxStream<'static, Result<AppendReply, TransportError>>,
+    under_way: &Mutex<VecDeque<R::Instant>>,
+    patience: Duration,
+) -> Option<Option<Result<AppendReply, TransportError>>> {
+    loop {
+        let oldest = under_way.lock().front().copied();
+        let deadline = oldest.unwrap_or_else(R::Instant::now) + patience;
+        if let Ok(reply) = R::timeout_at(deadline, replies.next()).await {
+            return Some(reply);
+        }
+        let oldest = under_way.lock().front().copied();
+        if oldest.is_some_and(|sent| sent.elapsed() >= patience) {
+            return None;
+        }
+    }
+}
+
+impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
+    type SnapshotData = Arc<SnapshotFiles>;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types<R>>, RpcError<R>> {
+        let mut replies = self.pipeline(stream::once(async { rpc }));
+        match R::timeout(option.hard_ttl(), replies.next()).await {
+            Ok(Some(reply)) => reply.map(AppendEntriesResponse::from),
+            Ok(None) => Err(NetworkError::from_string("the peer did not answer").into()),
+            Err(_) => Err(self.timed_out(RPCTypes::AppendEntries, option.hard_ttl()).into()),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types<R>>, RpcError<R>>>, RpcError<R>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
+    {
+        let replies: BoxStream<'s, _> = self.pipeline(input);
+        async move { Ok(replies) }.boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types<R>>, RpcError<R>> {
+        self.ask_vote(rpc, option, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types<R>>, RpcError<R>> {
+        self.ask_vote(rpc, option, true).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types<R>>, RpcError<R>> {
+        let request = transport::TransferRequest {
+            from: types::ballot(req.from_leader()),
+            to: NodeId(*req.to_node_id()),
+            last_log: req.last_log_id().map(types::log_pos),
+        };
+        let reply = self.transport.transfer(self.target, request);
+        match self.bounded(RPCTypes::TransferLeader, &option, reply).await? {
+            true => Ok(Ok(())),
+            false => Err(NetworkError::from_string("the peer refused the transfer of leadership").into()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<LeaderId, u64, EmptyNode, Arc<SnapshotFiles>>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
+        let (transport, to) = (Arc::clone(&self.transport), self.target);
+        let sending = send::snapshot::<R>(transport, to, vote, snapshot.snapshot, self.execution);
+        let limited = R::timeout(option.hard_ttl(), sending);
+        match R::select2(cancel, limited).await {
+            openraft::async_runtime::Select2::First(closed) => Err(StreamingError::Closed(closed)),
+            openraft::async_runtime::Select2::Second(Ok(Ok(SnapshotReply { vote, .. }))) => {
+                Ok(SnapshotResponse::new(types::vote(vote)))
+            }
+            openraft::async_runtime::Select2::Second(Ok(Err(e))) => Err(error::<R>(e).into()),
+            openraft::async_runtime::Select2::Second(Err(_)) => {
+                Err(self.timed_out(RPCTypes::InstallSnapshot, option.hard_ttl()).into())
+            }
+        }
+    }
+}

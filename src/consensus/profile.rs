@@ -1,0 +1,176 @@
+//! Settings, and what openraft is told of them.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawhub_types::NodeId;
+use openraft::{Config, ConfigError, SnapshotPolicy};
+
+/// How far apart the voters are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A few milliseconds: heartbeat 75 ms, elections after 350–700 ms, writes wait 3 s for a leader.
+    Lan,
+    /// Up to about 150 ms: heartbeat 300 ms, elections after 1.5–3 s, writes wait 8 s for a leader.
+    Wan,
+}
+
+/// Milliseconds of a [`Profile`].
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    heartbeat: u64,
+    election_min: u64,
+    election_max: u64,
+    probe: u64,
+    wait: u64,
+}
+
+impl Profile {
+    fn timing(self) -> Timing {
+        match self {
+            Profile::Lan => {
+                Timing { heartbeat: 75, election_min: 350, election_max: 700, probe: 1500, wait: 3000 }
+            }
+            Profile::Wan => {
+                Timing { heartbeat: 300, election_min: 1500, election_max: 3000, probe: 6000, wait: 8000 }
+            }
+        }
+    }
+
+    /// How long writes and barriers wait for a leader before they are refused.
+    pub fn wait(self) -> Duration {
+        Duration::from_millis(self.timing().wait)
+    }
+
+    /// How long an append on its way may stay unanswered before the stream is opened anew. It covers a
+    /// slow fsync, so that one hiccup does not send a megabyte twice; a dead peer is found earlier, by
+    /// its heartbeats.
+    pub(crate) fn append_patience(self) -> Duration {
+        Duration::from_millis(self.timing().election_min)
+    }
+
+    /// How long a refused caller should stay away: about one election.
+    pub(crate) fn retry_after(self) -> Duration {
+        Duration::from_millis(self.timing().election_max).max(Duration::from_secs(1))
+    }
+
+    /// Without a sign of a quorum for this long, a node counts as cut off.
+    pub(crate) fn lease(self) -> Duration {
+        Duration::from_millis(self.timing().election_max)
+    }
+
+    /// How long to pause before asking again who leads.
+    pub(crate) fn pause(self) -> Duration {
+        Duration::from_millis(self.timing().heartbeat)
+    }
+}
+
+/// Where blocking work runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// On threads of its own: the log's group commit, checkpoints, hashing.
+    Threads,
+    /// In place, so that a simulation is deterministic.
+    Inline,
+}
+
+/// Wall time, Unix milliseconds.
+pub type WallClock = dyn Fn() -> u64 + Send + Sync;
+
+/// What a node has to know to take part.
+#[derive(Clone)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeId,
+    /// This start of the node: fsynced and counted up by one before the node starts.
+    pub boot: u64,
+    /// Drawn at random when the process started: tells a repetition from a twin with the same `boot`.
+    pub nonce: u64,
+    /// Timing.
+    pub profile: Profile,
+    /// Threads, or simulation.
+    pub execution: Execution,
+    /// Entries between snapshots. A follower further behind than four times this gets a snapshot.
+    pub snapshot_interval: u64,
+    /// Bytes of proposals under way, of this node's clients and, as leader, of others'. Beyond it new
+    /// work is refused.
+    pub proposal_budget: usize,
+    /// Wall time for entries' `at`; nothing is decided by it.
+    pub wall: Arc<WallClock>,
+}
+
+/// Log entries that stay behind after a snapshot, for followers that are a little late.
+const KEPT_AFTER_SNAPSHOT: u64 = 2_000;
+/// Entries removed at once: few large range deletes instead of many small ones.
+const PURGE_BATCH: u64 = 1_024;
+/// A snapshot takes at most this long to send; the next attempt goes on where it ended.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+impl Settings {
+    /// Settings with the defaults of a real node.
+    pub fn new(node: NodeId, boot: u64, nonce: u64, profile: Profile) -> Settings {
+        Settings {
+            node,
+            boot,
+            nonce,
+            profile,
+            execution: Execution::Threads,
+            snapshot_interval: 20_000,
+            proposal_budget: 32 << 20,
+            wall: Arc::new(wall_clock),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
+        let Timing { heartbeat, election_min, election_max, probe, .. } = self.profile.timing();
+        let config = Config {
+            cluster_name: "clawhub".to_owned(),
+            heartbeat_interval: heartbeat,
+            election_timeout_min: election_min,
+            election_timeout_max: election_max,
+            install_snapshot_timeout: u64::try_from(SNAPSHOT_LIMIT.as_millis()).unwrap_or(u64::MAX),
+            // The reader ends a batch at 1 MiB; this only bounds the number of small entries.
+            max_payload_entries: 1_024,
+            max_append_entries: Some(1_024),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_interval),
+            replication_lag_threshold: self.snapshot_interval.saturating_mul(4),
+            max_in_snapshot_log_to_keep: KEPT_AFTER_SNAPSHOT.min(self.snapshot_interval),
+            purge_batch_size: PURGE_BATCH.min(self.snapshot_interval.max(1)),
+            // Bytes are bounded by the proposal budget; these bound what openraft holds besides.
+            api_channel_size: Some(8_192),
+            notification_channel_size: Some(8_192),
+            state_machine_channel_size: Some(256),
+            // A partitioned or stale node asks before it raises its term.
+            enable_pre_vote: Some(true),
+            // Lets the connected majority elect where a leader reaches everybody but a quorum.
+            quorum_loss_probe_interval: Some(probe),
+            // The state is not synced as it is applied: a restarted leader might serve an old one.
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        };
+        config.validate()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that looks at the wall clock")]
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_profiles_are_accepted_and_set_what_openraft_leaves_out() {
+        for profile in [Profile::Lan, Profile::Wan] {
+            let settings = Settings::new(NodeId(1), 1, 7, profile);
+            let config = settings.config().unwrap();
+            assert_eq!(config.enable_pre_vote, Some(true));
+            assert_eq!(config.enable_leader_restore, Some(false));
+            assert_eq!(config.replication_lag_threshold, 4 * settings.snapshot_interval);
+            assert!(config.quorum_loss_probe_interval.unwrap() >= 2 * config.election_timeout_max);
+        }
+    }
+}

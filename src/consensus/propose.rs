@@ -1,0 +1,310 @@
+//! Proposals: from any node, applied at most once, with an honest outcome.
+//!
+//! The ingress node gives a request its identity, hands it to whoever leads, one hop, and tries again
+//! with the same identity until an answer comes or the caller's time is over. The leader stamps time.
+//! An attempt whose answer did not come may have been applied, and may still be: if no later attempt
+//! brings the replicated answer, the outcome is unknown, and said to be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, Entry, Outcome, Rejected, Reply, View, decode_entry, encode_entry};
+use clawhub_types::{AccessRevisions, Actor, NodeId, SessionId};
+use openraft::Instant;
+use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
+use openraft::errors::{ClientWriteError, RaftError};
+
+use crate::session::Ticket;
+use crate::transport::{ForwardReply, ForwardRequest};
+use crate::types::{LeaderId, Proposal};
+use crate::{Consensus, Unavailable, clock};
+
+/// The largest encoded entry.
+pub const MAX_ENTRY_BYTES: usize = 128 << 10;
+/// What the leader's stamps may add to an entry.
+const STAMPS: usize = 32;
+/// What an entry costs of the proposal budget besides its bytes.
+const OVERHEAD: usize = 512;
+
+/// In whose name something is proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Who asked.
+    pub actor: Actor,
+    /// The rights it was permitted under.
+    pub access: AccessRevisions,
+}
+
+impl Who {
+    /// The cluster itself.
+    pub fn system() -> Who {
+        Who { actor: Actor::System, access: AccessRevisions::default() }
+    }
+}
+
+/// A command that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its log index.
+    pub index: u64,
+    /// The replicated answer.
+    pub reply: Reply,
+}
+
+/// Why a command was not applied, or is not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Refused by the state machine, on every node alike.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// Not applied, and it never will be.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// It may have been applied, and may still be.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// Larger than an entry may be; not proposed.
+    #[error("an entry of {bytes} bytes is larger than {MAX_ENTRY_BYTES}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+/// How a series of attempts with one identity ended.
+enum End {
+    /// With the replicated answer; `doubtful` if an earlier attempt may have been applied too.
+    Answer { index: u64, outcome: Outcome, doubtful: bool },
+    /// Never proposed.
+    NotProposed(String),
+    /// Perhaps proposed.
+    Unknown(String),
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Proposes a command and waits for its replicated answer, for at most `wait`.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]. A caller that drops the future does not learn the outcome either; the
+    /// command may still be applied, once.
+    pub async fn propose(&self, cmd: Command, who: Who, wait: Duration) -> Result<Committed, ProposeError> {
+        let deadline = R::Instant::now() + wait;
+        let with_identity = cmd.needs_session();
+        let Who { actor, access } = who;
+        let mut entry = Entry { tick: 0, at: 0, actor, access, request: None, deadline: None, cmd };
+        let bytes = encode_entry(&entry).len() + STAMPS;
+        if bytes > MAX_ENTRY_BYTES {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        let busy = || self.unavailable("too many proposals are under way".to_owned());
+        let _permit = self.shared.budget.take(bytes + OVERHEAD).ok_or_else(busy)?;
+        if !with_identity {
+            return self.conclude(self.attempts(&entry, deadline).await);
+        }
+        loop {
+            let ticket = self.ticket(deadline).await?;
+            entry.request = Some(ticket.id);
+            match self.attempts(&entry, deadline).await {
+                End::Answer { outcome: Err(Rejected::SessionGone), doubtful, .. } => {
+                    self.shared.sessions.gone(ticket.id.session);
+                    if doubtful {
+                        // An attempt before this one may have been applied while the session lived.
+                        return Err(ProposeError::Unknown);
+                    }
+                }
+                end => {
+                    drop(ticket);
+                    self.raise_floor();
+                    return self.conclude(end);
+                }
+            }
+        }
+    }
+
+    fn conclude(&self, end: End) -> Result<Committed, ProposeError> {
+        match end {
+            End::Answer { index, outcome, .. } => Ok(Committed { index, reply: outcome? }),
+            End::NotProposed(reason) => Err(self.unavailable(reason).into()),
+            End::Unknown(reason) => {
+                tracing::debug!(reason, "the outcome of a proposal is unknown");
+                Err(ProposeError::Unknown)
+            }
+        }
+    }
+
+    /// A fresh identity, opening the session of this boot if need be.
+    async fn ticket(&self, deadline: R::Instant) -> Result<Ticket, ProposeError> {
+        loop {
+            if let Some(ticket) = self.shared.sessions.ticket() {
+                return Ok(ticket);
+            }
+            let turn = Arc::clone(&self.shared.sessions.opening).lock_owned();
+            let opening = R::timeout_at(deadline, turn);
+            let Ok(_opening) = opening.await else {
+                return Err(self.unavailable("no session could be opened in time".to_owned()).into());
+            };
+            // Somebody else may have opened it meanwhile.
+            if let Some(ticket) = self.shared.sessions.ticket() {
+                return Ok(ticket);
+            }
+            let id = self.open_session(deadline).await?;
+            self.shared.sessions.opened(id);
+        }
+    }
+
+    async fn open_session(&self, deadline: R::Instant) -> Result<SessionId, ProposeError> {
+        let settings = &self.shared.settings;
+        let open =
+            ClusterCmd::SessionOpen { node: settings.node, boot: settings.boot, nonce: settings.nonce };
+        match self.attempts(&system_entry(open), deadline).await {
+            End::Answer { outcome: Ok(Reply::Session(id)), .. } => Ok(id),
+            End::Answer { outcome: Err(rejected), .. } => Err(rejected.into()),
+            End::Answer { outcome: Ok(other), .. } => {
+                Err(self.unavailable(format!("opening a session answered {other:?}")).into())
+            }
+            // Whether or not the session was opened, what the caller wants was not proposed.
+            End::NotProposed(reason) | End::Unknown(reason) => Err(self.unavailable(reason).into()),
+        }
+    }
+
+    /// Lets the state forget answers that nobody will ask for, in the background.
+    fn raise_floor(&self) {
+        let Some((session, floor)) = self.shared.sessions.floor() else { return };
+        let this = self.clone();
+        drop(R::spawn(async move {
+            let deadline = R::Instant::now() + this.shared.settings.profile.wait();
+            let entry = system_entry(ClusterCmd::SessionFloor { session, floor });
+            // If it fails, the next floor covers this one.
+            let _ = this.attempts(&entry, deadline).await;
+        }));
+    }
+
+    /// Tries until there is a replicated answer or the time is over.
+    async fn attempts(&self, entry: &Entry, deadline: R::Instant) -> End {
+        let encoded = Bytes::from(encode_entry(entry));
+        let (mut doubtful, mut reason) = (false, "there is no leader".to_owned());
+        while R::Instant::now() < deadline {
+            let leader = self.leader();
+            if let Some(node) = leader {
+                match self.attempt(node, entry, &encoded, deadline).await {
+                    ForwardReply::Applied(index, outcome) => return End::Answer { index, outcome, doubtful },
+                    ForwardReply::NotLeader(_) => {}
+                    ForwardReply::Unavailable(why) => reason = why,
+                    ForwardReply::Unknown(why) => {
+                        doubtful = true;
+                        reason = why;
+                    }
+                }
+            }
+            self.pause(leader, deadline).await;
+        }
+        if doubtful { End::Unknown(reason) } else { End::NotProposed(reason) }
+    }
+
+    /// One attempt, given up when its leader ceases to be one.
+    async fn attempt(
+        &self,
+        leader: NodeId,
+        entry: &Entry,
+        encoded: &Bytes,
+        deadline: R::Instant,
+    ) -> ForwardReply {
+        let ttl = deadline.saturating_duration_since(R::Instant::now());
+        let lost = |why: &str| ForwardReply::Unknown(why.to_owned());
+        let changed = self.leader_other_than(Some(leader));
+        if leader == self.node() {
+            return match R::select2(self.lead(entry.clone(), ttl), changed).await {
+                Select2::First(reply) => reply,
+                Select2::Second(_) => lost("this node ceased to lead"),
+            };
+        }
+        let request = ForwardRequest { entry: encoded.clone(), ttl };
+        let reply = R::timeout(ttl, self.shared.transport.forward(leader, request));
+        match R::select2(reply, changed).await {
+            Select2::First(Ok(Ok(reply))) => reply,
+            Select2::First(Ok(Err(e))) => lost(&e.to_string()),
+            Select2::First(Err(_)) => lost("the leader did not answer in time"),
+            Select2::Second(_) => lost("the leader changed"),
+        }
+    }
+
+    /// As leader: takes a proposal of another node. It goes no further.
+    pub async fn on_forward(&self, request: ForwardRequest) -> ForwardReply {
+        let Some(_permit) = self.shared.forwarded.take(request.entry.len() + OVERHEAD) else {
+            return ForwardReply::Unavailable("the leader has too many proposals under way".to_owned());
+        };
+        match decode_entry(&request.entry) {
+            Ok(entry) => self.lead(entry, request.ttl).await,
+            Err(e) => ForwardReply::Unavailable(format!("the leader cannot read the entry: {e}")),
+        }
+    }
+
+    /// As leader: stamps an entry, appends it, and waits until it is applied here.
+    async fn lead(&self, mut entry: Entry, ttl: Duration) -> ForwardReply {
+        let deadline = R::Instant::now() + ttl;
+        let Some(tick) = self.stamp(deadline).await else {
+            return ForwardReply::NotLeader(self.leader().filter(|l| *l != self.node()));
+        };
+        entry.tick = tick;
+        entry.at = (self.shared.settings.wall)();
+        let left = deadline.saturating_duration_since(R::Instant::now());
+        entry.deadline = Some(tick.saturating_add(clock::millis(left)));
+        let bytes = encode_entry(&entry);
+        if bytes.len() > MAX_ENTRY_BYTES {
+            return ForwardReply::Unavailable("the stamped entry is too large".to_owned());
+        }
+        let write = self.shared.raft.client_write(Proposal(bytes.into()));
+        match R::timeout_at(deadline, write).await {
+            Err(_) => ForwardReply::Unknown("the entry was not committed in time".to_owned()),
+            Ok(Ok(done)) => match done.data.0 {
+                Some(outcome) => ForwardReply::Applied(done.log_id.index, outcome),
+                None => ForwardReply::Unknown("the entry was applied without an answer".to_owned()),
+            },
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => match to.leader_id {
+                Some(leader) => ForwardReply::NotLeader(Some(NodeId(leader))),
+                None => ForwardReply::Unavailable("the leader has no quorum".to_owned()),
+            },
+            Ok(Err(e)) => ForwardReply::Unknown(e.to_string()),
+        }
+    }
+
+    /// The tick for an entry proposed now; `None` if this node does not lead, or does not get to know in
+    /// time what the last leader's tick was.
+    async fn stamp(&self, deadline: R::Instant) -> Option<u64> {
+        let leader = self.leading()?;
+        if let Some(tick) = self.shared.clock.now(leader) {
+            return Some(tick);
+        }
+        // Once this leader's first entry is applied, so are all ticks before it.
+        R::timeout_at(deadline, self.first_applied(leader)).await.ok()??;
+        let state = self.state();
+        let last = View::new(&*state).tick().ok()?;
+        self.shared.clock.set(leader, last);
+        self.shared.clock.now(leader)
+    }
+
+    async fn first_applied(&self, leader: LeaderId) -> Option<()> {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            {
+                let now = metrics.borrow_and_update();
+                if now.last_applied.is_some_and(|id| id.leader_id == leader) {
+                    return Some(());
+                }
+                if now.vote.leader_id != leader {
+                    return None;
+                }
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+}
+
+/// What consensus proposes for itself; idempotent, so without an identity.
+fn system_entry(cmd: ClusterCmd) -> Entry {
+    let Who { actor, access } = Who::system();
+    Entry { tick: 0, at: 0, actor, access, request: None, deadline: None, cmd: Command::Cluster(cmd) }
+}

@@ -1,0 +1,121 @@
+//! A snapshot on its way out, file by file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clawhub_types::NodeId;
+use futures::stream::{self, BoxStream, StreamExt};
+use openraft::async_runtime::AsyncRuntime;
+use parking_lot::Mutex;
+
+use crate::Execution;
+use crate::files;
+use crate::record::{self, Manifest};
+use crate::snapshot::SnapshotFiles;
+use crate::transport::{SnapshotHeader, SnapshotPart, SnapshotReply, Transport, TransportError};
+use crate::types::{self, Vote};
+
+/// Bytes of a file in one part.
+const PIECE: usize = 256 << 10;
+
+/// Asks what the peer has, sends the rest, and returns when it is installed or refused by a higher vote.
+pub(crate) async fn snapshot<R: AsyncRuntime>(
+    transport: Arc<dyn Transport>,
+    to: NodeId,
+    vote: Vote,
+    files: Arc<SnapshotFiles>,
+    execution: Execution,
+) -> Result<SnapshotReply, TransportError> {
+    let ask = header(&vote, files.manifest(), false);
+    let ask = stream::once(async { SnapshotPart::Header(ask) }).boxed();
+    let reply = transport.snapshot(to, ask).await?;
+    if types::vote(reply.vote) > vote {
+        return Ok(reply);
+    }
+    let first = SnapshotPart::Header(header(&vote, files.manifest(), true));
+    let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
+    let missing = missing(files.manifest(), &reply.held);
+    let data = parts::<R>(files, missing, execution, Arc::clone(&failed));
+    let parts = stream::once(async { first }).chain(data).boxed();
+    let reply = transport.snapshot(to, parts).await;
+    if let Some(e) = failed.lock().take() {
+        return Err(TransportError::Unreachable(format!("the snapshot cannot be read: {e}")));
+    }
+    let reply = reply?;
+    if reply.installed || types::vote(reply.vote) > vote {
+        return Ok(reply);
+    }
+    Err(TransportError::Unreachable("the peer did not install the snapshot".to_owned()))
+}
+
+fn header(vote: &Vote, manifest: &Manifest, transfer: bool) -> SnapshotHeader {
+    let meta = record::encode_manifest(&Manifest { files: Vec::new(), ..manifest.clone() });
+    SnapshotHeader { vote: types::ballot(vote), meta: meta.into(), files: manifest.files.clone(), transfer }
+}
+
+fn missing(manifest: &Manifest, held: &[u32]) -> Vec<u32> {
+    (0u32..).take(manifest.files.len()).filter(|i| !held.contains(i)).collect()
+}
+
+/// Where reading stands.
+struct Cursor {
+    files: Arc<SnapshotFiles>,
+    missing: std::vec::IntoIter<u32>,
+    open: Option<(u32, File, u64)>,
+}
+
+impl Cursor {
+    /// The next piece; a file without bytes is one empty piece.
+    fn next(&mut self) -> io::Result<Option<SnapshotPart>> {
+        let (index, mut file, offset) = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let Some(index) = self.missing.next() else { return Ok(None) };
+                (index, File::open(self.files.data().join(&self.entry(index).name))?, 0)
+            }
+        };
+        let size = self.entry(index).size;
+        let wanted = usize::try_from(size - offset).unwrap_or(PIECE).min(PIECE);
+        let mut piece = vec![0; wanted];
+        file.read_exact(&mut piece)?;
+        let end = offset + wanted as u64;
+        if end < size {
+            self.open = Some((index, file, end));
+        }
+        Ok(Some(SnapshotPart::Data { file: index, offset, bytes: Bytes::from(piece) }))
+    }
+
+    fn entry(&self, index: u32) -> &record::FileEntry {
+        // The indices were counted from this list.
+        &self.files.manifest().files[index as usize]
+    }
+}
+
+/// The pieces of the missing files. A read error ends the stream early, which the peer refuses.
+fn parts<R: AsyncRuntime>(
+    files: Arc<SnapshotFiles>,
+    missing: Vec<u32>,
+    execution: Execution,
+    failed: Arc<Mutex<Option<io::Error>>>,
+) -> BoxStream<'static, SnapshotPart> {
+    let cursor = Cursor { files, missing: missing.into_iter(), open: None };
+    let pieces = stream::unfold(cursor, move |mut cursor| {
+        let failed = Arc::clone(&failed);
+        async move {
+            let read = files::blocking::<R, _>(execution, move || {
+                let part = cursor.next()?;
+                Ok((part, cursor))
+            });
+            match read.await {
+                Ok((part, cursor)) => Some((part?, cursor)),
+                Err(e) => {
+                    *failed.lock() = Some(e);
+                    None
+                }
+            }
+        }
+    });
+    pieces.boxed()
+}

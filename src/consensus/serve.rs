@@ -1,0 +1,140 @@
+//! What other members ask of this node. [`crate::grpc`] and the simulation call these.
+
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt};
+use openraft::Instant;
+use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
+use openraft::storage::Snapshot;
+
+use crate::receive::Incoming;
+use crate::record::{self, RecordError};
+use crate::transport::{
+    AppendReply, AppendRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest, VoteReply,
+    VoteRequest, WireEntry,
+};
+use crate::types::{self, RaftEntry, Types};
+use crate::{Consensus, files, snapshot};
+
+/// This node did not handle a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServeError {
+    /// It has stopped, or is about to.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+    /// The message cannot be accepted.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn entry(wire: &WireEntry) -> Result<RaftEntry, RecordError> {
+    let payload = record::decode_payload(&wire.payload)?;
+    Ok(RaftEntry { log_id: types::log_id(wire.pos), payload })
+}
+
+fn append_request<R: AsyncRuntime>(
+    request: &AppendRequest,
+) -> Result<AppendEntriesRequest<Types<R>>, RecordError> {
+    Ok(AppendEntriesRequest {
+        vote: types::vote(request.vote),
+        prev_log_id: request.prev.map(types::log_id),
+        entries: request.entries.iter().map(entry).collect::<Result<_, _>>()?,
+        leader_commit: request.committed.map(types::log_id),
+    })
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Appends a leader's entries, several requests at a time, answered in order. The stream ends with
+    /// the requests, at the first answer that is not a match, or when the node stops.
+    pub fn on_append(
+        &self,
+        requests: BoxStream<'static, AppendRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, ServeError>> {
+        // A record this version cannot read ends the stream; the leader goes on trying.
+        let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
+            r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
+        });
+        let shared = Arc::clone(&self.shared);
+        let replies = self.shared.raft.stream_append(requests).map(move |reply| {
+            let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
+                Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
+                Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
+                Err(StreamAppendError::HigherVote(vote)) => return Ok(AppendReply::HigherVote(types::ballot(&vote))),
+            };
+            // Whoever sent this leads: its vote is not below ours.
+            *shared.heard.lock() = R::Instant::now();
+            Ok(reply)
+        });
+        replies.boxed()
+    }
+
+    /// Decides about a vote, or (`pre`) says how it would.
+    ///
+    /// # Errors
+    /// [`ServeError::Stopped`].
+    pub async fn on_vote(&self, request: VoteRequest, pre: bool) -> Result<VoteReply, ServeError> {
+        let mut rpc = openraft::raft::VoteRequest::<Types<R>>::new(
+            types::vote(request.vote),
+            request.last_log.map(types::log_id),
+        );
+        rpc.leadership_transfer = request.transfer;
+        let raft = &self.shared.raft;
+        let answer = if pre { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
+        let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
+        let last_log = answer.last_log_id.as_ref().map(types::log_pos);
+        Ok(VoteReply { vote: types::ballot(&answer.vote), granted: answer.vote_granted, last_log })
+    }
+
+    /// Takes note that leadership moves; campaigns if it moves here. Answers whether it did.
+    ///
+    /// # Errors
+    /// [`ServeError::Stopped`].
+    pub async fn on_transfer(&self, request: TransferRequest) -> Result<bool, ServeError> {
+        let TransferRequest { from, to, last_log } = request;
+        let rpc = TransferLeaderRequest::new(types::vote(from), to.0, last_log.map(types::log_id));
+        let answer = self.shared.raft.handle_transfer_leader(rpc).await;
+        Ok(answer.map_err(|e| ServeError::Stopped(e.to_string()))?.is_ok())
+    }
+
+    /// Says what this node has of a snapshot, or takes it in and installs it. One at a time.
+    ///
+    /// # Errors
+    /// [`ServeError`]; what has arrived is kept for the next attempt.
+    pub async fn on_snapshot(
+        &self,
+        mut parts: BoxStream<'static, SnapshotPart>,
+    ) -> Result<SnapshotReply, ServeError> {
+        let refused = |e: std::io::Error| ServeError::Refused(e.to_string());
+        let first = R::timeout(self.shared.settings.profile.wait(), parts.next()).await;
+        let Ok(Some(SnapshotPart::Header(header))) = first else {
+            return Err(ServeError::Refused("a snapshot begins with its header".to_owned()));
+        };
+        let Some(_alone) = self.shared.receiving.try_lock() else {
+            return Err(ServeError::Refused("another snapshot is arriving".to_owned()));
+        };
+        let mine = self.shared.raft.metrics().borrow_watched().vote;
+        if mine > types::vote(header.vote) {
+            return Ok(SnapshotReply { vote: types::ballot(&mine), installed: false, held: Vec::new() });
+        }
+        let execution = self.shared.settings.execution;
+        let (dir, transfer, vote) = (self.shared.store.dir().to_owned(), header.transfer, header.vote);
+        let open = move || open(&dir, &header);
+        let (incoming, held) = files::blocking::<R, _>(execution, open).await.map_err(refused)?;
+        if !transfer {
+            return Ok(SnapshotReply { vote, installed: false, held });
+        }
+        let files = incoming.receive::<R>(execution, parts).await.map_err(refused)?;
+        let snapshot = Snapshot { meta: snapshot::meta(files.manifest()), snapshot: Arc::new(files) };
+        let answer = self.shared.raft.install_full_snapshot(types::vote(vote), snapshot).await;
+        let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
+        let installed = answer.vote <= types::vote(vote);
+        Ok(SnapshotReply { vote: types::ballot(&answer.vote), installed, held: Vec::new() })
+    }
+}
+
+fn open(dir: &std::path::Path, header: &SnapshotHeader) -> std::io::Result<(Incoming, Vec<u32>)> {
+    let incoming = Incoming::open(dir, header)?;
+    let held = incoming.held();
+    Ok((incoming, held))
+}

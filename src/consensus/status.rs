@@ -1,0 +1,168 @@
+//! What a node knows about its cluster, to look at and to wait for.
+
+use std::time::Duration;
+
+use clawhub_types::NodeId;
+use openraft::async_runtime::{AsyncRuntime, Instant, Watch, WatchReceiver};
+use openraft::errors::Fatal;
+use openraft::ServerState;
+
+use crate::Consensus;
+use crate::types::{Metrics, Types};
+
+/// The part a node plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Has the full state and no vote.
+    Learner,
+    /// Votes and follows.
+    Follower,
+    /// Wants to lead.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Stopped.
+    Stopped,
+}
+
+/// A node's view of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Its part.
+    pub role: Role,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The term of its vote.
+    pub term: u64,
+    /// Index of the last entry in its log.
+    pub last_log: Option<u64>,
+    /// Index of the last entry it knows to be committed.
+    pub committed: Option<u64>,
+    /// Index of the last entry it has applied; 0 before the first.
+    pub applied: u64,
+    /// Index of the last entry its snapshot covers.
+    pub snapshot: Option<u64>,
+    /// Index of the last entry purged from its log.
+    pub purged: Option<u64>,
+    /// Those who vote; of both configurations while membership changes.
+    pub voters: Vec<NodeId>,
+    /// Those who follow without a vote.
+    pub learners: Vec<NodeId>,
+    /// A change of voters was begun and not ended.
+    pub changing: bool,
+    /// How long there has been no sign of a quorum: no acknowledgement if this node leads, no word of a
+    /// leader if it follows. `None` while there is one within the longest election time-out.
+    pub cut_off: Option<Duration>,
+    /// As leader: how far each other member has followed.
+    pub matched: Vec<(NodeId, Option<u64>)>,
+    /// Why the node stopped, unless it was told to.
+    pub fault: Option<String>,
+}
+
+pub(crate) type MetricsReceiver<R> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<Metrics<R>>;
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// A look at the node now.
+    pub fn status(&self) -> Status {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        self.describe(&metrics)
+    }
+
+    /// A handle that tells of changes.
+    pub fn watch(&self) -> Watcher<R> {
+        Watcher { consensus: self.clone(), metrics: self.shared.raft.metrics() }
+    }
+
+    /// Returns when the node has stopped: `None` if it was told to, else why. A stopped node takes part
+    /// in nothing; the process should end.
+    pub async fn stopped(&self) -> Option<String> {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            let state = metrics.borrow_and_update().running_state.clone();
+            if let Err(fatal) = state {
+                return fault(&fatal);
+            }
+            if metrics.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    fn describe(&self, metrics: &Metrics<R>) -> Status {
+        let membership = metrics.membership_config.membership();
+        let replication = metrics.replication.iter().flatten();
+        let index = |id: &Option<crate::types::LogId>| id.map(|id| id.index);
+        Status {
+            node: NodeId(metrics.id),
+            role: role(metrics),
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            committed: index(&metrics.local_committed),
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            changing: membership.get_joint_config().len() > 1,
+            cut_off: self.cut_off(metrics),
+            matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
+            fault: metrics.running_state.as_ref().err().and_then(fault),
+        }
+    }
+
+    fn cut_off(&self, metrics: &Metrics<R>) -> Option<Duration> {
+        let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+        let last = if metrics.state != ServerState::Leader {
+            *self.shared.heard.lock()
+        } else if alone {
+            return None;
+        } else {
+            metrics.last_quorum_acked.map_or(*self.shared.heard.lock(), |at| at.into_inner())
+        };
+        let age = last.elapsed();
+        (age > self.shared.settings.profile.lease()).then_some(age)
+    }
+}
+
+fn role<R: AsyncRuntime>(metrics: &Metrics<R>) -> Role {
+    match metrics.state {
+        _ if metrics.running_state.is_err() => Role::Stopped,
+        ServerState::Learner => Role::Learner,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Leader => Role::Leader,
+        ServerState::Shutdown => Role::Stopped,
+    }
+}
+
+fn fault<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Option<String> {
+    match fatal {
+        Fatal::Stopped => None,
+        other => Some(other.to_string()),
+    }
+}
+
+/// Tells of changes of a node's [`Status`].
+pub struct Watcher<R: AsyncRuntime> {
+    consensus: Consensus<R>,
+    metrics: MetricsReceiver<R>,
+}
+
+impl<R: AsyncRuntime> Watcher<R> {
+    /// Returns at once with the present status, then at each call after a change; changes that follow
+    /// each other quickly are told as one. `None` when the node has stopped.
+    pub async fn changed(&mut self) -> Option<Status> {
+        self.metrics.changed().await.ok()?;
+        let metrics = self.metrics.borrow_and_update();
+        Some(self.consensus.describe(&metrics))
+    }
+
+    /// The present status.
+    pub fn status(&self) -> Status {
+        self.consensus.describe(&self.metrics.borrow_watched())
+    }
+}

@@ -1,0 +1,223 @@
+//! Where the applied state lives.
+//!
+//! `<dir>/CURRENT` names the directory `<dir>/<n>` of the live store; `<dir>/snapshots` and
+//! `<dir>/incoming` belong to [`crate::snapshot`] and [`crate::receive`]. Installing a snapshot opens its
+//! files as `<n+1>` and then swaps `CURRENT`: a crash leaves either the old state or the new one. The
+//! old directory goes when its last reader is gone, or at the next start.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use clawhub_kv::{Kv, KvError};
+use parking_lot::{Mutex, RwLock};
+
+use crate::files;
+
+const CURRENT: &str = "CURRENT";
+
+/// Opens the store in a directory, creating it if there is none.
+pub type OpenKv = dyn Fn(&Path) -> Result<Arc<dyn Kv>, KvError> + Send + Sync;
+
+/// The applied state's store, which a snapshot replaces as a whole. Clones share it.
+#[derive(Clone)]
+pub struct StateStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    open: Box<OpenKv>,
+    live: RwLock<Live>,
+    /// Replaced stores that somebody may still read.
+    retired: Mutex<Vec<(Weak<dyn Kv>, PathBuf)>>,
+}
+
+#[derive(Clone)]
+struct Live {
+    number: u64,
+    kv: Arc<dyn Kv>,
+}
+
+impl StateStore {
+    /// Opens the live store below `dir` and removes what an interrupted swap left.
+    ///
+    /// # Errors
+    /// If the directory cannot be read or written, if the live store cannot be opened, or if `CURRENT`
+    /// is missing or wrong while there are stores: nothing is guessed.
+    pub fn open(
+        dir: impl Into<PathBuf>,
+        open: impl Fn(&Path) -> Result<Arc<dyn Kv>, KvError> + Send + Sync + 'static,
+    ) -> io::Result<StateStore> {
+        let dir = dir.into();
+        files::create_dir(&dir)?;
+        let stores = numbered(&dir)?;
+        let number = match current(&dir)? {
+            Some(number) => number,
+            None if stores.is_empty() => {
+                // Named before it is created: a store without a name never held anything.
+                files::write_atomic(&dir.join(CURRENT), b"1\n")?;
+                1
+            }
+            None => return Err(invalid(&dir, "CURRENT is missing")),
+        };
+        if number != 1 && !stores.contains(&number) {
+            return Err(invalid(&dir, "CURRENT names a store that is not there"));
+        }
+        for other in stores.into_iter().filter(|n| *n != number) {
+            files::remove_dir(&dir.join(other.to_string()))?;
+        }
+        let kv = open(&dir.join(number.to_string())).map_err(io::Error::other)?;
+        let live = RwLock::new(Live { number, kv });
+        let inner = Inner { dir, open: Box::new(open), live, retired: Mutex::default() };
+        Ok(StateStore { inner: Arc::new(inner) })
+    }
+
+    /// The live store. Readers take it anew for each request: a snapshot replaces it.
+    pub fn kv(&self) -> Arc<dyn Kv> {
+        Arc::clone(&self.inner.live.read().kv)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Opens a store on the files in `from`, beside the live one. The files are taken if `take`, else
+    /// copied.
+    pub(crate) fn prepare(&self, from: &Path, take: bool) -> io::Result<Prepared> {
+        self.sweep();
+        let number = self.inner.live.read().number + 1;
+        let dir = self.inner.dir.join(number.to_string());
+        files::remove_dir(&dir)?;
+        if take { files::move_dir(from, &dir)? } else { files::copy_dir(from, &dir)? }
+        let kv = (self.inner.open)(&dir).map_err(io::Error::other)?;
+        kv.sync().map_err(io::Error::other)?;
+        Ok(Prepared { number, kv })
+    }
+
+    /// Makes a prepared store the live one.
+    pub(crate) fn swap(&self, next: Prepared) -> io::Result<()> {
+        let Prepared { number, kv } = next;
+        files::write_atomic(&self.inner.dir.join(CURRENT), format!("{number}\n").as_bytes())?;
+        let old = std::mem::replace(&mut *self.inner.live.write(), Live { number, kv });
+        let path = self.inner.dir.join(old.number.to_string());
+        self.inner.retired.lock().push((Arc::downgrade(&old.kv), path));
+        Ok(())
+    }
+
+    /// Removes replaced stores that nobody reads any more.
+    pub(crate) fn sweep(&self) {
+        self.inner.retired.lock().retain(|(kv, path)| {
+            if kv.strong_count() > 0 {
+                return true;
+            }
+            if let Err(e) = files::remove_dir(path) {
+                tracing::warn!(path = %path.display(), error = %e, "a replaced store cannot be removed");
+            }
+            false
+        });
+    }
+}
+
+/// A store that is open and not yet in force.
+pub(crate) struct Prepared {
+    number: u64,
+    pub(crate) kv: Arc<dyn Kv>,
+}
+
+fn invalid(dir: &Path, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", dir.display()))
+}
+
+fn current(dir: &Path) -> io::Result<Option<u64>> {
+    match fs::read_to_string(dir.join(CURRENT)) {
+        Ok(text) => {
+            let number = text.strip_suffix('\n').and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+            number.map(Some).ok_or_else(|| invalid(dir, "CURRENT holds no number"))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn numbered(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use clawhub_kv::{Batch, RocksKv, RocksProfile};
+
+    use super::*;
+
+    fn rocks(dir: &Path) -> Result<Arc<dyn Kv>, KvError> {
+        RocksKv::open(dir, RocksProfile::State).map(|kv| Arc::new(kv) as Arc<dyn Kv>)
+    }
+
+    fn put(kv: &Arc<dyn Kv>, value: &str) {
+        let mut batch = Batch::default();
+        batch.put("key", value);
+        kv.write(batch).unwrap();
+    }
+
+    fn value(store: &StateStore) -> String {
+        String::from_utf8(store.kv().get(b"key").unwrap().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_swap_replaces_the_store_and_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path(), rocks).unwrap();
+        put(&store.kv(), "old");
+        let reader = store.kv();
+        let copy = dir.path().join("copy");
+        store.kv().checkpoint(&copy).unwrap();
+        put(&store.kv(), "older than the copy");
+
+        let next = store.prepare(&copy, false).unwrap();
+        assert_eq!(value(&store), "older than the copy", "nothing changes before the swap");
+        put(&next.kv, "new");
+        store.swap(next).unwrap();
+        assert_eq!(value(&store), "new");
+        assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older than the copy", "readers keep theirs");
+        store.sweep();
+        assert!(dir.path().join("1").exists());
+        drop(reader);
+        store.sweep();
+        assert!(!dir.path().join("1").exists());
+        drop(store);
+        assert_eq!(value(&StateStore::open(dir.path(), rocks).unwrap()), "new");
+    }
+
+    #[test]
+    fn an_interrupted_swap_leaves_the_old_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateStore::open(dir.path(), rocks).unwrap();
+        put(&store.kv(), "old");
+        let copy = dir.path().join("copy");
+        store.kv().checkpoint(&copy).unwrap();
+        drop(store.prepare(&copy, true).unwrap());
+        drop(store);
+        assert!(dir.path().join("2").exists());
+        assert_eq!(value(&StateStore::open(dir.path(), rocks).unwrap()), "old");
+        assert!(!dir.path().join("2").exists());
+    }
+
+    #[test]
+    fn nothing_is_guessed_about_a_damaged_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateStore::open(dir.path(), rocks).unwrap());
+        for content in ["", "x\n", "0\n", "7\n", "1"] {
+            fs::write(dir.path().join(CURRENT), content).unwrap();
+            assert!(StateStore::open(dir.path(), rocks).is_err(), "{content:?}");
+        }
+        fs::remove_file(dir.path().join(CURRENT)).unwrap();
+        assert!(StateStore::open(dir.path(), rocks).is_err());
+        assert!(dir.path().join("1").exists());
+    }
+}

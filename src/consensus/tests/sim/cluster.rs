@@ -1,0 +1,134 @@
+//! Three simulated nodes with everything real but clock, network and disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_consensus::{Consensus, Execution, Profile, Settings, StateStore, Who};
+use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::{Command, Reply};
+use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
+use openraft::async_runtime::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use crate::disk::Disk;
+use crate::net::{Net, Node};
+
+pub(crate) const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+const WAIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Cluster {
+    pub(crate) net: Arc<Net>,
+    dir: TempDir,
+    disks: BTreeMap<NodeId, Arc<Disk>>,
+    /// Those that run.
+    nodes: Mutex<BTreeMap<NodeId, Node>>,
+    boots: Mutex<u64>,
+    snapshot_interval: u64,
+}
+
+fn spec(id: NodeId) -> NodeSpec {
+    NodeSpec {
+        name: format!("n{id}"),
+        location: Location { region: format!("r{id}"), zone: "a".into() },
+        roles: Roles { voter: true, storage: true },
+        peer_addr: format!("n{id}:7000"),
+        http_addr: format!("n{id}:5000"),
+        spki: [u8::try_from(id.0).unwrap(); 32],
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(snapshot_interval: u64) -> Arc<Cluster> {
+        Arc::new(Cluster {
+            net: Arc::default(),
+            dir: tempfile::tempdir().unwrap(),
+            disks: NODES.iter().map(|id| (*id, Arc::default())).collect(),
+            nodes: Mutex::default(),
+            boots: Mutex::new(0),
+            snapshot_interval,
+        })
+    }
+
+    pub(crate) async fn start(&self, id: NodeId) {
+        let boot = {
+            let mut boots = self.boots.lock();
+            *boots += 1;
+            *boots
+        };
+        let link = self.net.link(id);
+        let life = link.life();
+        let disk = Arc::clone(&self.disks[&id]);
+        let log = disk.log();
+        let dir = self.dir.path().join(id.to_string());
+        let store = StateStore::open(dir, move |at| disk.state(at)).unwrap();
+        let settings = Settings {
+            execution: Execution::Inline,
+            snapshot_interval: self.snapshot_interval,
+            wall: Arc::new(|| 1_700_000_000_000),
+            ..Settings::new(id, boot, boot, Profile::Lan)
+        };
+        let node = Consensus::<SimRuntime>::start(settings, log, store, Arc::new(link)).await.unwrap();
+        self.net.join(life, node.clone());
+        self.nodes.lock().insert(id, node);
+    }
+
+    /// Pulls the plug of a node.
+    pub(crate) fn kill(&self, id: NodeId) {
+        let Some(node) = self.nodes.lock().remove(&id) else { return };
+        self.net.leave(id);
+        self.disks[&id].cut();
+        drop(SimRuntime::spawn(async move { node.shutdown().await }));
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Option<Node> {
+        self.nodes.lock().get(&id).cloned()
+    }
+
+    pub(crate) fn running(&self) -> Vec<NodeId> {
+        self.nodes.lock().keys().copied().collect()
+    }
+
+    pub(crate) fn dead(&self) -> Vec<NodeId> {
+        NODES.into_iter().filter(|id| !self.nodes.lock().contains_key(id)).collect()
+    }
+
+    /// The node that runs, leads, and says so.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let nodes = self.nodes.lock();
+        nodes.iter().find(|(id, node)| node.status().leader == Some(**id)).map(|(id, _)| *id)
+    }
+
+    /// One node, then three.
+    pub(crate) async fn form(&self) {
+        let first = NODES[0];
+        self.start(first).await;
+        let node = self.node(first).unwrap();
+        node.initialize().await.unwrap();
+        let init = ClusterCmd::Init {
+            cluster: ClusterId([7; 16]),
+            ca_cert: vec![1],
+            ca_key_sealed: vec![2],
+            durability: Durability::Local,
+            node: spec(first),
+        };
+        let reply = self.system(&node, init).await;
+        assert_eq!(reply, Reply::Joined(first));
+        for id in &NODES[1..] {
+            let token = [u8::try_from(id.0).unwrap() + 100; 32];
+            self.system(&node, ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
+            let reply = self.system(&node, ClusterCmd::Join { token, node: spec(*id) }).await;
+            assert_eq!(reply, Reply::Joined(*id));
+            self.start(*id).await;
+            // Asked of the newcomer's neighbour or of the leader: any node passes it on.
+            node.add_learner(*id, WAIT).await.unwrap();
+            node.promote(*id, WAIT).await.unwrap();
+        }
+    }
+
+    async fn system(&self, node: &Node, cmd: ClusterCmd) -> Reply {
+        node.propose(Command::Cluster(cmd), Who::system(), WAIT).await.unwrap().reply
+    }
+}

@@ -1,0 +1,205 @@
+//! A network of channels between simulated nodes: seeded delays, cuts, and nodes that come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_consensus::{Consensus, ServeError};
+use clawhub_consensus::transport::*;
+use clawhub_types::NodeId;
+use futures::channel::mpsc;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, StreamExt};
+use futures::SinkExt;
+use openraft::async_runtime::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+use parking_lot::Mutex;
+use rand::RngExt;
+
+pub(crate) type Node = Consensus<SimRuntime>;
+
+/// How long a message takes that does not get there, until its sender notices.
+const NOTICED: Duration = Duration::from_millis(150);
+
+#[derive(Default)]
+pub(crate) struct Net {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Who is there, and in which life.
+    nodes: BTreeMap<NodeId, (u64, Node)>,
+    lives: u64,
+    /// Directed links that carry nothing.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// How many times messages could not be delivered.
+    pub(crate) lost: u64,
+}
+
+/// The transport of one life of a node.
+pub(crate) struct Link {
+    net: Arc<Net>,
+    me: NodeId,
+    life: u64,
+}
+
+impl Net {
+    /// A transport for a node that is about to start.
+    pub(crate) fn link(self: &Arc<Self>, me: NodeId) -> Link {
+        let mut inner = self.inner.lock();
+        inner.lives += 1;
+        Link { net: Arc::clone(self), me, life: inner.lives }
+    }
+
+    pub(crate) fn join(&self, link_life: u64, node: Node) {
+        self.inner.lock().nodes.insert(node.node(), (link_life, node));
+    }
+
+    pub(crate) fn leave(&self, node: NodeId) {
+        self.inner.lock().nodes.remove(&node);
+    }
+
+    /// Cuts a node off from the others, or one direction only.
+    pub(crate) fn cut(&self, from: NodeId, to: NodeId) {
+        self.inner.lock().cut.insert((from, to));
+    }
+
+    pub(crate) fn heal(&self) {
+        self.inner.lock().cut.clear();
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.inner.lock().lost
+    }
+}
+
+impl Link {
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn copy(&self) -> Link {
+        Link { net: Arc::clone(&self.net), me: self.me, life: self.life }
+    }
+
+    /// The other end, if a message sent now would get there and its answer back.
+    fn reach(&self, to: NodeId) -> Result<Node, TransportError> {
+        let mut inner = self.net.inner.lock();
+        let cut = inner.cut.contains(&(self.me, to)) || inner.cut.contains(&(to, self.me));
+        let alive = inner.nodes.get(&self.me).is_none_or(|(life, _)| *life == self.life);
+        match inner.nodes.get(&to) {
+            Some((_, node)) if alive && !cut => Ok(node.clone()),
+            _ => {
+                inner.lost += 1;
+                Err(TransportError::Unreachable(format!("{} cannot reach {to}", self.me)))
+            }
+        }
+    }
+
+    /// Delivers a question and its answer, each with a delay, each perhaps not.
+    fn call<T: Send + 'static>(
+        &self,
+        to: NodeId,
+        ask: impl FnOnce(Node) -> BoxFuture<'static, Result<T, ServeError>> + Send + 'static,
+    ) -> Reply<T> {
+        let link = self.copy();
+        async move {
+            delay().await;
+            let node = match link.reach(to) {
+                Ok(node) => node,
+                Err(e) => return lost(e).await,
+            };
+            let answer = ask(node).await.map_err(|e| TransportError::Broken(e.to_string()));
+            delay().await;
+            match link.reach(to) {
+                Ok(_) => answer,
+                Err(e) => lost(e).await,
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn lost<T>(e: TransportError) -> Result<T, TransportError> {
+    SimRuntime::sleep(NOTICED).await;
+    Err(e)
+}
+
+/// One way: mostly a millisecond or two, now and then many.
+async fn delay() {
+    let mut rng = SimRuntime::thread_rng();
+    let micros = if rng.random_range(0..50) == 0 { rng.random_range(5_000..60_000) } else { rng.random_range(200..2_500) };
+    SimRuntime::sleep(Duration::from_micros(micros)).await;
+}
+
+/// Carries a stream over, in order, until the link fails.
+fn carry<T: Send + 'static>(link: Link, to: NodeId, mut from: BoxStream<'static, T>) -> BoxStream<'static, T> {
+    let (mut tx, rx) = mpsc::channel(8);
+    drop(SimRuntime::spawn(async move {
+        while let Some(message) = from.next().await {
+            delay().await;
+            if link.reach(to).is_err() || tx.send(message).await.is_err() {
+                return;
+            }
+        }
+    }));
+    rx.boxed()
+}
+
+impl Transport for Link {
+    fn append(
+        &self,
+        to: NodeId,
+        _: Lane,
+        requests: BoxStream<'static, AppendRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, TransportError>> {
+        let link = self.copy();
+        let open = async move {
+            let node = match link.reach(to) {
+                Ok(node) => node,
+                Err(e) => return stream::once(lost(e)).boxed(),
+            };
+            let replies = node.on_append(carry(link.copy(), to, requests));
+            let state = Some((link, replies));
+            let carried = stream::unfold(state, move |state| async move {
+                let (link, mut replies) = state?;
+                let reply = replies.next().await;
+                delay().await;
+                match (reply, link.reach(to)) {
+                    (Some(Ok(reply)), Ok(_)) => Some((Ok(reply), Some((link, replies)))),
+                    (Some(Err(e)), Ok(_)) => Some((Err(TransportError::Broken(e.to_string())), None)),
+                    (None, Ok(_)) => None,
+                    (_, Err(e)) => Some((lost(e).await, None)),
+                }
+            });
+            carried.boxed()
+        };
+        open.into_stream().flatten().boxed()
+    }
+
+    fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply> {
+        self.call(to, move |node| async move { node.on_vote(request, pre).await }.boxed())
+    }
+
+    fn transfer(&self, to: NodeId, request: TransferRequest) -> Reply<bool> {
+        self.call(to, move |node| async move { node.on_transfer(request).await }.boxed())
+    }
+
+    fn snapshot(&self, to: NodeId, parts: BoxStream<'static, SnapshotPart>) -> Reply<SnapshotReply> {
+        let parts = carry(self.copy(), to, parts);
+        self.call(to, move |node| async move { node.on_snapshot(parts).await }.boxed())
+    }
+
+    fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
+        self.call(to, move |node| async move { Ok(node.on_forward(request).await) }.boxed())
+    }
+
+    fn read_index(&self, to: NodeId, ttl: Duration) -> Reply<ReadIndexReply> {
+        self.call(to, move |node| async move { Ok(node.on_read_index(ttl).await) }.boxed())
+    }
+
+    fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
+        self.call(to, move |node| async move { Ok(node.on_change(change, ttl).await) }.boxed())
+    }
+}

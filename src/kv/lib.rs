@@ -1,0 +1,142 @@
+//! An ordered key-value store behind one small trait.
+//!
+//! Two implementations: [`memory`], for tests and simulation, which forgets what was not synced when
+//! told to crash, and [`rocks`], the only place in the project that knows RocksDB. Both are object
+//! safe: everything above holds an `Arc<dyn Kv>`. One suite of tests runs over both.
+//!
+//! What a crash loses: of the process, nothing; of the machine, the batches since the last
+//! [`Kv::sync`], youngest first, so that what is left is always a state the store was once in.
+
+pub mod memory;
+pub mod rocks;
+#[cfg(test)]
+mod suite;
+
+use std::fmt::Display;
+use std::fs::File;
+use std::path::Path;
+
+pub use memory::MemoryKv;
+pub use rocks::{RocksKv, RocksProfile};
+
+/// A store failed. There is no answer to give: the node that owns the store stops using it.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}: {message}")]
+pub struct KvError {
+    /// What was being done, and where.
+    pub context: String,
+    /// What the store said.
+    pub message: String,
+}
+
+impl KvError {
+    /// An error met while doing `context`.
+    pub(crate) fn new(context: impl Into<String>, message: impl Display) -> Self {
+        KvError { context: context.into(), message: message.to_string() }
+    }
+}
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// Reads, from the live store or from a snapshot of it.
+pub trait KvRead: Send + Sync {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`KvError`] if the store cannot be read; never for an absent key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
+
+    /// At most `limit` pairs with `start <= key < end`, in key order.
+    ///
+    /// # Errors
+    /// [`KvError`] if the store cannot be read.
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError>;
+
+    /// The pair with the greatest key in `start <= key < end`.
+    ///
+    /// # Errors
+    /// [`KvError`] if the store cannot be read.
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError>;
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Set a key.
+    Put(Vec<u8>, Vec<u8>),
+    /// Remove a key, present or not.
+    Delete(Vec<u8>),
+    /// Remove every key in `start <= key < end`.
+    DeleteRange(Vec<u8>, Vec<u8>),
+}
+
+/// Changes that become visible, and after a crash are present, all or none. Applied in order.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The changes, first to last.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.changes.push(Change::Put(key.into(), value.into()));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.changes.push(Change::Delete(key.into()));
+    }
+
+    /// Removes every key in `start <= key < end`.
+    pub fn delete_range(&mut self, start: impl Into<Vec<u8>>, end: impl Into<Vec<u8>>) {
+        self.changes.push(Change::DeleteRange(start.into(), end.into()));
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// An ordered key-value store. Writes are atomic per batch and ordered among themselves; they survive
+/// a crash of the process at once, and a crash of the machine after the next [`Kv::sync`].
+pub trait Kv: KvRead {
+    /// Applies a batch. It is readable when this returns, durable after the next [`Kv::sync`].
+    ///
+    /// # Errors
+    /// [`KvError`] if the store refuses the write; nothing of the batch is then visible.
+    fn write(&self, batch: Batch) -> Result<(), KvError>;
+
+    /// Makes every batch written so far durable (fsync). One call covers all earlier writes, so many
+    /// writers can share it.
+    ///
+    /// # Errors
+    /// [`KvError`] if the device refuses; what was written since the last sync is then in doubt.
+    fn sync(&self) -> Result<(), KvError>;
+
+    /// A consistent view of now, unaffected by later writes.
+    fn snapshot(&self) -> Box<dyn KvRead + '_>;
+
+    /// Writes a complete, independently openable copy of the store into `dir`, which must not exist
+    /// yet. Files and directory are fsynced when this returns.
+    ///
+    /// # Errors
+    /// [`KvError`] if the copy cannot be made; `dir` may then hold part of it.
+    fn checkpoint(&self, dir: &Path) -> Result<(), KvError>;
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(dir: &Path) -> Result<(), KvError> {
+    let synced = File::open(dir).and_then(|d| d.sync_all());
+    synced.map_err(|e| KvError::new(format!("fsync of {}", dir.display()), e))
+}
+
+/// The directory that holds the name `path`.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,280 @@
+//! RocksDB behind [`Kv`]; nothing else in the project knows it.
+//!
+//! A [`RocksKv`] owns its directory, under RocksDB's own lock. Batches reach the operating system when
+//! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed sync nobody knows what the
+//! device holds, so the store then refuses every further write: its owner stops, and finds out by
+//! opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
+//! receipts in silence.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, DBRecoveryMode,
+    ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+};
+
+use crate::{Batch, Change, Kv, KvError, KvRead, Pair, parent, sync_dir};
+
+const MIB: usize = 1 << 20;
+/// Blocks of all open stores together.
+const CACHE: usize = 64 * MIB;
+/// Write-ahead logs of one store before RocksDB flushes the oldest memtable.
+const MAX_WAL: u64 = 64 << 20;
+
+/// What a store is for, and so how it recovers and how much memory it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RocksProfile {
+    /// Votes and log entries: synced in groups, acknowledged to others. Only a torn tail is forgiven.
+    Raft,
+    /// The applied state: written without sync, replayed from the log after a crash. Recovery goes back
+    /// to the last consistent point, since unsynced pages may reach the device in any order.
+    State,
+    /// Blob index and upload sessions: synced where a receipt depends on it. Only a torn tail is forgiven.
+    Local,
+}
+
+impl RocksProfile {
+    fn recovery(self) -> DBRecoveryMode {
+        match self {
+            RocksProfile::Raft | RocksProfile::Local => DBRecoveryMode::TolerateCorruptedTailRecords,
+            RocksProfile::State => DBRecoveryMode::PointInTime,
+        }
+    }
+
+    fn memtable(self) -> usize {
+        match self {
+            RocksProfile::Raft | RocksProfile::State => 16 * MIB,
+            RocksProfile::Local => 8 * MIB,
+        }
+    }
+
+    fn options(self) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_paranoid_checks(true);
+        options.set_wal_recovery_mode(self.recovery());
+        // A recycled log would leave old records behind a torn tail.
+        options.set_recycle_log_file_num(0);
+        options.set_track_and_verify_wals_in_manifest(true);
+        options.set_max_total_wal_size(MAX_WAL);
+        options.set_write_buffer_size(self.memtable());
+        options.set_max_write_buffer_number(2);
+        options.set_max_background_jobs(2);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        // RocksDB's own diary: short, and only what matters.
+        options.set_log_level(LogLevel::Warn);
+        options.set_max_log_file_size(MIB);
+        options.set_keep_log_file_num(4);
+        options.set_stats_dump_period_sec(0);
+        options.set_block_based_table_factory(&self.tables());
+        options
+    }
+
+    fn tables(self) -> BlockBasedOptions {
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(cache());
+        tables.set_cache_index_and_filter_blocks(true);
+        tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        if self != RocksProfile::Raft {
+            // Most lookups here ask whether a key exists; log entries are only ever scanned.
+            tables.set_bloom_filter(10.0, false);
+        }
+        tables
+    }
+}
+
+/// One block cache for every store of the process.
+fn cache() -> &'static Cache {
+    static SHARED: OnceLock<Cache> = OnceLock::new();
+    SHARED.get_or_init(|| Cache::new_lru_cache(CACHE))
+}
+
+/// A [`Kv`] in a RocksDB database.
+pub struct RocksKv {
+    db: DB,
+    dir: PathBuf,
+    /// A sync failed: what the device holds is unknown.
+    failed: AtomicBool,
+}
+
+impl RocksKv {
+    /// Opens the database in `dir`, creating it if the directory is absent or empty.
+    ///
+    /// # Errors
+    /// [`KvError`] if another process or another handle has it open, if the device fails, or if it is
+    /// corrupt, which the text says. Nothing is ever repaired.
+    pub fn open(dir: &Path, profile: RocksProfile) -> Result<RocksKv, KvError> {
+        let context = || format!("opening the database {}", dir.display());
+        if !dir.exists() {
+            fs::create_dir_all(dir).map_err(|e| KvError::new(context(), e))?;
+            sync_dir(parent(dir))?;
+        }
+        refuse_headless(dir).map_err(|message| KvError::new(context(), message))?;
+        let db = DB::open(&profile.options(), dir).map_err(|e| KvError::new(context(), explain(&e)))?;
+        Ok(RocksKv { db, dir: dir.to_owned(), failed: AtomicBool::new(false) })
+    }
+
+    fn error(&self, doing: &str, e: &rocksdb::Error) -> KvError {
+        KvError::new(format!("{doing} {}", self.dir.display()), explain(e))
+    }
+
+    fn usable(&self) -> Result<(), KvError> {
+        if self.failed.load(Ordering::Acquire) {
+            let context = format!("writing to {}", self.dir.display());
+            return Err(KvError::new(context, "an earlier sync failed; what the device holds is unknown"));
+        }
+        Ok(())
+    }
+}
+
+/// RocksDB would silently start an empty database over data whose `CURRENT` file is gone, and so forget
+/// votes and receipts. Logs and tables are only ever written after `CURRENT`.
+fn refuse_headless(dir: &Path) -> Result<(), String> {
+    if dir.join("CURRENT").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(|e| e.to_string())? {
+        let name = entry.map_err(|e| e.to_string())?.file_name();
+        if Path::new(&name).extension().is_some_and(|kind| kind == "sst" || kind == "log") {
+            return Err(corrupt(&format!("{} without CURRENT", name.to_string_lossy())));
+        }
+    }
+    Ok(())
+}
+
+fn explain(e: &rocksdb::Error) -> String {
+    match e.kind() {
+        ErrorKind::Corruption => corrupt(e.as_ref()),
+        _ => e.to_string(),
+    }
+}
+
+fn corrupt(what: &str) -> String {
+    format!("the database is corrupt and is not repaired, so that nothing is lost in silence: {what}")
+}
+
+impl KvRead for RocksKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.db.get(key).map_err(|e| self.error("reading from", &e))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        let Some(bounds) = bounds(start, end) else { return Ok(Vec::new()) };
+        forward(self.db.raw_iterator_opt(bounds), limit).map_err(|e| self.error("scanning", &e))
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        let Some(bounds) = bounds(start, end) else { return Ok(None) };
+        greatest(self.db.raw_iterator_opt(bounds)).map_err(|e| self.error("scanning", &e))
+    }
+}
+
+impl Kv for RocksKv {
+    fn write(&self, batch: Batch) -> Result<(), KvError> {
+        self.usable()?;
+        let mut changes = WriteBatch::default();
+        for change in &batch.changes {
+            match change {
+                Change::Put(key, value) => changes.put(key, value),
+                Change::Delete(key) => changes.delete(key),
+                // RocksDB leaves a range that ends before it begins undefined.
+                Change::DeleteRange(start, end) if start < end => changes.delete_range(start, end),
+                Change::DeleteRange(..) => {}
+            }
+        }
+        self.db.write_opt(changes, &WriteOptions::default()).map_err(|e| self.error("writing to", &e))
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.usable()?;
+        self.db.flush_wal(true).map_err(|e| {
+            self.failed.store(true, Ordering::Release);
+            self.error("fsync of", &e)
+        })
+    }
+
+    fn snapshot(&self) -> Box<dyn KvRead + '_> {
+        Box::new(Frozen { snapshot: self.db.snapshot(), kv: self })
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
+        // Log size 0 (the default): flush first, so that the copy is tables only, without logs.
+        let written = Checkpoint::new(&self.db).and_then(|c| c.create_checkpoint(dir));
+        written.map_err(|e| self.error(&format!("checkpoint to {} of", dir.display()), &e))?;
+        sync_files(dir)?;
+        sync_dir(dir)?;
+        sync_dir(parent(dir))
+    }
+}
+
+/// Makes the bytes of every file in `dir` durable.
+fn sync_files(dir: &Path) -> Result<(), KvError> {
+    let sync = || -> std::io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        Ok(())
+    };
+    sync().map_err(|e| KvError::new(format!("fsync of the files in {}", dir.display()), e))
+}
+
+struct Frozen<'db> {
+    snapshot: Snapshot<'db>,
+    kv: &'db RocksKv,
+}
+
+impl KvRead for Frozen<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.snapshot.get(key).map_err(|e| self.kv.error("reading from", &e))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        let Some(bounds) = bounds(start, end) else { return Ok(Vec::new()) };
+        forward(self.snapshot.raw_iterator_opt(bounds), limit).map_err(|e| self.kv.error("scanning", &e))
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        let Some(bounds) = bounds(start, end) else { return Ok(None) };
+        greatest(self.snapshot.raw_iterator_opt(bounds)).map_err(|e| self.kv.error("scanning", &e))
+    }
+}
+
+/// Options that keep an iterator within `start <= key < end`; `None` if nothing is.
+fn bounds(start: &[u8], end: &[u8]) -> Option<ReadOptions> {
+    if start >= end {
+        return None;
+    }
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    Some(options)
+}
+
+fn forward<D: DBAccess>(
+    mut at: DBRawIteratorWithThreadMode<'_, D>,
+    limit: usize,
+) -> Result<Vec<Pair>, rocksdb::Error> {
+    let mut out = Vec::new();
+    at.seek_to_first();
+    while out.len() < limit {
+        let Some((key, value)) = at.item() else { break };
+        out.push((key.to_vec(), value.to_vec()));
+        at.next();
+    }
+    at.status().map(|()| out)
+}
+
+fn greatest<D: DBAccess>(mut at: DBRawIteratorWithThreadMode<'_, D>) -> Result<Option<Pair>, rocksdb::Error> {
+    at.seek_to_last();
+    let found = at.item().map(|(key, value)| (key.to_vec(), value.to_vec()));
+    at.status().map(|()| found)
+}
+
+#[cfg(test)]
+#[path = "rocks_test.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// Set for the child of [`a_killed_process_loses_no_write`]: where it writes.
+const CHILD: &str = "CLAWHUB_KV_TEST_DIR";
+
+fn put(kv: &RocksKv, key: &[u8], value: &[u8]) {
+    let mut batch = Batch::default();
+    batch.put(key, value);
+    kv.write(batch).unwrap();
+}
+
+/// The newest write-ahead log.
+fn wal(dir: &Path) -> PathBuf {
+    let logs = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    logs.filter(|p| p.extension().is_some_and(|e| e == "log")).max().unwrap()
+}
+
+/// A copy of an open store's files: what a crash of the machine leaves, if everything reached the device.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn rejected(dir: &Path, profile: RocksProfile) -> KvError {
+    match RocksKv::open(dir, profile) {
+        Ok(_) => panic!("{} opened", dir.display()),
+        Err(e) => e,
+    }
+}
+
+#[test]
+fn the_shared_suite_passes() {
+    for profile in [RocksProfile::Raft, RocksProfile::State, RocksProfile::Local] {
+        let dirs = tempfile::tempdir().unwrap();
+        let made = std::cell::Cell::new(0);
+        crate::suite::run(
+            || {
+                made.set(made.get() + 1);
+                Box::new(RocksKv::open(&dirs.path().join(made.get().to_string()), profile).unwrap())
+            },
+            |dir| {
+                // Opening creates; a checkpoint must be there already.
+                fs::metadata(dir).map_err(|e| KvError::new("checkpoint", e))?;
+                RocksKv::open(dir, profile).map(|kv| Box::new(kv) as Box<dyn Kv>)
+            },
+        );
+    }
+}
+
+#[test]
+fn a_store_reopens_with_its_data_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("a/b/db");
+    let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
+    put(&kv, b"k", b"v");
+    assert!(RocksKv::open(&at, RocksProfile::State).is_err(), "one handle per directory");
+    drop(kv);
+    let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
+    assert_eq!(kv.get(b"k").unwrap().unwrap(), b"v");
+}
+
+#[test]
+fn a_torn_tail_is_forgiven_and_what_was_synced_is_there() {
+    for profile in [RocksProfile::Raft, RocksProfile::State, RocksProfile::Local] {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        let kv = RocksKv::open(&live, profile).unwrap();
+        put(&kv, b"synced", &[1; 1000]);
+        kv.sync().unwrap();
+        let durable = fs::metadata(wal(&live)).unwrap().len();
+        put(&kv, b"torn", &[2; 1000]);
+        let all = fs::metadata(wal(&live)).unwrap().len();
+        assert!(all > durable + 1000);
+
+        for keep in [durable, durable + 3, durable + 500, all - 1] {
+            let torn = dir.path().join(format!("torn-{keep}"));
+            copy(&live, &torn);
+            File::options().write(true).open(wal(&torn)).unwrap().set_len(keep).unwrap();
+            let kv = RocksKv::open(&torn, profile).unwrap();
+            assert_eq!(kv.get(b"synced").unwrap().unwrap(), [1; 1000], "{profile:?} cut at {keep}");
+            assert_eq!(kv.get(b"torn").unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn rot_in_the_middle_of_the_log_is_corruption_where_others_rely_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let kv = RocksKv::open(&live, RocksProfile::Raft).unwrap();
+    for n in 0..100_u8 {
+        put(&kv, &[n], &[n; 1000]);
+    }
+    kv.sync().unwrap();
+    let rotten = dir.path().join("rotten");
+    copy(&live, &rotten);
+    let log = wal(&rotten);
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[20_000] ^= 0xff;
+    fs::write(&log, bytes).unwrap();
+    let error = rejected(&rotten, RocksProfile::Raft).to_string();
+    assert!(error.contains("corrupt"), "{error}");
+    assert!(error.contains("rotten"), "{error}");
+}
+
+#[test]
+fn damaged_files_are_refused_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good");
+    let kv = RocksKv::open(&dir.path().join("live"), RocksProfile::Raft).unwrap();
+    put(&kv, b"vote", b"7");
+    kv.checkpoint(&good).unwrap();
+
+    let beheaded = dir.path().join("beheaded");
+    copy(&good, &beheaded);
+    fs::remove_file(beheaded.join("CURRENT")).unwrap();
+    assert!(rejected(&beheaded, RocksProfile::Raft).message.contains("corrupt"));
+
+    for (name, kind) in [("manifest", "MANIFEST"), ("table", ".sst")] {
+        let damaged = dir.path().join(name);
+        copy(&good, &damaged);
+        let names = fs::read_dir(&damaged).unwrap().map(|e| e.unwrap().path());
+        let victim = names.into_iter().find(|p| p.to_string_lossy().contains(kind)).unwrap();
+        let length = fs::metadata(&victim).unwrap().len();
+        File::options().write(true).open(&victim).unwrap().set_len(length / 2).unwrap();
+        assert!(rejected(&damaged, RocksProfile::Raft).message.contains("corrupt"), "{name}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_is_an_error_when_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("copy");
+    let kv = RocksKv::open(&dir.path().join("live"), RocksProfile::State).unwrap();
+    put(&kv, b"key", b"value");
+    kv.checkpoint(&at).unwrap();
+    let table = fs::read_dir(&at).unwrap().map(|e| e.unwrap().path());
+    let table = table.into_iter().find(|p| p.extension().is_some_and(|e| e == "sst")).unwrap();
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[10] ^= 1;
+    fs::write(&table, bytes).unwrap();
+    let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
+    let error = kv.get(b"key").unwrap_err();
+    assert!(error.message.contains("corrupt"), "{error}");
+    assert!(kv.scan(b"", b"z", 9).is_err());
+    assert!(kv.last(b"", b"z").is_err());
+}
+
+/// The child's part: writes numbers until it is killed, telling each after it was written.
+#[test]
+fn child_writes_until_killed() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let kv = RocksKv::open(Path::new(&dir), RocksProfile::Raft).unwrap();
+    let mut out = std::io::stdout().lock();
+    for n in 0_u64.. {
+        put(&kv, &n.to_be_bytes(), &[0xab; 700]);
+        writeln!(out, "\nwrote {n}").unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_killed_process_loses_no_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "rocks::tests::child_writes_until_killed", "--nocapture", "--test-threads=1"])
+        .env(CHILD, dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut last = None;
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        if let Some(n) = line.unwrap().strip_prefix("wrote ") {
+            last = Some(n.parse::<u64>().unwrap());
+        }
+        if last == Some(500) {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    let last = last.unwrap();
+    assert!(last >= 500, "the child died early, at {last}");
+
+    let kv = RocksKv::open(dir.path(), RocksProfile::Raft).unwrap();
+    let found = kv.scan(&[0; 8], &[0xff; 8], usize::MAX).unwrap();
+    assert!(found.len() as u64 > last);
+    for (n, (key, value)) in (0_u64..).zip(found) {
+        assert_eq!(key, n.to_be_bytes(), "a hole");
+        assert_eq!(value, [0xab; 700]);
+    }
+}

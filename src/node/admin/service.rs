@@ -1,0 +1,153 @@
+//! One function per request: check, call, answer.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use clawhub_consensus::Who;
+use clawhub_peer::{Ca, JoinToken};
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, View};
+use clawhub_types::{AccessRevisions, Actor, Durability, NodeId};
+use clawhub_wire::admin::admin_server::Admin;
+use clawhub_wire::admin::{
+    InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest, RemoveReply, RemoveRequest,
+    StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest, TransferLeaderReply,
+    TransferLeaderRequest,
+};
+use tonic::{Request, Response, Status};
+
+use super::view;
+use crate::data_dir::Owner;
+use crate::node::Node;
+use crate::stack::Stack;
+use crate::{becoming, membership, refusal};
+
+/// How long a token is good for where the request does not say, seconds.
+const TOKEN_TTL: u64 = 3600;
+/// How long it may be good for at most, seconds: 30 days.
+const MAX_TOKEN_TTL: u64 = 30 * 86_400;
+/// Addresses tried by one join.
+const MAX_ADDRESSES: usize = 64;
+
+/// The service.
+pub(super) struct Operator {
+    node: Arc<Node>,
+}
+
+impl Operator {
+    pub(super) fn new(node: Arc<Node>) -> Operator {
+        Operator { node }
+    }
+
+    fn stack(&self) -> Result<&Stack, Status> {
+        let outside = || match self.node.owner() {
+            None => Status::failed_precondition("this node is not a member of a cluster yet: init or join"),
+            Some(_) => Status::unavailable("this node is starting"),
+        };
+        self.node.stack().ok_or_else(outside)
+    }
+
+    /// Proposes in the operator's name.
+    async fn propose(&self, cmd: ClusterCmd) -> Result<(), Status> {
+        let who = Who { actor: Actor::Operator, access: AccessRevisions::default() };
+        let proposed = self.stack()?.consensus.propose(Command::Cluster(cmd), who, refusal::PATIENCE);
+        proposed.await.map(drop).map_err(refusal::proposal)
+    }
+}
+
+/// Runs a change to its end, also where the operator does not wait for it.
+async fn to_the_end(
+    work: impl Future<Output = Result<Owner, Status>> + Send + 'static,
+) -> Result<Owner, Status> {
+    tokio::spawn(work).await.map_err(refusal::internal)?
+}
+
+#[tonic::async_trait]
+impl Admin for Operator {
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
+        let durability = match request.into_inner().durability.as_str() {
+            "" => self.node.config.storage.durability.unwrap_or(Durability::Zone),
+            named => named.parse().map_err(refusal::invalid)?,
+        };
+        let node = self.node.clone();
+        let owner = to_the_end(async move { becoming::found(&node, durability).await }).await?;
+        Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+    }
+
+    async fn token_create(
+        &self,
+        request: Request<TokenCreateRequest>,
+    ) -> Result<Response<TokenCreateReply>, Status> {
+        let ttl = match request.into_inner().ttl_seconds {
+            0 => TOKEN_TTL,
+            seconds if seconds <= MAX_TOKEN_TTL => seconds,
+            _ => return Err(Status::invalid_argument("a token is good for 30 days at most")),
+        };
+        let stack = self.stack()?;
+        let ca = {
+            let state = stack.consensus.state();
+            let cluster = View::new(&*state).cluster().map_err(refusal::fault)?;
+            let cluster = cluster.ok_or_else(|| Status::unavailable("this node is catching up"))?;
+            Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &stack.cluster_key)
+        };
+        let token = JoinToken::generate(ca.map_err(refusal::internal)?.spki_sha256());
+        self.propose(ClusterCmd::TokenCreate { hash: token.hash(), ttl: ttl * 1000 }).await?;
+        Ok(Response::new(TokenCreateReply { token: token.to_string(), ttl_seconds: ttl }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let JoinRequest { addresses, token } = request.into_inner();
+        let token: JoinToken = token.parse().map_err(refusal::invalid)?;
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            return Err(Status::invalid_argument(format!("1 to {MAX_ADDRESSES} addresses are expected")));
+        }
+        let node = self.node.clone();
+        let owner = to_the_end(async move { becoming::join(&node, &addresses, &token).await }).await?;
+        Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        view::status(&self.node).await.map(Response::new)
+    }
+
+    async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
+        let members = view::members(self.stack()?)?;
+        Ok(Response::new(MembersReply { members }))
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
+        let RemoveRequest { node, force } = request.into_inner();
+        let (node, stack) = (NodeId(node), self.stack()?);
+        if !force {
+            let state = stack.consensus.state();
+            let view = View::new(&*state);
+            let cluster = view.cluster().map_err(refusal::fault)?;
+            let layout = view.layout().map_err(refusal::fault)?;
+            let durability = cluster.map_or(Durability::Zone, |cluster| cluster.durability);
+            membership::may_remove(&layout, durability, node).map_err(Status::failed_precondition)?;
+        }
+        if stack.consensus.status().leader == Some(node) {
+            // Spares the cluster an election time-out; it goes on without if there is nobody else.
+            let handed = stack.consensus.transfer_leader(None, refusal::PATIENCE).await;
+            if let Err(error) = handed {
+                tracing::info!(%error, "the leader is removed while it leads");
+            }
+        }
+        self.propose(ClusterCmd::Remove { node, force }).await?;
+        Ok(Response::new(RemoveReply {}))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderReply>, Status> {
+        let to = request.into_inner().to.map(NodeId);
+        let consensus = &self.stack()?.consensus;
+        consensus.transfer_leader(to, refusal::PATIENCE).await.map_err(refusal::change)?;
+        // This node may learn of it a heartbeat later than the leader that answered.
+        let leader = view::leader(consensus, to).await;
+        leader
+            .map(|leader| Response::new(TransferLeaderReply { leader: leader.0 }))
+            .ok_or_else(|| Status::unavailable("leadership moved, and this node knows no leader yet"))
+    }
+}

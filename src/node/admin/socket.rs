@@ -1,0 +1,90 @@
+//! The socket itself.
+
+use std::fs::{File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clawhub_wire::admin::admin_server::AdminServer;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::service::Operator;
+use crate::node::Node;
+
+/// The longest path that a Unix socket address holds on Linux, without its final zero.
+const MAX_SOCKET_PATH: usize = 107;
+/// Requests under way at once.
+const REQUESTS: usize = 16;
+
+/// A listening socket. Removed when dropped.
+pub(crate) struct AdminSocket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Listens at `path`, 0600, in place of what an earlier process left there. The caller holds the data
+    /// directory's lock, so nobody else listens.
+    pub(crate) fn bind(path: &Path) -> io::Result<AdminSocket> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => (),
+        }
+        // Nobody but the node's user gets into the folder (0700), so there is no moment in which the
+        // socket is open to others.
+        let listener = listen(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Ok(AdminSocket { listener: Some(listener), path: path.into() })
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // Left behind, it is replaced at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        return UnixListener::bind(path);
+    }
+    // Reached through its open folder, the name is short however deep the folder lies.
+    let folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let name = path.file_name().unwrap_or_default();
+    UnixListener::bind(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))
+}
+
+/// Serves operators until the process ends.
+pub(crate) async fn serve(mut socket: AdminSocket, node: Arc<Node>) {
+    let Some(listener) = socket.listener.take() else { return };
+    let service = AdminServer::new(Operator::new(node.clone())).max_decoding_message_size(64 << 10);
+    let server = Server::builder().concurrency_limit_per_connection(REQUESTS).add_service(service);
+    if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+        node.stop.fault(format!("the administration socket failed: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_private_replaces_a_stale_one_and_fits_any_folder() {
+        let temp = tempfile::tempdir().unwrap();
+        let deep = temp.path().join("d".repeat(200));
+        std::fs::create_dir(&deep).unwrap();
+        for folder in [temp.path(), &deep] {
+            let path = folder.join("admin.sock");
+            std::fs::write(&path, "stale").unwrap();
+            let socket = AdminSocket::bind(&path).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            drop(socket);
+            assert!(!path.exists());
+        }
+    }
+}

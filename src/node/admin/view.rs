@@ -1,0 +1,92 @@
+//! What an operator is shown.
+
+use std::time::Duration;
+
+use clawhub_consensus::Consensus;
+use clawhub_state::View;
+use clawhub_types::NodeId;
+use clawhub_wire::admin::{Member, StatusReply};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::node::Node;
+use crate::stack::Stack;
+use crate::{health, refusal};
+
+/// How long this node may take to hear of a new leader.
+const HEARSAY: Duration = Duration::from_secs(5);
+
+/// This node's view of the cluster.
+pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
+    let mut reply = StatusReply {
+        name: node.config.node.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        not_ready: health::not_ready(node).await.join("; "),
+        ..StatusReply::default()
+    };
+    if let Some(owner) = node.owner() {
+        reply.cluster = owner.cluster.to_string();
+        reply.node = owner.node.0;
+    }
+    let Some(stack) = node.stack() else { return Ok(reply) };
+    let status = stack.consensus.status();
+    let state = stack.consensus.state();
+    // The hash belongs to the index read with it.
+    let snapshot = state.snapshot();
+    let view = View::new(&*snapshot);
+    let (applied, hash) = view.state_hash().map_err(refusal::fault)?;
+    reply.epoch = view.cluster().map_err(refusal::fault)?.map_or(0, |cluster| cluster.epoch);
+    reply.leader = status.leader.map(|id| id.0);
+    reply.term = status.term;
+    reply.last_log = status.last_log.unwrap_or(0);
+    reply.committed = status.committed.unwrap_or(0);
+    reply.applied = applied;
+    reply.voters = status.voters.iter().map(|id| id.0).collect();
+    reply.learners = status.learners.iter().map(|id| id.0).collect();
+    reply.quorum_age_ms = status.cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    reply.state_hash = hex::encode(hash);
+    reply.tick = view.tick().map_err(refusal::fault)?;
+    Ok(reply)
+}
+
+/// Every member.
+pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
+    let status = stack.consensus.status();
+    let state = stack.consensus.state();
+    let nodes = View::new(&*state).nodes().map_err(refusal::fault)?;
+    let standing = |id: NodeId| match () {
+        () if status.leader == Some(id) => "leader",
+        () if status.voters.contains(&id) => "voter",
+        () if status.learners.contains(&id) => "learner",
+        () => "joining",
+    };
+    let member = |node: clawhub_state::cluster::NodeRecord| Member {
+        id: node.id.0,
+        standing: standing(node.id).to_owned(),
+        reachable: stack.replicate.is_reachable(node.id),
+        name: node.spec.name,
+        region: node.spec.location.region,
+        zone: node.spec.location.zone,
+        voter: node.spec.roles.voter,
+        storage: node.spec.roles.storage,
+        peer_addr: node.spec.peer_addr,
+        http_addr: node.spec.http_addr,
+        boot: node.boot,
+    };
+    Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
+}
+
+/// Who leads, once this node knows; `wanted`, if somebody in particular was to.
+pub(super) async fn leader(consensus: &Consensus, wanted: Option<NodeId>) -> Option<NodeId> {
+    let mut watcher = consensus.watch();
+    let known = async {
+        while let Some(status) = watcher.changed().await {
+            if status.leader.is_some() && (wanted.is_none() || status.leader == wanted) {
+                return status.leader;
+            }
+        }
+        None
+    };
+    let heard = timeout(HEARSAY, known).await.ok().flatten();
+    heard.or_else(|| consensus.status().leader)
+}

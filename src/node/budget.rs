@@ -1,0 +1,44 @@
+//! What the node may hold in memory at most, queue by queue, window by window; the sum is logged at
+//! start. `docs/architecture.md` lists the same rows with their reasons.
+
+use clawhub_peer::limits::{GRPC_WINDOW, QUIC_SEND_WINDOW, QUIC_WINDOW, STRANGER_BYTES, STRANGERS};
+
+use crate::config::Config;
+
+/// Connection classes that carry bulk: foreground and background.
+const BULK_CLASSES: u64 = 2;
+
+/// One bound.
+pub(crate) struct Row {
+    /// What it bounds.
+    pub(crate) what: &'static str,
+    /// Bytes.
+    pub(crate) bytes: u64,
+}
+
+/// The bounds that do not depend on the size of the cluster.
+pub(crate) fn rows(config: &Config) -> Vec<Row> {
+    let row = |what, bytes| Row { what, bytes };
+    vec![
+        row("metadata caches and memtables", crate::stores::MEMORY),
+        row("proposals under way, own and forwarded", 2 * config.limits.proposals),
+        row("client connections", config.limits.connections as u64 * crate::http::CONNECTION_MEMORY),
+        row("connections of nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
+    ]
+}
+
+/// The windows that each other member adds.
+pub(crate) fn per_peer() -> u64 {
+    BULK_CLASSES * (u64::from(QUIC_WINDOW) + QUIC_SEND_WINDOW) + u64::from(GRPC_WINDOW)
+}
+
+/// Logs every row and the sum.
+pub(crate) fn log(config: &Config) {
+    let rows = rows(config);
+    for row in &rows {
+        tracing::debug!(bytes = row.bytes, what = row.what, "memory budget");
+    }
+    let sum: u64 = rows.iter().map(|row| row.bytes).sum();
+    let mib = |bytes: u64| bytes >> 20;
+    tracing::info!(sum_mib = mib(sum), per_peer_mib = mib(per_peer()), "memory budgets");
+}

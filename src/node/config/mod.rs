@@ -1,0 +1,380 @@
+//! The configuration file: TOML as an operator wrote it in, settings that cannot be wrong out.
+//!
+//! Nothing is bound, opened or created while a file is read, and nothing outside this module sees an
+//! unchecked value. Unknown keys are mistakes: a misspelt `insecure` must not pass for an absent one.
+
+mod read;
+mod value;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clawhub_types::{Durability, Location, Roles};
+
+pub use read::Mistake;
+use read::{Document, Section};
+
+/// Below this, a single large entry would not fit with anything else.
+const MIN_PROPOSALS: u64 = 1 << 20;
+/// Above this, a slow disk is hidden rather than told of.
+const MAX_PROPOSALS: u64 = 1 << 30;
+
+/// Everything a node is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`: who and where it is.
+    pub node: NodeConfig,
+    /// `[http]`: where clients reach it.
+    pub http: HttpConfig,
+    /// `[peer]`: where the other nodes reach it.
+    pub peer: PeerConfig,
+    /// `[raft]`: how patient it is with the network.
+    pub raft: RaftConfig,
+    /// `[storage]`: how bytes are kept.
+    pub storage: StorageConfig,
+    /// `[limits]`: what it takes on at once.
+    pub limits: Limits,
+    /// `[log]`: what it says.
+    pub log: LogConfig,
+}
+
+/// `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Unique in the cluster; a label.
+    pub name: String,
+    /// Failure domains.
+    pub location: Location,
+    /// The data directory. A relative path in the file counts from the file's folder.
+    pub data: PathBuf,
+    /// What it takes part in; both unless said otherwise.
+    pub roles: Roles,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where to listen; `127.0.0.1:5000` unless said otherwise.
+    pub listen: SocketAddr,
+    /// Whether to listen beyond loopback although no client is authenticated.
+    pub insecure: bool,
+    /// Where clients reach it, `host:port`, shown to operators; the listening address by default.
+    pub advertise: Option<String>,
+}
+
+/// `[peer]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Where to listen, TCP and UDP; `0.0.0.0:7000` unless said otherwise.
+    pub listen: SocketAddr,
+    /// Where peers reach it, `host:port`; required if it listens on every address.
+    pub advertise: Option<String>,
+}
+
+/// How long consensus waits for the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaftProfile {
+    /// One site: heartbeat 75 ms, election after 350–700 ms.
+    Lan,
+    /// Several regions: heartbeat 300 ms, election after 1.5–3 s.
+    Wan,
+}
+
+/// `[raft]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// `wan` unless said otherwise.
+    pub profile: RaftProfile,
+}
+
+/// `[storage]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// What `cluster init` makes the cluster's default where the command does not name one.
+    pub durability: Option<Durability>,
+    /// Bytes to keep free on the data directory's device: uploads are refused below it. 1 GiB.
+    pub min_free: u64,
+}
+
+/// `[limits]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections at once; further ones wait. 1024.
+    pub connections: usize,
+    /// Memory for proposals under way; beyond it writes are refused. 32 MiB.
+    pub proposals: u64,
+    /// How long a client's body may stand still, in either direction; 5 minutes.
+    pub idle: Duration,
+    /// How long requests under way may take to finish when the node is told to stop; 60 s.
+    pub drain: Duration,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level, or directives such as `info,clawhub_consensus=debug`.
+    pub level: String,
+    /// Text unless said otherwise.
+    pub format: LogFormat,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable(PathBuf, std::io::Error),
+    /// The file says these wrong things, in file order.
+    Mistakes(PathBuf, Vec<Mistake>),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Unreadable(path, error) => write!(f, "{}: {error}", path.display()),
+            ConfigError::Mistakes(path, mistakes) => {
+                let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
+                write!(f, "{}: {} {plural}", path.display(), mistakes.len())?;
+                mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake in the file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Unreadable(path.into(), e))?;
+        let mut config =
+            Config::parse(&text).map_err(|mistakes| ConfigError::Mistakes(path.into(), mistakes))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.node.data = folder.join(&config.node.data);
+        Ok(config)
+    }
+
+    /// Checks the text of a file. Relative paths stay as they are.
+    ///
+    /// # Errors
+    /// Every mistake in the text, in file order.
+    pub fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
+        let document = Document::parse(text);
+        let parts = (
+            node(document.section("node")),
+            http(document.section("http")),
+            peer(document.section("peer")),
+            raft(document.section("raft")),
+            storage(document.section("storage")),
+            limits(document.section("limits")),
+            log(document.section("log")),
+        );
+        let mistakes = document.finish(&["node", "http", "peer", "raft", "storage", "limits", "log"]);
+        match parts {
+            (Some(node), Some(http), Some(peer), Some(raft), Some(storage), Some(limits), Some(log))
+                if mistakes.is_empty() =>
+            {
+                Ok(Config { node, http, peer, raft, storage, limits, log })
+            }
+            _ => Err(mistakes),
+        }
+    }
+}
+
+fn node(mut section: Section<'_, '_>) -> Option<NodeConfig> {
+    let name = section.required("name", value::name);
+    let region = section.required("region", value::name);
+    let zone = section.required("zone", value::name);
+    let data = section.required("data", value::path);
+    let roles = section.defaulted("roles", Roles { voter: true, storage: true }, value::roles);
+    section.finish();
+    let location = Location { region: region?, zone: zone? };
+    Some(NodeConfig { name: name?, location, data: data?, roles: roles? })
+}
+
+fn http(mut section: Section<'_, '_>) -> Option<HttpConfig> {
+    let listen = section.defaulted("listen", SocketAddr::from(([127, 0, 0, 1], 5000)), value::listen);
+    let insecure = section.defaulted("insecure", false, value::boolean);
+    let advertise = section.optional("advertise", value::reachable);
+    if listen.is_some_and(|address| !address.ip().is_loopback()) && insecure == Some(false) {
+        section.mistake(
+            "listen",
+            "is not a loopback address, and clients are not authenticated: listen on loopback, or set \
+             insecure = true to let anyone who can reach the port push and delete",
+        );
+    }
+    section.finish();
+    Some(HttpConfig { listen: listen?, insecure: insecure?, advertise: advertise? })
+}
+
+fn peer(mut section: Section<'_, '_>) -> Option<PeerConfig> {
+    let listen = section.defaulted("listen", SocketAddr::from(([0, 0, 0, 0], 7000)), value::listen);
+    let advertise = section.optional("advertise", value::reachable);
+    if listen.is_some_and(|address| address.ip().is_unspecified()) && advertise == Some(None) {
+        section.mistake(
+            "advertise",
+            "is missing: the node listens on every address, so say at which host:port its peers reach it",
+        );
+    }
+    section.finish();
+    Some(PeerConfig { listen: listen?, advertise: advertise? })
+}
+
+fn raft(mut section: Section<'_, '_>) -> Option<RaftConfig> {
+    let profiles = value::word(&[("lan", RaftProfile::Lan), ("wan", RaftProfile::Wan)]);
+    let profile = section.defaulted("profile", RaftProfile::Wan, profiles);
+    section.finish();
+    Some(RaftConfig { profile: profile? })
+}
+
+fn storage(mut section: Section<'_, '_>) -> Option<StorageConfig> {
+    let durability = section.optional("durability", value::durability);
+    let min_free = section.defaulted("min_free", 1 << 30, value::size);
+    section.finish();
+    Some(StorageConfig { durability: durability?, min_free: min_free? })
+}
+
+fn limits(mut section: Section<'_, '_>) -> Option<Limits> {
+    let connections = section.defaulted("connections", 1024, value::integer(1, 65_536));
+    let proposals = section.defaulted("proposals", 32 << 20, value::size_within(MIN_PROPOSALS, MAX_PROPOSALS));
+    let idle = section.defaulted("idle", Duration::from_secs(300), value::duration);
+    let drain = section.defaulted("drain", Duration::from_secs(60), value::duration);
+    section.finish();
+    Some(Limits {
+        connections: usize::try_from(connections?).ok()?,
+        proposals: proposals?,
+        idle: idle?,
+        drain: drain?,
+    })
+}
+
+fn log(mut section: Section<'_, '_>) -> Option<LogConfig> {
+    let level = section.defaulted("level", "info".into(), |value| {
+        let text = value::string(value)?;
+        match tracing_subscriber::EnvFilter::try_new(&text) {
+            Ok(_) if !text.trim().is_empty() => Ok(text),
+            _ => Err(format!("{text:?} is not a level: error, warn, info, debug or trace")),
+        }
+    });
+    let formats = value::word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let format = section.defaulted("format", LogFormat::Text, formats);
+    section.finish();
+    Some(LogConfig { level: level?, format: format? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[node]\nname = \"n1\"\nregion = \"r1\"\nzone = \"a\"\ndata = \"d\"\n\
+                           [peer]\nlisten = \"127.0.0.1:7000\"\n";
+
+    fn lines(text: &str) -> Vec<(usize, String)> {
+        Config::parse(text).unwrap_err().into_iter().map(|m| (m.line, m.key)).collect()
+    }
+
+    #[test]
+    fn a_minimal_file_gets_the_defaults() {
+        let config = Config::parse(MINIMAL).unwrap();
+        assert_eq!(config.http.listen, "127.0.0.1:5000".parse().unwrap());
+        assert_eq!(config.node.roles, Roles { voter: true, storage: true });
+        assert_eq!(config.storage, StorageConfig { durability: None, min_free: 1 << 30 });
+        assert_eq!(config.raft.profile, RaftProfile::Wan);
+    }
+
+    #[test]
+    fn five_mistakes_are_five_lines() {
+        let text = "[node]\n\
+                    name = \"Node_1\"\n\
+                    region = \"r1\"\n\
+                    zone = 7\n\
+                    data = \"d\"\n\
+                    [http]\n\
+                    listen = \"0.0.0.0:5000\"\n\
+                    insecur = true\n\
+                    [peer]\n\
+                    listen = \"127.0.0.1:7000\"\n\
+                    [storage]\n\
+                    min_free = \"ten\"\n";
+        let expected = [(2, "node.name"), (4, "node.zone"), (7, "http.listen"), (8, "http.insecur"), (12, "storage.min_free")];
+        assert_eq!(lines(text), expected.map(|(line, key)| (line, key.to_owned())));
+        let shown = ConfigError::Mistakes("n1.toml".into(), Config::parse(text).unwrap_err()).to_string();
+        assert_eq!(shown.lines().count(), 6, "{shown}");
+        assert!(shown.contains("line 8: http.insecur: is unknown"), "{shown}");
+    }
+
+    #[test]
+    fn a_line_that_is_no_toml_is_one_mistake_beside_the_others() {
+        let text = MINIMAL.replace("zone = \"a\"", "zone = ").replace("127.0.0.1:7000", "somewhere");
+        assert_eq!(lines(&text), [(4, String::new()), (7, "peer.listen".into())]);
+        let text = MINIMAL.replace("zone = \"a\"", "zone = \"a").replace("127.0.0.1:7000", "somewhere");
+        assert_eq!(lines(&text), [(4, String::new()), (7, "peer.listen".into())]);
+        let text = MINIMAL.replace("zone = \"a\"", "zone = a");
+        assert_eq!(lines(&text), [(4, String::new())]);
+    }
+
+    #[test]
+    fn missing_and_unknown_things_are_named() {
+        let keys = ["node.name", "node.region", "node.zone", "node.data", "peer.advertise"];
+        assert_eq!(lines(""), keys.map(|key| (1, key.to_owned())));
+        assert_eq!(lines(&format!("{MINIMAL}[nodes]\n")), [(8, "nodes".into())]);
+        assert_eq!(lines(&format!("raft = 1\n{MINIMAL}")), [(1, "raft".into())]);
+        assert_eq!(lines(&format!("{MINIMAL}listen = \"127.0.0.1:7001\"\n")).len(), 1);
+    }
+
+    #[test]
+    fn only_loopback_goes_without_authentication() {
+        let with = |http: &str| Config::parse(&format!("{MINIMAL}[http]\n{http}\n"));
+        assert!(with("listen = \"[::1]:5000\"").is_ok());
+        assert!(with("listen = \"10.0.0.1:5000\"").is_err());
+        assert!(with("listen = \"10.0.0.1:5000\"\ninsecure = false").is_err());
+        assert!(with("listen = \"10.0.0.1:5000\"\ninsecure = true").is_ok());
+    }
+
+    /// The shipped configurations, by folder.
+    fn shipped() -> Vec<(String, Vec<Config>)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-configs");
+        let entries = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        let mut layouts: Vec<_> = entries(&root)
+            .filter(|path| path.is_dir())
+            .map(|folder| {
+                let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+                let files = entries(&folder).filter(|path| path.extension().is_some_and(|e| e == "toml"));
+                (name, files.map(|path| Config::load(&path).unwrap_or_else(|e| panic!("{e}"))).collect())
+            })
+            .collect();
+        layouts.sort_by(|a: &(String, Vec<Config>), b| a.0.cmp(&b.0));
+        layouts
+    }
+
+    #[test]
+    fn the_shipped_configurations_are_valid_and_do_not_collide() {
+        let layouts = shipped();
+        let sizes: Vec<_> = layouts.iter().map(|(name, nodes)| (name.as_str(), nodes.len())).collect();
+        assert_eq!(sizes, [("three-regions", 3), ("three-zones", 3), ("two-regions-and-witness", 5)]);
+        let mut addresses = std::collections::BTreeSet::new();
+        for (name, nodes) in &layouts {
+            for node in nodes {
+                assert!(addresses.insert(node.http.listen) && addresses.insert(node.peer.listen), "{name}");
+                assert!(node.node.data.starts_with(Path::new(env!("CARGO_MANIFEST_DIR"))), "{name}");
+            }
+            let inits = nodes.iter().filter(|node| node.storage.durability.is_some()).count();
+            assert_eq!(inits, 1, "{name}: one node is meant for init");
+        }
+        let witnesses = layouts[2].1.iter().filter(|node| !node.node.roles.storage).count();
+        assert_eq!(witnesses, 1);
+    }
+}

@@ -1,0 +1,334 @@
+//! The data directory: whose it is, which format it has, and that only one process uses it.
+//!
+//! Owns `FORMAT` (which cluster and node the data belongs to, written once) and `LOCK` (held by flock
+//! while the process lives). Every other entry belongs to the module that is handed its path. A
+//! directory that is not ours to use — a newer format, another cluster, somebody's files — is refused
+//! before a byte in it changes. `FORMAT` is replaced atomically: a crash leaves the old or the new one.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use clawhub_types::{ClusterId, NodeId};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// The format this build reads and writes.
+const FORMAT_VERSION: u32 = 1;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It holds things, and no `FORMAT`.
+    #[error("{0} is not empty and not a ClawHub data directory (it has no FORMAT file); nothing was changed")]
+    Foreign(PathBuf),
+    /// A later release wrote it.
+    #[error("{path} has format {found}, this release knows formats up to {FORMAT_VERSION}; nothing was changed")]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// What it says.
+        found: u64,
+    },
+    /// `FORMAT` is not what any release writes.
+    #[error("{path}: not a FORMAT file: {reason}; nothing was changed")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The data is another cluster's, or another node's.
+    #[error("{path} belongs to {found}, not to {wanted}; nothing was changed")]
+    OtherOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: Owner,
+        /// Who asked.
+        wanted: Owner,
+    },
+    /// Another process has it.
+    #[error("{0} is in use by another process")]
+    Locked(PathBuf),
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// The node whose data a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id there.
+    pub node: NodeId,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} of cluster {}", self.node, self.cluster)
+    }
+}
+
+/// `FORMAT` as it stands in the file. Cluster and node are set together, once.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format {
+    format: u32,
+    cluster: Option<String>,
+    node: Option<u64>,
+}
+
+/// What a readable `FORMAT` says: whose the data is, if it is anybody's yet.
+struct Bound(Option<Owner>);
+
+/// Read before anything else, so that a newer format is told from a damaged file.
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
+}
+
+/// An open, locked data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    owner: Option<Owner>,
+    /// Held, never read: the lock goes with the process.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory, creating it (0700) where there is none or an empty one.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; a directory that is refused stays as it was.
+    pub fn open(root: &Path) -> Result<DataDir, DataDirError> {
+        if read_format(root)?.is_none() && !is_fresh(root)? {
+            return Err(DataDirError::Foreign(root.into()));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|e| at(root, e))?;
+        let lock = lock(root)?;
+        std::fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
+        // Again, under the lock: another process may have claimed it in between.
+        let owner = match read_format(root)? {
+            Some(Bound(owner)) => owner,
+            None => {
+                write_format(root, None)?;
+                None
+            }
+        };
+        Ok(DataDir { root: root.into(), owner, _lock: lock })
+    }
+
+    /// Whose data this is; `None` before the node was initialised or joined.
+    pub fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
+    /// Binds the directory to a node for ever.
+    ///
+    /// # Errors
+    /// [`DataDirError::OtherOwner`] if it is bound to another one.
+    pub fn claim(&mut self, wanted: Owner) -> Result<(), DataDirError> {
+        match self.owner {
+            Some(found) if found == wanted => Ok(()),
+            Some(found) => Err(DataDirError::OtherOwner { path: self.root.clone(), found, wanted }),
+            None => {
+                write_format(&self.root, Some(wanted))?;
+                self.owner = Some(wanted);
+                Ok(())
+            }
+        }
+    }
+
+    /// The directory itself; the blob folders lie directly in it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The store of votes and log entries.
+    pub fn raft(&self) -> PathBuf {
+        self.root.join("raft")
+    }
+
+    /// The folder of state stores, `<n>/` and `CURRENT`.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// The store of what this node alone knows.
+    pub fn local(&self) -> PathBuf {
+        self.root.join("local")
+    }
+
+    /// The node's private key.
+    pub fn node_key(&self) -> PathBuf {
+        self.root.join("node.key")
+    }
+
+    /// The key that seals secrets in the state.
+    pub fn cluster_key(&self) -> PathBuf {
+        self.root.join("cluster.key")
+    }
+
+    /// The socket of operators on this machine.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.root.join("admin.sock")
+    }
+}
+
+fn at(path: &Path, source: io::Error) -> DataDirError {
+    DataDirError::Io { path: path.into(), source }
+}
+
+/// Whether there is nothing in `root` but what a file system or an interrupted first start leaves.
+fn is_fresh(root: &Path) -> Result<bool, DataDirError> {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(at(root, e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(|e| at(root, e))?.file_name();
+        if !matches!(name.to_str(), Some("LOCK" | "FORMAT.new" | "lost+found")) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lock(root: &Path) -> Result<File, DataDirError> {
+    let path = root.join("LOCK");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(|e| at(&path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked(root.into())),
+        Err(e) => Err(at(&path, e.into())),
+    }
+}
+
+/// Reads and checks the whole of `FORMAT`, changing nothing; `None` if there is none.
+fn read_format(root: &Path) -> Result<Option<Bound>, DataDirError> {
+    let path = root.join("FORMAT");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(at(&path, e)),
+    };
+    let unreadable = |reason: String| DataDirError::Unreadable { path: path.clone(), reason };
+    let version: Version = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+    if version.format > u64::from(FORMAT_VERSION) {
+        return Err(DataDirError::Newer { path: root.into(), found: version.format });
+    }
+    let format: Format = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+    match (format.cluster, format.node) {
+        (None, None) => Ok(Some(Bound(None))),
+        (Some(cluster), Some(node)) if node > 0 => {
+            let cluster = cluster.parse().map_err(|_| unreadable("cluster is not an id".into()))?;
+            Ok(Some(Bound(Some(Owner { cluster, node: NodeId(node) }))))
+        }
+        _ => Err(unreadable("cluster and node go together".into())),
+    }
+}
+
+fn write_format(root: &Path, owner: Option<Owner>) -> Result<(), DataDirError> {
+    let format = Format {
+        format: FORMAT_VERSION,
+        cluster: owner.map(|o| o.cluster.to_string()),
+        node: owner.map(|o| o.node.0),
+    };
+    let mut text = serde_json::to_vec_pretty(&format).expect("numbers and hex are JSON");
+    text.push(b'\n');
+    let (new, path) = (root.join("FORMAT.new"), root.join("FORMAT"));
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        File::open(root)?.sync_all()
+    };
+    write().map_err(|e| at(&path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn someone(byte: u8) -> Owner {
+        Owner { cluster: ClusterId([byte; 16]), node: NodeId(u64::from(byte)) }
+    }
+
+    /// Names, contents and modes: what "untouched" is about.
+    fn contents(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+        let mut all = BTreeMap::new();
+        for entry in std::fs::read_dir(root).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            all.insert(path.clone(), (mode, std::fs::read(&path).unwrap()));
+        }
+        all.insert(root.into(), (std::fs::metadata(root).unwrap().permissions().mode(), Vec::new()));
+        all
+    }
+
+    #[test]
+    fn a_new_directory_is_private_and_remembers_its_owner() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("a/b");
+        let mut dir = DataDir::open(&root).unwrap();
+        assert_eq!(dir.owner(), None);
+        assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        dir.claim(someone(1)).unwrap();
+        dir.claim(someone(1)).unwrap();
+        drop(dir);
+        assert_eq!(DataDir::open(&root).unwrap().owner(), Some(someone(1)));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let first = DataDir::open(temp.path()).unwrap();
+        // flock is per open file, so a second opening in this process stands for another process.
+        assert!(matches!(DataDir::open(temp.path()), Err(DataDirError::Locked(_))));
+        drop(first);
+        assert!(DataDir::open(temp.path()).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_ours_stays_untouched() {
+        for (name, text) in [
+            ("FORMAT", r#"{"format": 2, "cluster": null, "shards": 7}"#),
+            ("FORMAT", r#"{"format": 1, "cluster": "00", "node": 1}"#),
+            ("FORMAT", r#"{"format": 1, "cluster": null, "node": 1}"#),
+            ("FORMAT", "hello"),
+            ("thesis.txt", "chapter one"),
+        ] {
+            let temp = tempfile::tempdir().unwrap();
+            std::fs::write(temp.path().join(name), text).unwrap();
+            std::fs::set_permissions(temp.path(), Permissions::from_mode(0o755)).unwrap();
+            let before = contents(temp.path());
+            let error = DataDir::open(temp.path()).unwrap_err();
+            assert!(error.to_string().ends_with("nothing was changed"), "{error}");
+            assert_eq!(contents(temp.path()), before, "{error}");
+        }
+    }
+
+    #[test]
+    fn another_clusters_directory_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(temp.path()).unwrap();
+        dir.claim(someone(1)).unwrap();
+        let before = contents(temp.path());
+        assert!(matches!(dir.claim(someone(2)), Err(DataDirError::OtherOwner { .. })));
+        assert_eq!(contents(temp.path()), before);
+    }
+}

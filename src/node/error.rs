@@ -1,0 +1,70 @@
+//! Why a node does not run.
+
+use std::io;
+use std::path::PathBuf;
+
+use clawhub_kv::KvError;
+use clawhub_peer::{KeyError, PeerError};
+use clawhub_state::Fault;
+
+use crate::data_dir::DataDirError;
+use crate::facts::FactError;
+
+/// A node could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The data directory is not for it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A store failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// What the node alone knows cannot be read or kept.
+    #[error(transparent)]
+    Facts(#[from] FactError),
+    /// The replicated state cannot be read.
+    #[error(transparent)]
+    State(#[from] Fault),
+    /// A key file is missing, unreadable or wrong.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The peer endpoint cannot be made, or a join failed.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Consensus cannot start.
+    #[error(transparent)]
+    Consensus(#[from] clawhub_consensus::ConsensusError),
+    /// The blob store cannot be opened.
+    #[error(transparent)]
+    Blobs(Box<clawhub_blobs::BlobError>),
+    /// An address cannot be listened on.
+    #[error("{what} {at}: {source}")]
+    Listen {
+        /// Which listener.
+        what: &'static str,
+        /// Where.
+        at: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The data directory contradicts itself.
+    #[error("the data directory does not fit together: {0}; nothing is guessed or repaired")]
+    Inconsistent(String),
+    /// The node ran and cannot go on.
+    #[error("{0}")]
+    Fault(String),
+}
+
+impl From<clawhub_blobs::BlobError> for NodeError {
+    fn from(error: clawhub_blobs::BlobError) -> NodeError {
+        NodeError::Blobs(Box::new(error))
+    }
+}

@@ -1,0 +1,89 @@
+//! The node: the only crate that chooses concrete types and puts them together.
+//!
+//! [`config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
+//! Then [`run`] opens listeners at once: clients get `/healthz` and 503, operators get the
+//! administration socket. When the node is a member, or as soon as it becomes one ([`becoming`]), the
+//! [`stack`] is built and clients are let in. [`upkeep`] and [`membership`] keep the member in order.
+//!
+//! State of its own: `FORMAT` and `LOCK`, and the facts in the `local` store (boot counter, certificate,
+//! known peers). A crash loses none of it.
+
+mod admin;
+mod admission;
+mod becoming;
+mod budget;
+pub mod config;
+pub mod data_dir;
+mod directory;
+mod error;
+mod facts;
+mod health;
+mod http;
+mod logging;
+mod membership;
+mod metrics;
+mod node;
+mod port;
+mod refusal;
+mod run;
+mod stack;
+mod stop;
+mod stores;
+mod upkeep;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use config::Config;
+
+/// The exit code of a configuration with mistakes, as in sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+/// Threads that run consensus and nothing else.
+const CONSENSUS_THREADS: usize = 2;
+/// How long work that nobody waits for may go on when the process ends.
+const LAST_WORK: Duration = Duration::from_secs(2);
+
+/// Runs the node that the file describes, until it is told to stop (0) or cannot go on (1). A
+/// configuration with mistakes is reported on standard error, every mistake on a line of its own (78).
+pub fn serve(config: &Path) -> ExitCode {
+    let config = match Config::load(config) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    logging::init(&config.log);
+    logging::abort_on_panic();
+    match run_to_end(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_to_end(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let main = runtime("node", std::thread::available_parallelism().map_or(2, usize::from).max(2))?;
+    let consensus = runtime("consensus", CONSENSUS_THREADS)?;
+    let done = main.block_on(run::run(config, consensus.handle().clone()));
+    consensus.shutdown_timeout(LAST_WORK);
+    main.shutdown_timeout(LAST_WORK);
+    Ok(done?)
+}
+
+fn runtime(name: &str, threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+/// The last word of a node that does not run. The log may not exist yet, or go elsewhere than a person
+/// looks.
+fn say(error: &dyn std::fmt::Display) {
+    // If standard error is closed there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "clawhub: {error}");
+}

@@ -1,0 +1,235 @@
+//! `/metrics`: counters that the node keeps, and gauges read at the moment of asking.
+//!
+//! Labels are few and fixed: a route class, a status. Nothing a client chooses becomes a label.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::node::Node;
+use crate::stack::Stack;
+
+/// Which part of the interface a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RouteClass {
+    Base,
+    Catalog,
+    Manifests,
+    Blobs,
+    Uploads,
+    Tags,
+    Referrers,
+    Node,
+    Other,
+}
+
+impl RouteClass {
+    /// The class of a path. Names may contain any of the words, so the end of the path decides.
+    pub(crate) fn of(path: &str) -> RouteClass {
+        let Some(rest) = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+            return match path {
+                "/healthz" | "/readyz" | "/metrics" => RouteClass::Node,
+                _ => RouteClass::Other,
+            };
+        };
+        let mut parts = rest.trim_start_matches('/').rsplit('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(""), None, _) => RouteClass::Base,
+            (Some("_catalog"), None, _) => RouteClass::Catalog,
+            (Some("list"), Some("tags"), _) => RouteClass::Tags,
+            (_, Some("uploads"), Some("blobs")) | (Some("uploads"), Some("blobs"), _) => RouteClass::Uploads,
+            (_, Some("manifests"), _) => RouteClass::Manifests,
+            (_, Some("blobs"), _) => RouteClass::Blobs,
+            (_, Some("referrers"), _) => RouteClass::Referrers,
+            _ => RouteClass::Other,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            RouteClass::Base => "base",
+            RouteClass::Catalog => "catalog",
+            RouteClass::Manifests => "manifests",
+            RouteClass::Blobs => "blobs",
+            RouteClass::Uploads => "uploads",
+            RouteClass::Tags => "tags",
+            RouteClass::Referrers => "referrers",
+            RouteClass::Node => "node",
+            RouteClass::Other => "other",
+        }
+    }
+}
+
+impl EncodeLabelValue for RouteClass {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: RouteClass,
+    status: u16,
+}
+
+/// The counters.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub(crate) fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("clawhub");
+        let requests = Family::default();
+        registry.register("http_requests", "Requests answered, by part of the interface", requests.clone());
+        Metrics { registry, requests }
+    }
+
+    /// Counts an answer.
+    pub(crate) fn count_request(&self, route: RouteClass, status: u16) {
+        self.requests.get_or_create(&RequestLabels { route, status }).inc();
+    }
+
+    /// The text of the OpenMetrics format.
+    fn text(&self, gauges: &[Gauge]) -> Result<String, fmt::Error> {
+        let mut now = Registry::with_prefix("clawhub");
+        for gauge in gauges {
+            now.register(gauge.name, gauge.help, ConstGauge::new(gauge.value));
+        }
+        let (mut counted, mut text) = (String::new(), String::new());
+        encode(&mut text, &now)?;
+        encode(&mut counted, &self.registry)?;
+        // Each text ends in the mark of the end; one is enough.
+        let gauges = text.strip_suffix("# EOF\n").unwrap_or(&text);
+        Ok(format!("{gauges}{counted}"))
+    }
+}
+
+/// A number read at the moment of asking.
+struct Gauge {
+    name: &'static str,
+    help: &'static str,
+    value: u64,
+}
+
+pub(crate) async fn render(State(node): State<Arc<Node>>) -> Response {
+    let mut gauges = process();
+    if let Some(stack) = node.stack() {
+        gauges.extend(cluster(stack));
+        gauges.extend(storage(stack));
+    }
+    match node.metrics.text(&gauges) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn process() -> Vec<Gauge> {
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let memory = memory().unwrap_or_default();
+    vec![
+        gauge("process_resident_bytes", "Memory in use", memory.resident),
+        gauge("process_resident_peak_bytes", "Most memory ever in use (VmHWM)", memory.peak),
+    ]
+}
+
+fn cluster(stack: &Stack) -> Vec<Gauge> {
+    let status = stack.consensus.status();
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let committed = status.committed.unwrap_or(0);
+    vec![
+        gauge("raft_term", "The present term", status.term),
+        gauge("raft_leader", "Id of the leader this node follows; 0 for none", status.leader.map_or(0, |id| id.0)),
+        gauge("raft_is_leader", "1 on the leader", u64::from(status.leader == Some(stack.me))),
+        gauge("raft_log_index", "Last entry in the log", status.last_log.unwrap_or(0)),
+        gauge("raft_committed_index", "Last entry known to be committed", committed),
+        gauge("raft_applied_index", "Last entry applied", status.applied),
+        gauge("raft_apply_lag", "Entries committed and not applied", committed.saturating_sub(status.applied)),
+        gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
+        gauge("raft_learners", "Nodes that follow without a vote", status.learners.len() as u64),
+    ]
+}
+
+fn storage(stack: &Stack) -> Vec<Gauge> {
+    let gauge = |name, help, value| Gauge { name, help, value };
+    let usage = stack.usage();
+    let mut gauges = vec![
+        gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
+        gauge("blobs_held_bytes", "Their bytes", usage.bytes),
+    ];
+    match stack.blobs.free_space() {
+        Ok(free) => gauges.push(gauge("storage_free_bytes", "Room on the data directory's device", free)),
+        Err(error) => tracing::warn!(%error, "free space cannot be read"),
+    }
+    gauges
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    resident: u64,
+    peak: u64,
+}
+
+fn memory() -> Option<Memory> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = |key: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    Some(Memory { resident: kib("VmRSS:")? << 10, peak: kib("VmHWM:")? << 10 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_path_names_its_class() {
+        for (path, class) in [
+            ("/v2", "base"),
+            ("/v2/", "base"),
+            ("/v2/_catalog", "catalog"),
+            ("/v2/a/b/manifests/latest", "manifests"),
+            ("/v2/blobs/uploads/manifests/x", "manifests"),
+            ("/v2/a/blobs/sha256:00", "blobs"),
+            ("/v2/a/blobs/uploads/", "uploads"),
+            ("/v2/a/blobs/uploads", "uploads"),
+            ("/v2/a/blobs/uploads/1-00", "uploads"),
+            ("/v2/a/tags/list", "tags"),
+            ("/v2/a/referrers/sha256:00", "referrers"),
+            ("/v2x", "other"),
+            ("/", "other"),
+            ("/readyz", "node"),
+        ] {
+            assert_eq!(RouteClass::of(path).as_str(), class, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_text_has_counters_gauges_and_one_end() {
+        let metrics = Metrics::new();
+        metrics.count_request(RouteClass::Blobs, 200);
+        metrics.count_request(RouteClass::Blobs, 200);
+        let text = metrics.text(&process()).unwrap();
+        assert!(text.contains("clawhub_http_requests_total{route=\"blobs\",status=\"200\"} 2"), "{text}");
+        assert!(text.contains("clawhub_process_resident_peak_bytes "), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+        assert!(text.ends_with("# EOF\n"));
+        assert!(memory().unwrap().peak > 1 << 20);
+    }
+}

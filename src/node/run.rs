@@ -1,0 +1,91 @@
+//! A node's life: open, listen, become a member if it is not one, serve, drain, stop.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use crate::admin::{self, AdminSocket};
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::error::NodeError;
+use crate::facts::Facts;
+use crate::node::{Boot, Node, Parts};
+use crate::port::PeerPort;
+use crate::stop::Stop;
+use crate::{becoming, budget, http, stores};
+
+/// Runs a node until it is told to stop, or cannot go on.
+///
+/// # Errors
+/// [`NodeError`]: why it could not start, or not go on.
+pub(crate) async fn run(config: Config, consensus_runtime: Handle) -> Result<(), NodeError> {
+    let stop = Stop::default();
+    stop.on_signals().map_err(|source| NodeError::Fault(format!("signals: {source}")))?;
+    let (node, listener, socket) = open(config, consensus_runtime, stop.clone()).await?;
+    let operators = tokio::spawn(admin::serve(socket, node.clone()));
+    let (router, limits) = (http::router(&node), http::limits(&node.config.limits));
+    let told = stop.clone();
+    let clients = tokio::spawn(clawhub_api_http::serve(listener, router, limits, async move {
+        told.told().await;
+    }));
+
+    match node.owner() {
+        Some(owner) => {
+            if let Err(error) = becoming::resume(&node, owner).await {
+                stop.fault(error.to_string());
+            }
+        }
+        None => tracing::info!("waiting for `clawhub cluster init` or `clawhub cluster join`"),
+    }
+    stop.told().await;
+
+    // Clients first: their requests need everything else.
+    if let Ok(drained) = clients.await {
+        tracing::info!(cut = drained.cut, "clients are gone");
+    }
+    if let Some(stack) = node.stack() {
+        stack.stop().await;
+    }
+    operators.abort();
+    // Until the socket file is gone with it.
+    let _ = operators.await;
+    match stop.reason() {
+        Some(reason) => Err(NodeError::Fault(reason)),
+        None => Ok(()),
+    }
+}
+
+/// Opens what a node needs from its first moment. Nothing is changed before the data directory has been
+/// found to be this node's, and no port is asked for twice.
+async fn open(
+    config: Config,
+    consensus_runtime: Handle,
+    stop: Stop,
+) -> Result<(Arc<Node>, TcpListener, AdminSocket), NodeError> {
+    let dir = DataDir::open(&config.node.data)?;
+    budget::log(&config);
+    let refused = |what, at: String| move |source| NodeError::Listen { what, at, source };
+    let listen = config.http.listen;
+    let listener = TcpListener::bind(listen).await.map_err(refused("clients at", listen.to_string()))?;
+    let http = listener.local_addr().map_err(refused("clients at", listen.to_string()))?;
+    let peers = config.peer.listen;
+    let peer_port = PeerPort::hold(peers).map_err(refused("peers at", peers.to_string()))?;
+    let local = stores::local(&dir)?;
+    let count = Facts::new(local.clone()).count_boot()?;
+    let path = dir.admin_socket();
+    let socket = AdminSocket::bind(&path).map_err(refused("operators at", path.display().to_string()))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = %config.node.name,
+        location = %config.node.location,
+        data = %config.node.data.display(),
+        %http,
+        peers = %peer_port.addr(),
+        boot = count,
+        "started"
+    );
+    let boot = Boot { count, nonce: rand::random() };
+    let node = Node::new(Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop });
+    Ok((node, listener, socket))
+}

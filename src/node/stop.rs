@@ -1,0 +1,70 @@
+//! Why and when the node stops: an operator's signal, or a fault that it must not go on with.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Told once, heard by everybody. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Stop {
+    told: CancellationToken,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Stop {
+    /// Asks the node to drain and end well.
+    pub(crate) fn order(&self) {
+        self.told.cancel();
+    }
+
+    /// Asks the node to end because it cannot go on. The first reason is kept.
+    pub(crate) fn fault(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::error!(%reason, "the node cannot go on");
+        self.fault.lock().get_or_insert(reason);
+        self.told.cancel();
+    }
+
+    /// Completes when the node shall stop.
+    pub(crate) async fn told(&self) {
+        self.told.cancelled().await;
+    }
+
+    /// Whether the node shall stop.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.is_cancelled()
+    }
+
+    /// Why the node could not go on, if that is why it stops.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.fault.lock().clone()
+    }
+
+    /// Orders a stop at the first SIGTERM or SIGINT; the second one ends the process on the spot.
+    ///
+    /// # Errors
+    /// If the process may not handle signals.
+    pub(crate) fn on_signals(&self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                if stop.is_told() {
+                    tracing::warn!(signal = name, "a second signal: ending at once");
+                    // What was acknowledged is durable; the rest is for the next start to clean up.
+                    std::process::exit(1);
+                }
+                tracing::info!(signal = name, "stopping");
+                stop.order();
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! What a member does besides serving: registers its start, keeps its list of peers, shows removed
+//! members out, counts what it holds, and notices when it must stop itself.
+//!
+//! Every loop is idempotent and begins again after a crash with nothing lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_blobs::BlobStore;
+use clawhub_consensus::{ProposeError, Who};
+use clawhub_peer::Standing;
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, Rejected, View};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::error::NodeError;
+use crate::node::Node;
+use crate::stack::{Stack, Usage, keep_peers};
+use crate::{membership, refusal};
+
+/// Between two looks at the members, however fast the log grows.
+const LOOK: Duration = Duration::from_millis(200);
+/// Between two counts of what the node holds.
+const COUNT: Duration = Duration::from_secs(30);
+/// Rows of the blob index read at once while counting.
+const PAGE: usize = 1024;
+/// After a registration that nobody answered.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Starts the loops. They end with the process.
+pub(crate) fn start(node: &Arc<Node>) {
+    tokio::spawn(register(node.clone()));
+    tokio::spawn(watch_members(node.clone()));
+    tokio::spawn(watch_consensus(node.clone()));
+    tokio::spawn(count(node.clone()));
+    tokio::spawn(membership::run(node.clone()));
+}
+
+/// Logs this start: its counter, and where the node is now.
+async fn register(node: Arc<Node>) {
+    let Some(stack) = node.stack() else { return };
+    let boot = Command::Cluster(ClusterCmd::Boot {
+        node: stack.me,
+        boot: node.boot.count,
+        nonce: node.boot.nonce,
+        peer_addr: node.peer_addr(),
+        http_addr: node.http_addr.clone(),
+    });
+    while !node.stop.is_told() {
+        match stack.consensus.propose(boot.clone(), Who::system(), refusal::PATIENCE).await {
+            Ok(_) => return tracing::info!(node = %stack.me, boot = node.boot.count, "registered"),
+            Err(ProposeError::Rejected(rejected @ Rejected::StaleBoot { .. })) => {
+                let why = "an old copy of its data directory, or a second process with the same one";
+                return node.stop.fault(format!("{rejected}: {why}"));
+            }
+            Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => {
+                return node.stop.fault("this node was removed from the cluster");
+            }
+            Err(error) => tracing::debug!(%error, "not registered yet"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Follows the members as the state changes.
+async fn watch_members(node: Arc<Node>) {
+    let Some(stack) = node.stack() else { return };
+    let mut watcher = stack.consensus.watch();
+    let mut applied = None;
+    while let Some(status) = watcher.changed().await {
+        if applied.replace(status.applied) == Some(status.applied) {
+            continue;
+        }
+        if let Err(error) = keep_peers(&node.facts, &stack.members) {
+            tracing::warn!(%error, "the list of peers was not kept");
+        }
+        if let Err(error) = show_out(&node, stack) {
+            tracing::error!(%error, "the members cannot be read");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Closes what is still open with members that were removed. The directory refuses them from the same
+/// entry on.
+fn show_out(node: &Node, stack: &Stack) -> Result<(), NodeError> {
+    let state = stack.consensus.state();
+    for member in View::new(&*state).nodes()?.into_iter().filter(|member| member.removed) {
+        if member.id == stack.me {
+            node.stop.fault("this node was removed from the cluster");
+        } else if stack.endpoint.standing(member.id) == Standing::Connected {
+            tracing::info!(node = %member.id, "closing connections with a removed node");
+            stack.endpoint.disconnect(member.id);
+        }
+    }
+    Ok(())
+}
+
+/// A node whose consensus has stopped is none.
+async fn watch_consensus(node: Arc<Node>) {
+    let Some(stack) = node.stack() else { return };
+    if let Some(reason) = stack.consensus.stopped().await {
+        node.stop.fault(format!("consensus stopped: {reason}"));
+    }
+}
+
+async fn count(node: Arc<Node>) {
+    let Some(stack) = node.stack() else { return };
+    let mut every = interval(COUNT);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let blobs = stack.blobs.clone();
+        match tokio::task::spawn_blocking(move || usage(&blobs)).await {
+            Ok(usage) => stack.set_usage(usage),
+            // The runtime is going down.
+            Err(_) => return,
+        }
+    }
+}
+
+fn usage(blobs: &BlobStore) -> Usage {
+    let mut usage = Usage::default();
+    let mut after = None;
+    loop {
+        let page = blobs.inventory(after, PAGE);
+        for (_, size) in &page {
+            usage.blobs += 1;
+            usage.bytes += size;
+        }
+        match page.last() {
+            Some((root, _)) if page.len() == PAGE => after = Some(*root),
+            _ => return usage,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The one place that decides whether a peer is who it says and may be here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clawhub_types::NodeId;
+use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::hello::{self, Frame};
+use crate::identity::subject;
+use crate::links::{Link, Links, Transport};
+use crate::{Hello, PeerError};
+
+/// A peer that is refused tries again and again; one line in this time tells of it.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How to reach and recognise a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// `host:port`, TCP and UDP.
+    pub addr: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub spki: [u8; 32],
+}
+
+/// What the replicated state says about members. Asked on every connection and never remembered.
+pub trait Directory: Send + Sync + 'static {
+    /// Where a member is; `None` if there is no such member.
+    fn lookup(&self, node: NodeId) -> Option<PeerInfo>;
+
+    /// Whether a node whose certificate holds this key, and which says this of itself, may connect, or be
+    /// connected to. Cluster, epoch, and that the certificate is the named node's were checked before.
+    ///
+    /// # Errors
+    /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String>;
+}
+
+/// Decides about connections.
+pub(crate) struct Gatekeeper {
+    own: Hello,
+    directory: Arc<dyn Directory>,
+    links: Arc<Links>,
+    warned: Mutex<Option<Instant>>,
+}
+
+impl Gatekeeper {
+    pub(crate) fn new(own: Hello, directory: Arc<dyn Directory>, links: Arc<Links>) -> Gatekeeper {
+        Gatekeeper { own, directory, links, warned: Mutex::new(None) }
+    }
+
+    /// The table of live connections.
+    pub(crate) fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
+    /// Where a member is.
+    pub(crate) fn lookup(&self, node: NodeId) -> Result<PeerInfo, PeerError> {
+        self.directory.lookup(node).ok_or(PeerError::UnknownNode(node))
+    }
+
+    /// The handshake of the side that was called. The caller limits the time.
+    pub(crate) async fn answer(
+        &self,
+        chain: &[CertificateDer<'_>],
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        transport: Transport,
+    ) -> Result<(NodeId, Link), PeerError> {
+        let Frame::Hello(hello) = hello::read(stream).await? else {
+            return Err(PeerError::Protocol("the caller did not say hello"));
+        };
+        match self.admit(chain, &hello, None, transport) {
+            Ok(admitted) => {
+                hello::write(stream, &self.own).await?;
+                Ok(admitted)
+            }
+            Err(e) => {
+                let reason = match &e {
+                    PeerError::Refused(reason) => reason.clone(),
+                    other => other.to_string(),
+                };
+                self.warn(&hello, &reason);
+                hello::refuse(stream, &reason).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// The handshake of the side that calls a member. The caller limits the time.
+    pub(crate) async fn introduce(
+        &self,
+        chain: &[CertificateDer<'_>],
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        called: (NodeId, &PeerInfo),
+        transport: Transport,
+    ) -> Result<Link, PeerError> {
+        hello::write(stream, &self.own).await?;
+        match hello::read(stream).await? {
+            Frame::Hello(hello) => self.admit(chain, &hello, Some(called), transport).map(|(_, link)| link),
+            Frame::Refusal(reason) => Err(PeerError::RefusedBy(reason)),
+        }
+    }
+
+    fn warn(&self, hello: &Hello, reason: &str) {
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!(node = %hello.node, boot = hello.boot, "a peer was refused: {reason}");
+        }
+    }
+
+    /// Admits a peer whose chain TLS has verified against the cluster's CA. `called` is the member that
+    /// this node meant to reach, if it is the caller.
+    fn admit(
+        &self,
+        chain: &[CertificateDer<'_>],
+        hello: &Hello,
+        called: Option<(NodeId, &PeerInfo)>,
+        transport: Transport,
+    ) -> Result<(NodeId, Link), PeerError> {
+        let refused = |why: &str| PeerError::Refused(why.to_owned());
+        let proved = subject(chain)?;
+        if proved.cluster != self.own.cluster || hello.cluster != self.own.cluster {
+            return Err(refused("it belongs to another cluster"));
+        }
+        if hello.epoch != self.own.epoch {
+            return Err(refused("it belongs to another epoch of the cluster"));
+        }
+        if hello.node != proved.node {
+            return Err(refused("its certificate is another node's"));
+        }
+        if hello.node == self.own.node {
+            return Err(refused("it has this node's own identity"));
+        }
+        if called.is_some_and(|(node, info)| node != proved.node || info.spki != proved.spki) {
+            return Err(refused("it is not the node that was called"));
+        }
+        let link = self
+            .links
+            .enter(hello.node, hello.boot, transport)
+            .ok_or_else(|| refused("it has too many connections"))?;
+        // After it was entered: a removal that is applied from here on closes the link.
+        self.directory.admit(hello, &proved.spki).map_err(PeerError::Refused)?;
+        if !link.admitted() {
+            return Err(refused("a later start of it is here already"));
+        }
+        Ok((hello.node, link))
+    }
+}

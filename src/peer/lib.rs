@@ -1,0 +1,49 @@
+//! Members of a cluster, to each other: who a peer is, and the connections to it.
+//!
+//! **Identity.** A node owns a key ([`NodeKey`]) and a certificate that the cluster's [`Ca`] issued when
+//! it joined; the certificate names cluster and node. TLS 1.3 proves the key and the signature. Then both
+//! sides exchange a [`Hello`], and one function (`Gatekeeper::admit`) decides, for TCP and QUIC, for
+//! callers and called alike, whether the certificate, the Hello and the replicated state
+//! ([`Directory`]) agree. Nothing else in the product asks who a peer is.
+//!
+//! **Connections.** An [`Endpoint`] listens on one port number: TCP carries gRPC ([`Endpoint::channel`]),
+//! UDP carries QUIC streams ([`Endpoint::open`]). Traffic of different [`Class`]es never shares a
+//! connection. A connection without a client certificate reaches the routes for joining and nothing
+//! else. Removal of a member closes its live connections ([`Endpoint::disconnect`]), because TLS looks at
+//! a certificate only once.
+//!
+//! **State.** Two files, `node.key` and `cluster.key`, written durably before they are used. Everything
+//! else is in memory; a crash loses connections, which are made again on the next use.
+//!
+//! **Limits.** [`limits`] holds every bound of this crate in one place.
+
+mod admit;
+mod ca;
+mod conn;
+mod endpoint;
+mod error;
+mod gate;
+mod hello;
+mod identity;
+mod join;
+mod key;
+pub mod limits;
+mod links;
+mod private_file;
+mod quic;
+mod socket;
+mod tcp;
+mod tls;
+mod token;
+
+pub use admit::{Directory, PeerInfo};
+pub use ca::{Ca, Csr};
+pub use endpoint::{Class, Endpoint, Identity, StreamHandler};
+pub use error::{KeyError, PeerError};
+pub use hello::Hello;
+pub use identity::{PeerId, caller};
+pub use join::{Applicant, Joined, join};
+pub use key::{ClusterKey, NodeKey};
+pub use links::Standing;
+pub use quinn::{RecvStream, SendStream};
+pub use token::{JoinSecret, JoinToken, TokenError};

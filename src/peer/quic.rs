@@ -1,0 +1,331 @@
+//! QUIC: connections pooled per member and class, and the streams that members open here.
+//!
+//! Owns the pool, in memory. A connection serves streams in one direction only: whoever made it opens
+//! them. Its first stream carries the Hellos.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::hmac;
+use clawhub_types::NodeId;
+use parking_lot::Mutex;
+use quinn::{
+    Connection, ConnectionError, IdleTimeout, MtuDiscoveryConfig, RecvStream, SendStream, TokioRuntime,
+    TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admit::{Gatekeeper, PeerInfo};
+use crate::endpoint::{Class, StreamHandler};
+use crate::gate::Gate;
+use crate::limits::{
+    HANDSHAKE, HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
+    QUIC_WINDOW, STREAMS, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
+};
+use crate::links::{Link, Transport};
+use crate::tls::{NO_NAME, Tls};
+use crate::{NodeKey, PeerError};
+
+/// Bytes of packets kept for all connections that are not accepted yet.
+const PENDING_BYTES: u64 = 4 << 20;
+/// The same, for one of them.
+const PENDING_BYTES_EACH: u64 = 64 << 10;
+
+/// Close codes; the peer's log shows them.
+const DONE: VarInt = VarInt::from_u32(0);
+const NOT_ADMITTED: VarInt = VarInt::from_u32(1);
+const REMOVED: VarInt = VarInt::from_u32(2);
+
+type Slots = HashMap<(NodeId, Class), Arc<tokio::sync::Mutex<Slot>>>;
+
+/// A place in the pool. Its lock is held while connecting, so that one caller connects and the others
+/// wait for it.
+#[derive(Default)]
+struct Slot {
+    live: Option<Connection>,
+    failed: Option<(Instant, String)>,
+}
+
+/// The UDP half of an endpoint.
+pub(crate) struct Quic {
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+    keeper: Arc<Gatekeeper>,
+    slots: Mutex<Slots>,
+}
+
+fn failed(e: impl std::fmt::Display) -> PeerError {
+    PeerError::Quic(e.to_string())
+}
+
+impl Quic {
+    /// Takes over a bound socket. Must be called within a Tokio runtime.
+    pub(crate) fn new(
+        socket: UdpSocket,
+        tls: &Tls,
+        key: &NodeKey,
+        keeper: Arc<Gatekeeper>,
+    ) -> Result<Quic, PeerError> {
+        let mut server = quinn::ServerConfig::with_crypto(tls.quic_server.clone());
+        server
+            .transport_config(Arc::new(transport(STREAMS_PER_CONNECTION)?))
+            .migration(false)
+            .max_incoming(HANDSHAKES)
+            .incoming_buffer_size(PENDING_BYTES_EACH)
+            .incoming_buffer_size_total(PENDING_BYTES);
+        let mut client = quinn::ClientConfig::new(tls.quic_client.clone());
+        client.transport_config(Arc::new(transport(0)?));
+        let endpoint =
+            quinn::Endpoint::new(endpoint_config(key)?, Some(server), socket, Arc::new(TokioRuntime))
+                .map_err(failed)?;
+        Ok(Quic { endpoint, client, keeper, slots: Mutex::default() })
+    }
+
+    /// Opens a stream to a member, connecting first if need be. Nothing is sent before the first write.
+    pub(crate) async fn open(
+        &self,
+        node: NodeId,
+        class: Class,
+    ) -> Result<(SendStream, RecvStream), PeerError> {
+        // A pooled connection may have died unnoticed; a new one that dies at once is an answer.
+        for last in [false, true] {
+            let connection = self.connection(node, class).await?;
+            match timeout(OPEN, connection.open_bi()).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(e)) if last => return Err(failed(e)),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(PeerError::Timeout("waiting for the peer to allow another stream")),
+            }
+        }
+        Err(PeerError::Quic("the connection broke".into()))
+    }
+
+    async fn connection(&self, node: NodeId, class: Class) -> Result<Connection, PeerError> {
+        let asked = Instant::now();
+        let slot = self.slots.lock().entry((node, class)).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some(live) = slot.live.as_ref().filter(|c| c.close_reason().is_none()) {
+            return Ok(live.clone());
+        }
+        if let Some((_, why)) = slot.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(PeerError::Shared(why.clone()));
+        }
+        let attempt = timeout(HANDSHAKE, self.connect(node)).await;
+        match attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer"))) {
+            Ok(connection) => {
+                *slot = Slot { live: Some(connection.clone()), failed: None };
+                Ok(connection)
+            }
+            Err(e) => {
+                self.keeper.links().failed(node);
+                *slot = Slot { live: None, failed: Some((Instant::now(), e.to_string())) };
+                Err(e)
+            }
+        }
+    }
+
+    async fn connect(&self, node: NodeId) -> Result<Connection, PeerError> {
+        let info = self.keeper.lookup(node)?;
+        let addr = self.resolve(&info.addr).await?;
+        let connecting = self.endpoint.connect_with(self.client.clone(), addr, NO_NAME).map_err(failed)?;
+        let connection = connecting.await.map_err(failed)?;
+        match self.introduce(&connection, node, &info).await {
+            Ok(link) => {
+                tokio::spawn(watch(connection.clone(), link));
+                Ok(connection)
+            }
+            Err(e) => {
+                connection.close(NOT_ADMITTED, b"");
+                Err(e)
+            }
+        }
+    }
+
+    async fn introduce(&self, to: &Connection, node: NodeId, info: &PeerInfo) -> Result<Link, PeerError> {
+        let (mut send, mut recv) = to.open_bi().await.map_err(failed)?;
+        let mut stream = tokio::io::join(&mut recv, &mut send);
+        self.keeper.introduce(&chain(to), &mut stream, (node, info), Transport::Quic).await
+    }
+
+    /// The first address that this socket can send to.
+    async fn resolve(&self, addr: &str) -> Result<SocketAddr, PeerError> {
+        let v4_only = self.endpoint.local_addr().is_ok_and(|local| local.is_ipv4());
+        let found = tokio::net::lookup_host(addr).await.map_err(PeerError::io("resolving an address"))?;
+        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "no address of a usable kind");
+        let usable = found.into_iter().find(|a| a.is_ipv4() || !v4_only);
+        usable.ok_or_else(none).map_err(PeerError::io("resolving an address"))
+    }
+
+    /// Forgets the pooled connections with a member.
+    pub(crate) fn forget(&self, node: NodeId) {
+        self.slots.lock().retain(|(of, _), _| *of != node);
+    }
+
+    /// Ends everything and waits, for a while, until the peers know.
+    pub(crate) async fn close(&self, wait: std::time::Duration) {
+        self.endpoint.close(DONE, b"");
+        let _ = timeout(wait, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// The peer's certificates.
+fn chain(connection: &Connection) -> Vec<CertificateDer<'static>> {
+    let identity = connection.peer_identity().map(|any| any.downcast::<Vec<CertificateDer<'static>>>());
+    identity.and_then(Result::ok).map(|chain| *chain).unwrap_or_default()
+}
+
+/// Keeps a link's row for as long as its connection lives, and closes the connection when told.
+async fn watch(connection: Connection, link: Link) {
+    tokio::select! {
+        () = link.closed().cancelled() => connection.close(REMOVED, b""),
+        _ = connection.closed() => {}
+    }
+}
+
+fn transport(streams: u32) -> Result<TransportConfig, PeerError> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(QUIC_STREAM_WINDOW.into())
+        .receive_window(QUIC_WINDOW.into())
+        .send_window(QUIC_SEND_WINDOW)
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(QUIC_KEEPALIVE))
+        .max_idle_timeout(Some(IdleTimeout::try_from(QUIC_IDLE).map_err(failed)?))
+        .mtu_discovery_config(Some(mtu));
+    Ok(config)
+}
+
+/// What this endpoint derives from its key is the same after a restart, so that a peer whose connection
+/// died with the process is told at its next packet and need not wait for silence.
+fn endpoint_config(key: &NodeKey) -> Result<quinn::EndpointConfig, PeerError> {
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, &key.derive("clawhub quic stateless reset v1"));
+    let [a, b, c, d, e, f, g, h, ..] = key.derive("clawhub quic connection ids v1");
+    let ids = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let mut config = quinn::EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config.max_udp_payload_size(UDP_PAYLOAD).map_err(failed)?;
+    Ok(config)
+}
+
+/// Takes connections and hands their streams on.
+pub(crate) struct Acceptor {
+    keeper: Arc<Gatekeeper>,
+    gate: Arc<Gate>,
+    handler: Arc<dyn StreamHandler>,
+    /// Places for streams being served.
+    places: Arc<Semaphore>,
+    /// Streams being served.
+    serving: TaskTracker,
+}
+
+impl Acceptor {
+    /// `serving` gets a task for every stream.
+    pub(crate) fn new(
+        keeper: Arc<Gatekeeper>,
+        handler: Arc<dyn StreamHandler>,
+        serving: TaskTracker,
+    ) -> Acceptor {
+        let (gate, places) = (Arc::default(), Arc::new(Semaphore::new(STREAMS)));
+        Acceptor { keeper, gate, handler, places, serving }
+    }
+
+    /// Accepts until told to stop; then streams that are being served go on, and no other begins.
+    pub(crate) async fn run(self, quic: Arc<Quic>, stop: CancellationToken) {
+        let this = Arc::new(self);
+        loop {
+            let incoming = tokio::select! {
+                () = stop.cancelled() => return,
+                incoming = quic.endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { return };
+            this.begin(incoming, &stop);
+        }
+    }
+
+    fn begin(self: &Arc<Self>, incoming: quinn::Incoming, stop: &CancellationToken) {
+        let from = incoming.remote_address();
+        // Source addresses are easily forged. When it matters, the caller first shows that it gets answers.
+        if self.gate.is_busy() && !incoming.remote_address_validated() {
+            if incoming.retry().is_err() {
+                tracing::debug!(%from, "cannot ask the caller to prove its address");
+            }
+            return;
+        }
+        let Some(pass) = self.gate.enter(from.ip()) else {
+            incoming.refuse();
+            return;
+        };
+        let (this, stop) = (self.clone(), stop.clone());
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = timeout(HANDSHAKE, this.handshake(incoming)) => outcome,
+            };
+            drop(pass);
+            match outcome.unwrap_or(Err(PeerError::Timeout("handshake"))) {
+                Ok((connection, node, link)) => this.serve(connection, node, link, stop).await,
+                Err(e) => tracing::debug!(%from, "handshake failed: {e}"),
+            }
+        });
+    }
+
+    async fn handshake(&self, incoming: quinn::Incoming) -> Result<(Connection, NodeId, Link), PeerError> {
+        let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
+        let (mut send, mut recv) = connection.accept_bi().await.map_err(failed)?;
+        let mut stream = tokio::io::join(&mut recv, &mut send);
+        match self.keeper.answer(&chain(&connection), &mut stream, Transport::Quic).await {
+            Ok((node, link)) => Ok((connection, node, link)),
+            Err(e) => {
+                // The reason is delivered once the peer has it all, or hung up.
+                if send.finish().is_ok() {
+                    let _ = send.stopped().await;
+                }
+                connection.close(NOT_ADMITTED, b"");
+                Err(e)
+            }
+        }
+    }
+
+    async fn serve(&self, connection: Connection, from: NodeId, link: Link, stop: CancellationToken) {
+        let end = tokio::select! {
+            () = link.closed().cancelled() => None,
+            () = stop.cancelled() => None,
+            end = self.dispatch(&connection, from) => Some(end),
+        };
+        if let Some(end) = end {
+            tracing::debug!(node = %from, "connection ended: {end}");
+        } else {
+            // Stopping leaves it open for the streams being served, until the endpoint closes it.
+            watch(connection, link).await;
+        }
+    }
+
+    async fn dispatch(&self, connection: &Connection, from: NodeId) -> ConnectionError {
+        loop {
+            let (send, recv) = match connection.accept_bi().await {
+                Ok(stream) => stream,
+                Err(end) => return end,
+            };
+            // Waiting here leaves the connection's other streams unread at their sender.
+            let Ok(place) = self.places.clone().acquire_owned().await else {
+                return ConnectionError::LocallyClosed;
+            };
+            let handler = self.handler.clone();
+            self.serving.spawn(async move {
+                handler.handle(from, send, recv).await;
+                drop(place);
+            });
+        }
+    }
+}

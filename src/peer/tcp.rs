@@ -1,0 +1,163 @@
+//! TCP connections, in and out, up to the point where HTTP/2 takes over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_types::NodeId;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+use tokio_util::sync::CancellationToken;
+
+use crate::PeerError;
+use crate::admit::Gatekeeper;
+use crate::conn::{Conn, Stranger};
+use crate::gate::Gate;
+use crate::identity::PeerId;
+use crate::limits::HANDSHAKE;
+use crate::links::Transport;
+use crate::tls::{self, JOIN, PEER};
+
+/// How long accepting pauses when the process is out of file descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Makes connections to members.
+pub(crate) struct Dialer {
+    pub(crate) keeper: Arc<Gatekeeper>,
+    pub(crate) tls: TlsConnector,
+    /// The endpoint is closed.
+    pub(crate) closed: CancellationToken,
+}
+
+impl Dialer {
+    /// Connects to a member, wherever the directory says it is now.
+    pub(crate) async fn dial(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
+        if self.closed.is_cancelled() {
+            return Err(PeerError::Closed);
+        }
+        let attempt = timeout(HANDSHAKE, self.attempt(node)).await;
+        let outcome = attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer")));
+        if outcome.is_err() {
+            self.keeper.links().failed(node);
+        }
+        outcome
+    }
+
+    async fn attempt(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
+        let info = self.keeper.lookup(node)?;
+        let mut stream = connect(&self.tls, &info.addr).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let link = self.keeper.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
+        Ok(Conn::peer(stream.into(), node, link))
+    }
+}
+
+/// TCP and TLS, for members and for those who join. The caller limits the time.
+pub(crate) async fn connect(
+    tls: &TlsConnector,
+    addr: &str,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, PeerError> {
+    let tcp = TcpStream::connect(addr).await.map_err(PeerError::io("connecting"))?;
+    tcp.set_nodelay(true).map_err(PeerError::io("connecting"))?;
+    let wanted = tls.config().alpn_protocols.first().cloned();
+    let stream = tls.connect(tls::no_name(), tcp).await.map_err(PeerError::io("TLS handshake"))?;
+    if stream.get_ref().1.alpn_protocol() != wanted.as_deref() {
+        return Err(PeerError::Protocol("the peer does not speak this protocol"));
+    }
+    Ok(stream)
+}
+
+/// Takes connections, and sorts them into members' and strangers'.
+pub(crate) struct Acceptor {
+    pub(crate) keeper: Arc<Gatekeeper>,
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) gate: Arc<Gate>,
+    /// Places for connections without a client certificate.
+    pub(crate) strangers: Arc<Semaphore>,
+    /// Where members' connections go.
+    pub(crate) to_peers: mpsc::Sender<Conn<PeerId>>,
+    /// Where the other ones go.
+    pub(crate) to_join: mpsc::Sender<Conn<Stranger>>,
+    /// Closes every connection.
+    pub(crate) all: CancellationToken,
+}
+
+impl Acceptor {
+    /// Accepts until told to stop. Handshakes that are under way then are given up.
+    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let this = Arc::new(self);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, from)) => this.clone().begin(tcp, from, stop.clone()),
+                Err(e) if is_about_one_connection(&e) => {}
+                Err(e) => {
+                    tracing::warn!("cannot accept connections: {e}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn begin(self: Arc<Self>, tcp: TcpStream, from: SocketAddr, stop: CancellationToken) {
+        let Some(pass) = self.gate.enter(from.ip()) else {
+            tracing::debug!(%from, "dropped: too many handshakes");
+            return;
+        };
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = timeout(HANDSHAKE, self.handshake(tcp)) => outcome,
+            };
+            if let Err(e) = outcome.unwrap_or(Err(PeerError::Timeout("handshake"))) {
+                tracing::debug!(%from, "handshake failed: {e}");
+            }
+            drop(pass);
+        });
+    }
+
+    async fn handshake(&self, tcp: TcpStream) -> Result<(), PeerError> {
+        tcp.set_nodelay(true).map_err(PeerError::io("accepting"))?;
+        let stream = self.tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(PEER) => self.member(stream).await,
+            Some(JOIN) => self.stranger(stream).await,
+            _ => Err(PeerError::Protocol("the caller asks for no known protocol")),
+        }
+    }
+
+    async fn member(&self, mut stream: server::TlsStream<TcpStream>) -> Result<(), PeerError> {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        match self.keeper.answer(&chain, &mut stream, Transport::Tcp).await {
+            Ok((node, link)) => {
+                let conn = Conn::peer(stream.into(), node, link);
+                self.to_peers.send(conn).await.map_err(|_| PeerError::Closed)
+            }
+            Err(e) => {
+                // So that the reason arrives; that it does is no condition for anything.
+                let _ = stream.shutdown().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn stranger(&self, stream: server::TlsStream<TcpStream>) -> Result<(), PeerError> {
+        let refused = |_| PeerError::Refused("too many connections without a certificate".into());
+        let place = self.strangers.clone().try_acquire_owned().map_err(refused)?;
+        let conn = Conn::stranger(stream.into(), place, self.all.clone());
+        self.to_join.send(conn).await.map_err(|_| PeerError::Closed)
+    }
+}
+
+/// The connection was gone before it was accepted; the next one is fine.
+fn is_about_one_connection(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(e.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

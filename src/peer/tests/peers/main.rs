@@ -1,0 +1,6 @@
+//! Endpoints on real sockets: members that talk to each other, and those that must not.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
+
+mod common;
+mod members;
+mod strangers;

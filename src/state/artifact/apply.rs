@@ -1,0 +1,278 @@
+//! Apply of the artifact domain.
+
+use std::collections::BTreeSet;
+
+use clawhub_policy::satisfied;
+use clawhub_types::{Digest, RepoName, Root, Tag};
+
+use super::records::{BodyRef, ManifestRecord, TagRecord};
+use super::{ArtifactCmd, Body, Condition, ManifestFacts, RefKind, keys};
+use crate::blob::{self, LinkRecord, StoredBytes};
+use crate::fault::{Fault, Stop};
+use crate::outbox::{self, Event};
+use crate::project::{self, Delta, RepoRef, ensure_repo};
+use crate::reply::{Rejected, Reply};
+use crate::tx::{Cx, Tx};
+
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ArtifactCmd) -> Result<Reply, Stop> {
+    match cmd {
+        ArtifactCmd::Put { repo, digest, facts, body, tags, condition } => {
+            put(tx, cx, &Put { repo, digest, facts, body, tags, condition })
+        }
+        ArtifactCmd::Delete { repo, digest } => delete(tx, cx, repo, digest),
+        ArtifactCmd::Untag { repo, tag, condition } => untag(tx, cx, repo, tag, condition),
+    }
+}
+
+/// [`ArtifactCmd::Put`], borrowed.
+struct Put<'c> {
+    repo: &'c RepoName,
+    digest: &'c Digest,
+    facts: &'c ManifestFacts,
+    body: &'c Body,
+    tags: &'c [Tag],
+    condition: &'c Condition,
+}
+
+fn put(tx: &mut Tx<'_>, cx: &mut Cx, put: &Put<'_>) -> Result<Reply, Stop> {
+    let at = ensure_repo(tx, cx, put.repo)?;
+    for tag in put.tags {
+        check(put.condition, tx.view().tag(&at, tag)?.map(|tag| tag.digest))?;
+    }
+    let mut links = references(tx, at, put.facts)?;
+    let before = tx.view().manifest(&at, put.digest)?;
+    // The same digest is the same bytes: they stay where they are.
+    let body = match (&before, put.body) {
+        (Some(before), _) => before.body,
+        (None, Body::Inline(_)) => BodyRef::Inline,
+        (None, Body::Stored(stored)) => BodyRef::Stored(bind_body(tx, cx, at, put.digest, stored)?),
+    };
+    if let BodyRef::Stored(root) = body {
+        let link = tx.view().link_to(&at, &root)?;
+        links.push(link.ok_or_else(|| corrupt(put.digest, "its bytes are not linked"))?);
+    }
+    check_copies(tx, put.repo, &links, put.facts, at)?;
+
+    match before {
+        Some(before) => replace(tx, cx, at, put, &before, &links)?,
+        None => insert(tx, at, put)?,
+    }
+    for link in links {
+        blob::hold(tx, at, link, put.digest);
+    }
+    let record = ManifestRecord { facts: put.facts.clone(), body, pushed_at: cx.at };
+    tx.put(keys::manifest(at, put.digest), &record);
+    for tag in put.tags {
+        move_tag(tx, cx, at, tag, put.digest)?;
+    }
+    outbox::emit(
+        tx,
+        cx,
+        Event::ManifestPut {
+            repo: put.repo.clone(),
+            digest: put.digest.clone(),
+            media_type: put.facts.media_type.clone(),
+            tags: put.tags.to_vec(),
+        },
+    )?;
+    Ok(Reply::Stored { digest: put.digest.clone(), tags: put.tags.to_vec() })
+}
+
+/// Refuses if a condition does not hold for what a tag names now.
+fn check(condition: &Condition, now: Option<Digest>) -> Result<(), Rejected> {
+    let holds = match condition {
+        Condition::Any => true,
+        Condition::Exists => now.is_some(),
+        Condition::Matches(wanted) => now.as_ref().is_some_and(|now| wanted.contains(now)),
+        Condition::Absent => now.is_none(),
+    };
+    if holds { Ok(()) } else { Err(Rejected::PreconditionFailed(now)) }
+}
+
+/// The links that a manifest's references stand for. A child that is a manifest needs none.
+///
+/// `Rejected::ReferencesUnknown` lists what the repository lacks.
+fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<LinkRecord>, Stop> {
+    let view = tx.view();
+    let mut links = Vec::new();
+    let mut unknown = Vec::new();
+    for reference in &facts.refs {
+        let is_child = reference.kind == RefKind::Child;
+        if is_child && view.has(&keys::manifest(at, &reference.digest))? {
+            continue;
+        }
+        match view.link(&at, &reference.digest)? {
+            Some(link) => links.push(link),
+            None => unknown.push(reference.digest.clone()),
+        }
+    }
+    if unknown.is_empty() { Ok(links) } else { Err(Rejected::ReferencesUnknown(unknown).into()) }
+}
+
+/// Binds and links the bytes of a large manifest. Receipts prove the bytes; that the digest is theirs is
+/// the proposer's word, as it is for bytes in the log.
+fn bind_body(
+    tx: &mut Tx<'_>,
+    cx: &Cx,
+    at: RepoRef,
+    digest: &Digest,
+    stored: &StoredBytes,
+) -> Result<Root, Stop> {
+    let record = blob::bind(tx, cx, stored.root, &stored.receipts)?;
+    if !stored.digests.contains(digest) || stored.digests.sha256 != record.digests.sha256 {
+        return Err(Rejected::BadReceipt.into());
+    }
+    blob::link(tx, cx, at, stored.root)?;
+    Ok(stored.root)
+}
+
+/// Refuses while a root that the manifest needs has too few copies for the repository's policy: those
+/// it links, and the bytes of child manifests that are not in the log.
+fn check_copies(
+    tx: &Tx<'_>,
+    repo: &RepoName,
+    links: &[LinkRecord],
+    facts: &ManifestFacts,
+    at: RepoRef,
+) -> Result<(), Stop> {
+    let view = tx.view();
+    let mut roots: BTreeSet<Root> = links.iter().map(|link| link.root).collect();
+    for child in facts.refs.iter().filter(|reference| reference.kind == RefKind::Child) {
+        if let Some(ManifestRecord { body: BodyRef::Stored(root), .. }) = view.manifest(&at, &child.digest)? {
+            roots.insert(root);
+        }
+    }
+    let (policy, layout) = (view.policy_of(repo)?, view.layout()?);
+    let mut short = Vec::new();
+    for root in roots {
+        if !satisfied(&policy, &layout, &blob::known(tx, &root)?.holders) {
+            short.push(root);
+        }
+    }
+    if short.is_empty() { Ok(()) } else { Err(Rejected::NeedCopies(short).into()) }
+}
+
+/// The parts of a new manifest that no later push of the same bytes changes.
+fn insert(tx: &mut Tx<'_>, at: RepoRef, put: &Put<'_>) -> Result<(), Stop> {
+    let mut bytes = 0;
+    if let Body::Inline(body) = put.body {
+        bytes = length(body);
+        tx.put_raw(keys::inline(at, put.digest), body.clone());
+    }
+    if let Some(subject) = &put.facts.subject {
+        tx.put_raw(keys::referrer(at, subject, put.digest), Vec::new());
+    }
+    project::count(tx, at.project, Delta { bytes, manifests: 1, tags: 0 })?;
+    Ok(())
+}
+
+/// Brings along what a second push of the same bytes, under another media type, says otherwise.
+fn replace(
+    tx: &mut Tx<'_>,
+    cx: &Cx,
+    at: RepoRef,
+    put: &Put<'_>,
+    before: &ManifestRecord,
+    links: &[LinkRecord],
+) -> Result<(), Stop> {
+    for root in roots_of(tx, before)? {
+        if links.iter().all(|link| link.root != root) {
+            blob::release(tx, cx, at, root, put.digest)?;
+        }
+    }
+    if before.facts.subject != put.facts.subject {
+        if let Some(subject) = &before.facts.subject {
+            tx.delete(keys::referrer(at, subject, put.digest));
+        }
+        if let Some(subject) = &put.facts.subject {
+            tx.put_raw(keys::referrer(at, subject, put.digest), Vec::new());
+        }
+    }
+    Ok(())
+}
+
+/// Every root that a stored manifest may hold a link to.
+fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fault> {
+    let mut roots = BTreeSet::new();
+    for reference in &manifest.facts.refs {
+        roots.extend(tx.view().root_of(&reference.digest)?);
+    }
+    if let BodyRef::Stored(root) = manifest.body {
+        roots.insert(root);
+    }
+    Ok(roots)
+}
+
+fn move_tag(tx: &mut Tx<'_>, cx: &Cx, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
+    match tx.view().tag(&at, tag)? {
+        Some(before) => tx.delete(keys::tag_on(at, &before.digest, tag.as_str())),
+        None => project::count(tx, at.project, Delta { tags: 1, ..Delta::default() })?,
+    }
+    let record = TagRecord { digest: digest.clone(), at: cx.at, index: cx.index };
+    tx.put(keys::tag(at, tag.as_str()), &record);
+    tx.put_raw(keys::tag_on(at, digest, tag.as_str()), Vec::new());
+    Ok(())
+}
+
+fn drop_tag(tx: &mut Tx<'_>, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
+    tx.delete(keys::tag(at, tag.as_str()));
+    tx.delete(keys::tag_on(at, digest, tag.as_str()));
+    project::count(tx, at.project, Delta { tags: -1, ..Delta::default() })?;
+    Ok(())
+}
+
+fn delete(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
+    let at = tx.view().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let record = tx.view().manifest(&at, digest)?.ok_or(Rejected::ManifestUnknown)?;
+    let tags = tx.view().tags_on(&at, digest)?;
+    for tag in &tags {
+        drop_tag(tx, at, tag, digest)?;
+    }
+    let mut bytes = 0;
+    if let Some(body) = tx.view().manifest_bytes(&at, digest)? {
+        bytes = -length(&body);
+        tx.delete(keys::inline(at, digest));
+    }
+    if let Some(subject) = &record.facts.subject {
+        tx.delete(keys::referrer(at, subject, digest));
+    }
+    for root in roots_of(tx, &record)? {
+        blob::release(tx, cx, at, root, digest)?;
+    }
+    tx.delete(keys::manifest(at, digest));
+    project::count(tx, at.project, Delta { bytes, manifests: -1, tags: 0 })?;
+    let event = Event::ManifestDeleted { repo: repo.clone(), digest: digest.clone(), tags };
+    outbox::emit(tx, cx, event)?;
+    Ok(Reply::Done)
+}
+
+fn untag(
+    tx: &mut Tx<'_>,
+    cx: &mut Cx,
+    repo: &RepoName,
+    tag: &Tag,
+    condition: &Condition,
+) -> Result<Reply, Stop> {
+    let at = tx.view().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let now = tx.view().tag(&at, tag)?.map(|tag| tag.digest);
+    check(condition, now.clone())?;
+    let digest = now.ok_or(Rejected::ManifestUnknown)?;
+    drop_tag(tx, at, tag, &digest)?;
+    let event = Event::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest };
+    outbox::emit(tx, cx, event)?;
+    Ok(Reply::Done)
+}
+
+/// What a manifest in the log counts for. Taken from the bytes, not from the proposer's facts, so that
+/// what is subtracted is what was added.
+fn length(body: &[u8]) -> i128 {
+    i128::try_from(body.len()).expect("a length fits 128 bits")
+}
+
+fn corrupt(digest: &Digest, why: &str) -> Fault {
+    Fault::Corrupt { what: "manifest", why: format!("{digest}: {why}") }
+}
+
+#[cfg(test)]
+#[path = "apply_test.rs"]
+mod tests;

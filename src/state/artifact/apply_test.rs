@@ -1,0 +1,386 @@
+use clawhub_types::{Durability, NodeId};
+
+use super::super::Ref;
+use super::*;
+use crate::blob::{BlobCmd, LEASE};
+use crate::project::{ProjectCmd, ProjectRecord};
+use crate::testing::{
+    HOUR, World, digest, digest512, facts, policy, put, receipt, receipt512, receipts, repo, root, size, tag,
+};
+
+fn project(world: &World, name: &str) -> ProjectRecord {
+    world.view().project(&name.parse().unwrap()).unwrap().unwrap()
+}
+
+fn lease(world: &World, n: u64) -> Option<u64> {
+    world.view().link(&world.at("a/b"), &digest(n)).unwrap().unwrap().lease_until
+}
+
+fn delete_cmd(n: u64) -> ArtifactCmd {
+    ArtifactCmd::Delete { repo: repo("a/b"), digest: digest(n) }
+}
+
+fn tagged(world: &World, name: &str) -> Option<Digest> {
+    world.view().tag(&world.at("a/b"), &tag(name)).unwrap().map(|record| record.digest)
+}
+
+/// A put of [`put`], changed.
+fn with(cmd: ArtifactCmd, change: impl FnOnce(&mut ManifestFacts, &mut Body, &mut Condition)) -> ArtifactCmd {
+    match cmd {
+        ArtifactCmd::Put { repo, digest, mut facts, mut body, tags, mut condition } => {
+            change(&mut facts, &mut body, &mut condition);
+            ArtifactCmd::Put { repo, digest, facts, body, tags, condition }
+        }
+        other => other,
+    }
+}
+
+/// A large manifest: its bytes are blob `n`.
+fn stored(n: u64, nodes: &[u64]) -> Body {
+    Body::Stored(StoredBytes { root: root(n), digests: receipt(1, n).digests, receipts: receipts(nodes, n) })
+}
+
+#[test]
+fn a_manifest_comes_with_its_tags_and_holds_its_blobs() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    world.blob("a/b", 2, &[1, 2]);
+    let reply = world.ok(put("a/b", 10, &[1, 2], &["latest", "v1"]));
+    assert_eq!(reply, Reply::Stored { digest: digest(10), tags: vec![tag("latest"), tag("v1")] });
+    let at = world.at("a/b");
+    let view = world.view();
+    let record = view.manifest(&at, &digest(10)).unwrap().unwrap();
+    assert_eq!((record.facts, record.body), (facts(&[1, 2]), BodyRef::Inline));
+    assert_eq!(view.manifest_bytes(&at, &digest(10)).unwrap().unwrap(), b"{ }");
+    let (index, _) = view.state_hash().unwrap();
+    let expected = TagRecord { digest: digest(10), at: record.pushed_at, index };
+    assert_eq!(view.tag(&at, &tag("v1")).unwrap(), Some(expected));
+    assert_eq!((lease(&world, 1), lease(&world, 2)), (None, None));
+    let counted = project(&world, "a");
+    assert_eq!((counted.manifests, counted.tags, counted.bytes), (1, 2, size(1) + size(2) + 3));
+}
+
+#[test]
+fn references_must_be_linked_in_that_repository() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    world.blob("a/c", 2, &[1, 2]);
+    let refused = world.refused(put("a/b", 10, &[1, 2, 3], &["t"]));
+    assert_eq!(refused, Rejected::ReferencesUnknown(vec![digest(2), digest(3)]), "all of them at once");
+    assert_eq!(world.refused(put("x/y", 10, &[1], &[])), Rejected::ReferencesUnknown(vec![digest(1)]));
+    assert_eq!(world.view().repo(&repo("x/y")).unwrap(), None);
+    assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
+}
+
+#[test]
+fn children_are_manifests_or_else_blobs() {
+    let mut world = World::three();
+    world.ok(put("a/b", 10, &[], &[]));
+    world.blob("a/b", 1, &[1, 2]);
+    let children = |kinds: &[(u64, RefKind)]| {
+        let refs: Vec<_> = kinds.iter().map(|(n, kind)| Ref { digest: digest(*n), kind: *kind }).collect();
+        with(put("a/b", 20, &[], &[]), |facts, _, _| facts.refs = refs)
+    };
+    assert_eq!(
+        world.refused(children(&[(10, RefKind::Blob), (11, RefKind::Child)])),
+        Rejected::ReferencesUnknown(vec![digest(10), digest(11)]),
+        "a manifest is no blob"
+    );
+    world.ok(children(&[(10, RefKind::Child), (1, RefKind::Child)]));
+    assert_eq!(lease(&world, 1), None, "a cache layer is held like any blob");
+    world.ok(delete_cmd(20));
+    assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
+}
+
+#[test]
+fn blobs_need_the_copies_of_the_project_at_apply() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    world.blob("a/b", 2, &[1, 2]);
+    world.ok(ProjectCmd::SetPolicy {
+        name: "a".parse().unwrap(),
+        policy: policy(Some(Durability::Local), Some(&["ap"]), true),
+    });
+    let mut short = vec![root(1), root(2)];
+    short.sort();
+    assert_eq!(world.refused(put("a/b", 10, &[1, 2], &[])), Rejected::NeedCopies(short));
+    world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
+    assert_eq!(world.refused(put("a/b", 10, &[1, 2], &[])), Rejected::NeedCopies(vec![root(2)]));
+    world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 2)] });
+    world.ok(put("a/b", 10, &[1, 2], &[]));
+}
+
+#[test]
+fn conditions_are_decided_at_apply_for_every_tag() {
+    let on = |n: u64, tags: &[&str], wanted: Condition| with(put("a/b", n, &[], tags), |_, _, c| *c = wanted);
+    let mut world = World::three();
+    let failed = |now: Option<u64>| Rejected::PreconditionFailed(now.map(digest));
+
+    assert_eq!(world.refused(on(1, &["t"], Condition::Exists)), failed(None));
+    assert_eq!(world.refused(on(1, &["t"], Condition::Matches(vec![digest(1)]))), failed(None));
+    world.ok(on(1, &["t"], Condition::Absent));
+    assert_eq!(world.refused(on(2, &["t"], Condition::Absent)), failed(Some(1)));
+    assert_eq!(world.refused(on(1, &["t"], Condition::Absent)), failed(Some(1)), "even to the same digest");
+    assert_eq!(world.refused(on(2, &["t"], Condition::Matches(vec![]))), failed(Some(1)));
+    assert_eq!(world.refused(on(2, &["t"], Condition::Matches(vec![digest(2), digest(3)]))), failed(Some(1)));
+    assert_eq!(world.view().manifest(&world.at("a/b"), &digest(2)).unwrap(), None, "all or nothing");
+    world.ok(on(2, &["t"], Condition::Matches(vec![digest(9), digest(1)])));
+    assert_eq!(tagged(&world, "t"), Some(digest(2)));
+    assert_eq!(
+        world.refused(on(3, &["t"], Condition::Matches(vec![digest(1)]))),
+        failed(Some(2)),
+        "the loser"
+    );
+
+    // Every tag named must satisfy it.
+    assert_eq!(world.refused(on(3, &["new", "t"], Condition::Absent)), failed(Some(2)));
+    assert_eq!(tagged(&world, "new"), None);
+    assert_eq!(world.refused(on(3, &["t", "new"], Condition::Exists)), failed(None));
+    assert_eq!(world.refused(on(3, &["t", "new"], Condition::Matches(vec![digest(2)]))), failed(None));
+    world.ok(on(3, &["new", "newer"], Condition::Absent));
+    world.ok(on(4, &["new", "newer"], Condition::Matches(vec![digest(3)])));
+    world.ok(on(5, &["new", "t"], Condition::Exists));
+    world.ok(on(6, &[], Condition::Exists));
+    assert_eq!(tagged(&world, "t"), Some(digest(5)));
+}
+
+#[test]
+fn tags_move_and_are_counted_once() {
+    let mut world = World::three();
+    world.ok(put("a/b", 1, &[], &["t", "u"]));
+    world.ok(put("a/b", 2, &[], &["t"]));
+    world.ok(put("a/b", 2, &[], &["t", "t"]));
+    assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (Some(digest(2)), Some(digest(1))));
+    let at = world.at("a/b");
+    assert_eq!(world.view().tags_on(&at, &digest(1)).unwrap(), [tag("u")]);
+    assert_eq!(world.view().tags_on(&at, &digest(2)).unwrap(), [tag("t")]);
+    assert_eq!((project(&world, "a").tags, project(&world, "a").manifests), (2, 2));
+}
+
+#[test]
+fn untagging_takes_the_tag_alone() {
+    let mut world = World::three();
+    world.ok(put("a/b", 1, &[], &["t", "u"]));
+    let untag =
+        |name: &str, t: &str, condition| ArtifactCmd::Untag { repo: repo(name), tag: tag(t), condition };
+    assert_eq!(world.refused(untag("x/y", "t", Condition::Any)), Rejected::NameUnknown);
+    assert_eq!(world.refused(untag("a/b", "none", Condition::Any)), Rejected::ManifestUnknown);
+    assert_eq!(world.refused(untag("a/b", "none", Condition::Exists)), Rejected::PreconditionFailed(None));
+    let wrong = Condition::Matches(vec![digest(2)]);
+    assert_eq!(world.refused(untag("a/b", "t", wrong)), Rejected::PreconditionFailed(Some(digest(1))));
+    assert_eq!(world.ok(untag("a/b", "t", Condition::Matches(vec![digest(1)]))), Reply::Done);
+    assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (None, Some(digest(1))));
+    assert!(world.view().manifest(&world.at("a/b"), &digest(1)).unwrap().is_some());
+    assert_eq!(project(&world, "a").tags, 1);
+}
+
+#[test]
+fn deleting_a_manifest_takes_its_tags_and_leases_its_blobs() {
+    let mut world = World::three();
+    for n in [1, 2] {
+        world.blob("a/b", n, &[1, 2]);
+    }
+    world.ok(put("a/b", 10, &[1, 2], &["t", "u"]));
+    world.ok(put("a/b", 11, &[2], &["v"]));
+    world.tick += 100 * HOUR;
+    assert_eq!(world.ok(delete_cmd(10)), Reply::Done);
+    assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (None, None));
+    assert_eq!(tagged(&world, "v"), Some(digest(11)));
+    assert_eq!(lease(&world, 1), Some(world.tick + LEASE), "nothing holds it now");
+    assert_eq!(lease(&world, 2), None, "11 still does");
+    let at = world.at("a/b");
+    assert_eq!(world.view().manifest_bytes(&at, &digest(10)).unwrap(), None);
+    let counted = project(&world, "a");
+    assert_eq!((counted.manifests, counted.tags, counted.bytes), (1, 1, size(1) + size(2) + 3));
+    assert_eq!(world.refused(delete_cmd(10)), Rejected::ManifestUnknown);
+    let elsewhere = ArtifactCmd::Delete { repo: repo("x/y"), digest: digest(10) };
+    assert_eq!(world.refused(elsewhere), Rejected::NameUnknown);
+    world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
+    world.ok(delete_cmd(11));
+    world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(2) });
+    let counted = project(&world, "a");
+    assert_eq!((counted.manifests, counted.tags, counted.bytes), (0, 0, 0));
+}
+
+#[test]
+fn two_names_of_one_blob_are_held_and_released_together() {
+    let mut world = World::three();
+    let receipts = vec![receipt512(1, 1), receipt512(2, 1)];
+    world.ok(BlobCmd::Commit { repo: repo("a/b"), digest: digest512(1), receipts });
+    let both = with(put("a/b", 10, &[1], &[]), |facts, _, _| {
+        facts.refs.push(Ref { digest: digest512(1), kind: RefKind::Blob });
+    });
+    world.ok(both);
+    assert_eq!(lease(&world, 1), None);
+    world.ok(delete_cmd(10));
+    assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
+}
+
+#[test]
+fn manifests_may_be_named_by_sha512() {
+    let mut world = World::three();
+    let cmd = ArtifactCmd::Put {
+        repo: repo("a/b"),
+        digest: digest512(10),
+        facts: facts(&[]),
+        body: Body::Inline(b"{ }".to_vec()),
+        tags: vec![tag("t")],
+        condition: Condition::Absent,
+    };
+    world.ok(cmd);
+    assert_eq!(tagged(&world, "t"), Some(digest512(10)));
+    let at = world.at("a/b");
+    assert_eq!(world.view().manifest_bytes(&at, &digest512(10)).unwrap().unwrap(), b"{ }");
+    assert_eq!(world.view().tags_on(&at, &digest512(10)).unwrap(), [tag("t")]);
+    let child = with(put("a/b", 20, &[], &[]), |facts, _, _| {
+        facts.refs = vec![Ref { digest: digest512(10), kind: RefKind::Child }];
+        facts.subject = Some(digest512(10));
+    });
+    world.ok(child);
+    assert_eq!(world.view().referrers(&at, &digest512(10), None, 9).unwrap()[0].0, digest(20));
+    world.ok(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest512(10) });
+    assert_eq!(tagged(&world, "t"), None);
+}
+
+#[test]
+fn large_manifests_go_by_receipts() {
+    let mut world = World::three();
+    let large = |nodes: &[u64]| {
+        let body = stored(10, nodes);
+        with(put("a/b", 10, &[], &["t"]), |facts, place, _| {
+            *place = body;
+            facts.size = size(10);
+        })
+    };
+    assert_eq!(world.refused(large(&[1])), Rejected::NeedCopies(vec![root(10)]));
+    assert_eq!(world.refused(large(&[])), Rejected::BadReceipt);
+    let other = with(put("a/b", 10, &[], &[]), |_, body, _| *body = stored(11, &[1, 2]));
+    assert_eq!(world.refused(other), Rejected::BadReceipt, "the bytes of another manifest");
+    let lie = with(large(&[1, 2]), |_, body, _| {
+        if let Body::Stored(stored) = body {
+            stored.receipts.iter_mut().for_each(|receipt| receipt.digests.sha256 = [5; 32]);
+        }
+    });
+    assert_eq!(world.refused(lie), Rejected::BadReceipt, "the receipts prove other bytes");
+    world.ok(large(&[1, 2]));
+    let at = world.at("a/b");
+    let record = world.view().manifest(&at, &digest(10)).unwrap().unwrap();
+    assert_eq!(record.body, BodyRef::Stored(root(10)));
+    assert_eq!(world.view().manifest_bytes(&at, &digest(10)).unwrap(), None);
+    assert_eq!(lease(&world, 10), None, "its own bytes are held");
+    assert_eq!(project(&world, "a").bytes, size(10));
+    let unlink = BlobCmd::Unlink { repo: repo("a/b"), digest: digest(10) };
+    assert_eq!(world.refused(unlink.clone()), Rejected::BlobReferenced(digest(10)));
+
+    // As a child its bytes must have their copies too.
+    let index = with(put("a/b", 20, &[], &[]), |facts, _, _| {
+        facts.refs = vec![Ref { digest: digest(10), kind: RefKind::Child }];
+    });
+    world.ok(BlobCmd::Lost { node: NodeId(2), roots: vec![root(10)] });
+    assert_eq!(world.refused(index.clone()), Rejected::NeedCopies(vec![root(10)]));
+    world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 10)] });
+    world.ok(index);
+
+    world.ok(delete_cmd(10));
+    assert_eq!(lease(&world, 10), Some(world.tick + LEASE));
+    world.ok(unlink);
+    assert_eq!(project(&world, "a").bytes, 3, "the index is left");
+}
+
+#[test]
+fn large_manifests_may_be_named_by_sha512() {
+    let mut world = World::three();
+    let Body::Stored(mut stored) = stored(10, &[1, 2]) else { unreachable!() };
+    let put = |stored: &StoredBytes| ArtifactCmd::Put {
+        repo: repo("a/b"),
+        digest: digest512(10),
+        facts: facts(&[]),
+        body: Body::Stored(stored.clone()),
+        tags: vec![],
+        condition: Condition::Any,
+    };
+    assert_eq!(world.refused(put(&stored)), Rejected::BadReceipt, "not among the digests");
+    stored.digests = receipt512(1, 10).digests;
+    world.ok(put(&stored));
+    assert!(world.view().manifest(&world.at("a/b"), &digest512(10)).unwrap().is_some());
+}
+
+#[test]
+fn pushing_the_same_again_changes_what_it_says_and_no_count() {
+    let mut world = World::three();
+    for n in [1, 2] {
+        world.blob("a/b", n, &[1, 2]);
+    }
+    let subject = |n| with(put("a/b", 10, &[], &[]), |facts, _, _| facts.subject = Some(digest(n)));
+    world.ok(subject(7));
+    let counted = project(&world, "a");
+    world.ok(put("a/b", 10, &[1], &[]));
+    assert_eq!(lease(&world, 1), None);
+    world.ok(put("a/b", 10, &[2], &[]));
+    assert_eq!((lease(&world, 1), lease(&world, 2)), (Some(world.tick + LEASE), None));
+    let at = world.at("a/b");
+    assert_eq!(world.view().referrers(&at, &digest(7), None, 9).unwrap(), []);
+    world.ok(subject(8));
+    assert_eq!(world.view().referrers(&at, &digest(8), None, 9).unwrap().len(), 1);
+
+    // The bytes stay where they were first.
+    world.ok(with(put("a/b", 10, &[], &[]), |_, body, _| *body = stored(10, &[1, 2])));
+    let record = world.view().manifest(&at, &digest(10)).unwrap().unwrap();
+    assert_eq!(record.body, BodyRef::Inline);
+    assert_eq!(world.view().root(&root(10)).unwrap(), None);
+    let again = project(&world, "a");
+    assert_eq!((again.manifests, again.bytes), (counted.manifests, counted.bytes));
+    world.ok(delete_cmd(10));
+    assert_eq!(project(&world, "a").manifests, 0);
+    assert_eq!(world.view().referrers(&at, &digest(8), None, 9).unwrap(), []);
+}
+
+#[test]
+fn tags_come_in_byte_order_and_pages() {
+    let mut world = World::three();
+    let mut names = ["v1.10", "v1.9", "V1", "_x", "a", "a-", "a.", "aa", "b", "0"];
+    world.ok(put("a/b", 1, &[], &names));
+    world.ok(put("a/bb", 1, &[], &["other"]));
+    names.sort_unstable();
+    let expected: Vec<_> = names.iter().map(|name| tag(name)).collect();
+    let at = world.at("a/b");
+    let view = world.view();
+    assert_eq!(view.tags(&at, None, 100).unwrap(), (expected.clone(), false));
+    assert_eq!(view.tags(&at, None, 10).unwrap().1, false);
+    assert_eq!(view.tags(&at, None, 9).unwrap(), (expected[..9].to_vec(), true));
+    assert_eq!(view.tags(&at, None, 0).unwrap(), (vec![], true));
+    assert_eq!(view.tags(&at, Some("a"), 2).unwrap(), (vec![tag("a-"), tag("a.")], true));
+    assert_eq!(view.tags(&at, Some("a!"), 1).unwrap(), (vec![tag("a-")], true), "`after` need not exist");
+    assert_eq!(view.tags(&at, Some("v1.9"), 5).unwrap(), (vec![], false));
+}
+
+#[test]
+fn referrers_come_in_digest_order_and_pages() {
+    let mut world = World::three();
+    for n in 10..30 {
+        let refer = with(put("a/b", n, &[], &[]), |facts, _, _| {
+            facts.subject = Some(digest(if n % 2 == 0 { 1 } else { 2 }));
+            facts.artifact_type = Some("application/example".into());
+            facts.annotations = Some(vec![("k".into(), n.to_string())]);
+        });
+        world.ok(refer);
+    }
+    let mut expected: Vec<_> = (10..30).step_by(2).map(digest).collect();
+    expected.sort();
+    let at = world.at("a/b");
+    let view = world.view();
+    let found = view.referrers(&at, &digest(1), None, 100).unwrap();
+    assert_eq!(found.iter().map(|(digest, _)| digest.clone()).collect::<Vec<_>>(), expected);
+    assert!(found.iter().all(|(_, record)| record.facts.annotations.is_some()));
+    let (mut after, mut seen): (Option<Digest>, Vec<Digest>) = (None, Vec::new());
+    loop {
+        let page = view.referrers(&at, &digest(1), after.as_ref(), 3).unwrap();
+        seen.extend(page.iter().map(|(digest, _)| digest.clone()));
+        after = seen.last().cloned();
+        if page.len() < 3 {
+            break;
+        }
+    }
+    assert_eq!(seen, expected);
+    assert_eq!(view.referrers(&at, &digest(3), None, 9).unwrap(), []);
+}

@@ -1,0 +1,113 @@
+//! Commands about manifests and tags.
+
+use clawhub_types::{Digest, MediaType, RepoName, Tag};
+use serde::{Deserialize, Serialize};
+
+use crate::blob::StoredBytes;
+
+/// Where the manifest's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// In this entry: up to 64 KiB.
+    Inline(Vec<u8>),
+    /// In the blob stores, proven by receipts.
+    Stored(StoredBytes),
+}
+
+/// What a reference of a manifest may point at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefKind {
+    /// A config or layer: a blob linked in the repository.
+    Blob,
+    /// A child of an index: a manifest of the repository, or else a linked blob (BuildKit caches).
+    Child,
+}
+
+/// A reference of a manifest that must be present for it to be stored. `subject` is not one, nor are
+/// non-distributable layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ref {
+    /// What is referenced.
+    pub digest: Digest,
+    /// What it may be.
+    pub kind: RefKind,
+}
+
+/// A condition on what the tag names, decided at apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// None.
+    Any,
+    /// `If-Match: *`: the tag exists.
+    Exists,
+    /// `If-Match: "<digest>", …`: the tag names one of these.
+    Matches(Vec<Digest>),
+    /// `If-None-Match: *`: the tag does not exist.
+    Absent,
+}
+
+/// What the proposer extracted from a manifest. Apply parses nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFacts {
+    /// As pushed.
+    pub media_type: MediaType,
+    /// Length in bytes.
+    pub size: u64,
+    /// References that must be present; duplicates removed.
+    pub refs: Vec<Ref>,
+    /// The subject, if any; it need not exist.
+    pub subject: Option<Digest>,
+    /// The artifact type that the referrers API shows: the manifest's own, else its config's media
+    /// type; for an index its own or nothing.
+    pub artifact_type: Option<String>,
+    /// Annotations for the referrers API, sorted by key. Only for manifests with a subject, and only
+    /// where they fit an entry; `None` there means: render them from the bytes.
+    pub annotations: Option<Vec<(String, String)>>,
+}
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArtifactCmd {
+    /// Stores a manifest and moves tags to it, all or nothing: `Reply::Stored`.
+    Put {
+        /// The repository, created by first use.
+        repo: RepoName,
+        /// The digest it was pushed or is to be addressed by.
+        digest: Digest,
+        /// Extracted facts.
+        facts: ManifestFacts,
+        /// The bytes.
+        body: Body,
+        /// Tags to move, possibly none.
+        tags: Vec<Tag>,
+        /// Must hold for every tag named.
+        condition: Condition,
+    },
+    /// Deletes a manifest and every tag on it. Its blobs' links get a fresh lease.
+    Delete {
+        /// The repository.
+        repo: RepoName,
+        /// The manifest.
+        digest: Digest,
+    },
+    /// Deletes a tag and nothing else.
+    Untag {
+        /// The repository.
+        repo: RepoName,
+        /// The tag.
+        tag: Tag,
+        /// Must hold.
+        condition: Condition,
+    },
+}
+
+impl ArtifactCmd {
+    /// The repository whose rights the command is subject to.
+    pub(crate) fn repo(&self) -> &RepoName {
+        match self {
+            ArtifactCmd::Put { repo, .. }
+            | ArtifactCmd::Delete { repo, .. }
+            | ArtifactCmd::Untag { repo, .. } => repo,
+        }
+    }
+}

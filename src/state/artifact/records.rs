@@ -1,0 +1,40 @@
+//! Records of the artifact domain.
+
+use clawhub_types::{Digest, Root};
+use serde::{Deserialize, Serialize};
+
+use super::ManifestFacts;
+use crate::record::record;
+
+/// Where a stored manifest's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BodyRef {
+    /// In the state, on every node.
+    Inline,
+    /// In the blob stores of this root's holders.
+    Stored(Root),
+}
+
+/// A manifest of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRecord {
+    /// What its proposer extracted.
+    pub facts: ManifestFacts,
+    /// Where its bytes are.
+    pub body: BodyRef,
+    /// Wall time of the last push, Unix milliseconds.
+    pub pushed_at: u64,
+}
+record!(ManifestRecord, 0x0400, "manifest");
+
+/// A tag of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRecord {
+    /// The manifest it names.
+    pub digest: Digest,
+    /// Wall time of the move, Unix milliseconds.
+    pub at: u64,
+    /// Log index of the move.
+    pub index: u64,
+}
+record!(TagRecord, 0x0401, "tag");

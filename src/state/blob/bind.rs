@@ -1,0 +1,79 @@
+//! From receipts to a root's record.
+
+use clawhub_types::{Digests, Receipt, Root};
+
+use super::keys;
+use super::records::{DigestRecord, RootRecord};
+use crate::fault::{Fault, Stop};
+use crate::reply::Rejected;
+use crate::tx::{Cx, Tx};
+
+/// Records what receipts prove about a root: its digests and these nodes as holders. A new root starts
+/// at generation 1.
+///
+/// `Rejected::BadReceipt` if the receipts disagree with each other, with the record or with the nodes'
+/// epochs, or if there are none for a root that is not known.
+pub(crate) fn bind(tx: &mut Tx<'_>, cx: &Cx, root: Root, receipts: &[Receipt]) -> Result<RootRecord, Stop> {
+    let known = tx.view().root(&root)?;
+    let mut record = match (known, receipts.first()) {
+        (Some(record), _) => record,
+        (None, Some(first)) => RootRecord {
+            size: first.size,
+            generation: 1,
+            digests: first.digests.clone(),
+            holders: Vec::new(),
+            projects: 0,
+            links: 0,
+            unlinked_since: Some(cx.tick),
+        },
+        (None, None) => return Err(Rejected::BadReceipt.into()),
+    };
+    for receipt in receipts {
+        if receipt.root != root || !add(tx, &mut record, receipt)? {
+            return Err(Rejected::BadReceipt.into());
+        }
+    }
+    tx.put(keys::root(&root), &record);
+    Ok(record)
+}
+
+/// Adds one receipt's holder and digests to a root's record, which the caller stores. `false`, and
+/// nothing is written, if the receipt is void or contradicts what is known.
+pub(super) fn add(tx: &mut Tx<'_>, record: &mut RootRecord, receipt: &Receipt) -> Result<bool, Fault> {
+    let node = tx.view().node(receipt.node)?;
+    let current =
+        node.is_some_and(|node| !node.removed && node.spec.roles.storage && receipt.epoch >= node.epoch);
+    let agrees = receipt.generation == record.generation
+        && receipt.size == record.size
+        && agree(&record.digests, &receipt.digests);
+    if !current || !agrees {
+        return Ok(false);
+    }
+    let mut unnamed = Vec::new();
+    for digest in receipt.digests.iter() {
+        match tx.view().root_of(&digest)? {
+            // The same digest over other bytes.
+            Some(named) if named != receipt.root => return Ok(false),
+            Some(_) => {}
+            None => unnamed.push(digest),
+        }
+    }
+    for digest in unnamed {
+        tx.put(keys::digest(&digest), &DigestRecord(receipt.root));
+    }
+    record.digests.sha512 = record.digests.sha512.or(receipt.digests.sha512);
+    if let Err(place) = record.holders.binary_search(&receipt.node) {
+        record.holders.insert(place, receipt.node);
+        tx.put_raw(keys::holder(receipt.node, &receipt.root), Vec::new());
+    }
+    Ok(true)
+}
+
+/// Whether two nodes' digests may be of the same bytes.
+fn agree(a: &Digests, b: &Digests) -> bool {
+    let sha512 = match (&a.sha512, &b.sha512) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    };
+    a.sha256 == b.sha256 && sha512
+}

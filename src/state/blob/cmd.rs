@@ -1,0 +1,100 @@
+//! Commands about roots, holders and links.
+
+use clawhub_types::{Digest, Digests, NodeId, Receipt, RepoName, Root};
+use serde::{Deserialize, Serialize};
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobCmd {
+    /// Binds `digest` (and the other digests the receipts agree on) to `root`, records the receipts'
+    /// nodes as holders, and links the blob in `repo` under a lease: `Reply::Linked`. The project and
+    /// repository are created by first use. `Rejected::NeedCopies` while the holders do not satisfy the
+    /// project's policy; `Rejected::BadReceipt` if receipts disagree with each other or the record.
+    Commit {
+        /// The repository uploaded to.
+        repo: RepoName,
+        /// The digest the client named.
+        digest: Digest,
+        /// Receipts of at least the nodes the policy asks for.
+        receipts: Vec<Receipt>,
+    },
+    /// Links a blob of `from` in `to` under a lease: `Reply::Linked`, or `Reply::NotMounted` if `from`
+    /// has no live link to it. `Rejected::NeedCopies` if `to`'s policy asks for more copies.
+    Mount {
+        /// The source.
+        from: RepoName,
+        /// The target, created by first use.
+        to: RepoName,
+        /// The blob.
+        digest: Digest,
+    },
+    /// Removes a repository's link (DELETE blob). `Rejected::BlobReferenced` names a manifest that holds
+    /// it; `Rejected::BlobUnknown` if there is no link.
+    Unlink {
+        /// The repository.
+        repo: RepoName,
+        /// The blob.
+        digest: Digest,
+    },
+    /// Extends the lease of a link no manifest holds (a HEAD past half-life).
+    Renew {
+        /// The repository.
+        repo: RepoName,
+        /// The blob.
+        digest: Digest,
+    },
+    /// Records further holders: `Reply::Count`. Receipts for unknown roots are skipped, bad ones too.
+    Hold {
+        /// The new copies.
+        receipts: Vec<Receipt>,
+    },
+    /// A node asks to give up copies; applied for each root whose other holders are complete for every
+    /// linking project (`policy::complete`): `Reply::Count`. The last copy is never given up.
+    Release {
+        /// The holder.
+        node: NodeId,
+        /// What it wants to delete.
+        roots: Vec<Root>,
+    },
+    /// A node found its copies gone or corrupt. Always applied.
+    Lost {
+        /// The former holder.
+        node: NodeId,
+        /// What it lost.
+        roots: Vec<Root>,
+    },
+    /// A node is about to delete bytes that receipts may cover: receipts of older epochs are void.
+    Epoch {
+        /// The node.
+        node: NodeId,
+        /// Its new epoch; ignored unless above the logged one.
+        epoch: u64,
+    },
+}
+
+impl BlobCmd {
+    /// The repository whose rights the command is subject to.
+    pub(crate) fn repo(&self) -> Option<&RepoName> {
+        match self {
+            BlobCmd::Commit { repo, .. } | BlobCmd::Unlink { repo, .. } | BlobCmd::Renew { repo, .. } => {
+                Some(repo)
+            }
+            BlobCmd::Mount { to, .. } => Some(to),
+            BlobCmd::Hold { .. } | BlobCmd::Release { .. } | BlobCmd::Lost { .. } | BlobCmd::Epoch { .. } => {
+                None
+            }
+        }
+    }
+}
+
+/// Where a manifest's bytes are, when they do not travel in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredBytes {
+    /// The root of the bytes.
+    pub root: Root,
+    /// Their digests as the proposer computed them, the manifest's own among them. The SHA-256 must be
+    /// the one that the receipts prove.
+    pub digests: Digests,
+    /// Receipts that, with the holders known already, satisfy the project's policy.
+    pub receipts: Vec<Receipt>,
+}

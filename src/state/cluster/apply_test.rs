@@ -1,0 +1,247 @@
+use clawhub_types::{Durability, NodeId, SessionId};
+
+use super::*;
+use crate::project::ProjectCmd;
+use crate::testing::{HOUR, World, commit, digest, init, policy, put, receipt, receipts, repo, root, spec};
+use crate::{Payload, artifact::ArtifactCmd, blob::BlobCmd};
+
+#[test]
+fn init_comes_first_and_once() {
+    let mut world = World::blank();
+    let early: Vec<Command> = vec![
+        ClusterCmd::TokenCreate { hash: [1; 32], ttl: 1 }.into(),
+        ClusterCmd::SessionOpen { node: NodeId(1), boot: 1, nonce: 1 }.into(),
+        BlobCmd::Epoch { node: NodeId(1), epoch: 1 }.into(),
+    ];
+    for cmd in early {
+        assert_eq!(world.refused(cmd), Rejected::WrongPhase);
+    }
+    assert_eq!(world.view().cluster().unwrap(), None);
+    assert_eq!(world.ok(init(Durability::Zone, spec(1, "eu/a"))), Reply::Joined(NodeId(1)));
+    let cluster = world.view().cluster().unwrap().unwrap();
+    assert_eq!((cluster.epoch, cluster.level, cluster.durability), (1, 1, Durability::Zone));
+    assert_eq!(cluster.ca_key_sealed, b"sealed");
+    assert_eq!(world.refused(init(Durability::Local, spec(2, "eu/a"))), Rejected::WrongPhase);
+}
+
+#[test]
+fn a_token_admits_one_node_once() {
+    let mut world = World::new(Durability::Zone, &["eu/a"]);
+    let token = [9; 32];
+    assert!(!world.view().token_valid(&token).unwrap());
+    world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
+    assert!(world.view().token_valid(&token).unwrap());
+    let join = |n| ClusterCmd::Join { token, node: spec(n, "eu/b") };
+    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)));
+    assert!(!world.view().token_valid(&token).unwrap());
+    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "the answer was lost");
+    assert_eq!(world.refused(join(3)), Rejected::TokenInvalid, "another key");
+
+    world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
+    assert!(!world.view().token_valid(&token).unwrap(), "a used token stays used");
+    assert_eq!(
+        world.refused(ClusterCmd::Join { token: [8; 32], node: spec(3, "eu/b") }),
+        Rejected::TokenInvalid
+    );
+    assert_eq!(world.view().nodes().unwrap().len(), 2);
+
+    world.tick += 2 * HOUR;
+    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "even after it expired");
+    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
+    assert_eq!(world.refused(join(2)), Rejected::TokenInvalid, "but not once removed");
+}
+
+#[test]
+fn tokens_expire_and_are_forgotten() {
+    let mut world = World::new(Durability::Zone, &["eu/a"]);
+    let token = [9; 32];
+    world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
+    world.tick += HOUR - 1;
+    world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
+    assert!(world.view().token_valid(&token).unwrap());
+    world.tick += 1;
+    let join = ClusterCmd::Join { token, node: spec(2, "eu/b") };
+    assert_eq!(world.refused(join.clone()), Rejected::TokenInvalid, "creating it again prolongs nothing");
+    assert!(!world.view().token_valid(&token).unwrap());
+
+    world.tick += TOKEN_KEPT;
+    world.ok(ClusterCmd::TokenCreate { hash: [10; 32], ttl: HOUR });
+    assert_eq!(world.view().all(&keys::tokens()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_blank_secret_grants_nothing() {
+    let mut world = World::new(Durability::Zone, &["eu/a"]);
+    for hash in [BLANK, [0; 32]] {
+        assert_eq!(world.refused(ClusterCmd::TokenCreate { hash, ttl: HOUR }), Rejected::TokenInvalid);
+    }
+}
+
+#[test]
+fn names_and_keys_are_unique() {
+    let mut world = World::new(Durability::Zone, &["eu/a", "eu/b"]);
+    let join = |world: &mut World, token: u8, node: NodeSpec| {
+        world.ok(ClusterCmd::TokenCreate { hash: [token; 32], ttl: HOUR });
+        world.run(ClusterCmd::Join { token: [token; 32], node })
+    };
+    let same_name = NodeSpec { spki: [99; 32], ..spec(2, "eu/c") };
+    assert_eq!(join(&mut world, 50, same_name.clone()), Err(Rejected::NameTaken));
+    let same_key = NodeSpec { name: "other".into(), ..spec(2, "eu/c") };
+    assert_eq!(join(&mut world, 51, same_key.clone()), Err(Rejected::KeyTaken(NodeId(2))));
+
+    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
+    assert_eq!(join(&mut world, 52, same_key), Err(Rejected::KeyTaken(NodeId(2))), "gone for good");
+    assert_eq!(
+        join(&mut world, 50, same_name),
+        Ok(Reply::Joined(NodeId(3))),
+        "ids are never reused, names are"
+    );
+}
+
+#[test]
+fn boots_only_rise() {
+    let mut world = World::three();
+    let boot = |boot, nonce, addr: &str| ClusterCmd::Boot {
+        node: NodeId(2),
+        boot,
+        nonce,
+        peer_addr: addr.into(),
+        http_addr: "h:1".into(),
+    };
+    world.ok(boot(5, 1, "moved:1"));
+    let node = world.view().node(NodeId(2)).unwrap().unwrap();
+    assert_eq!(
+        (node.boot, node.spec.peer_addr.as_str(), node.spec.http_addr.as_str()),
+        (5, "moved:1", "h:1")
+    );
+    assert_eq!(world.ok(boot(5, 1, "moved:1")), Reply::Done, "repeated");
+    let stale = |boot| Rejected::StaleBoot { node: NodeId(2), boot, logged: 5 };
+    assert_eq!(world.refused(boot(5, 2, "twin:1")), stale(5));
+    assert_eq!(world.refused(boot(4, 1, "old:1")), stale(4));
+    world.ok(boot(6, 2, "moved:2"));
+    let unknown = ClusterCmd::Boot {
+        node: NodeId(9),
+        boot: 1,
+        nonce: 1,
+        peer_addr: String::new(),
+        http_addr: String::new(),
+    };
+    assert_eq!(world.refused(unknown), Rejected::NodeUnknown(NodeId(9)));
+}
+
+#[test]
+fn a_removed_node_is_gone_from_holders_layout_and_sessions() {
+    let mut world = World::three();
+    for n in 0..600 {
+        world.blob("a/b", n, &[1, 2, 3]);
+    }
+    let session = match world.ok(ClusterCmd::SessionOpen { node: NodeId(3), boot: 1, nonce: 3 }) {
+        Reply::Session(id) => id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(world.view().held_by(NodeId(3), None, 1000).unwrap().len(), 600);
+    assert_eq!(world.ok(ClusterCmd::Remove { node: NodeId(3), force: false }), Reply::Done);
+
+    let view = world.view();
+    assert!(view.node(NodeId(3)).unwrap().unwrap().removed);
+    assert_eq!(view.layout().unwrap().nodes.iter().map(|n| n.id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(view.held_by(NodeId(3), None, 1000).unwrap(), []);
+    for (_, record) in view.roots(None, 1000).unwrap() {
+        assert_eq!(record.holders, [NodeId(1), NodeId(2)]);
+    }
+    assert_eq!(view.session(session).unwrap(), None);
+    assert_eq!(view.sessions().unwrap().len(), 1);
+
+    let again = ClusterCmd::Remove { node: NodeId(3), force: true };
+    assert_eq!(world.refused(again), Rejected::NodeUnknown(NodeId(3)));
+    let open = ClusterCmd::SessionOpen { node: NodeId(3), boot: 2, nonce: 4 };
+    assert_eq!(world.refused(open), Rejected::NodeUnknown(NodeId(3)));
+    let hold = BlobCmd::Hold { receipts: vec![receipt(3, 0)] };
+    assert_eq!(world.ok(hold), Reply::Count(0), "its receipts are void");
+}
+
+#[test]
+fn a_node_whose_copies_are_needed_stays_unless_forced() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    let remove = |node, force| ClusterCmd::Remove { node: NodeId(node), force };
+    match world.refused(remove(2, false)) {
+        Rejected::Layout(why) => assert!(why.contains(&root(1).to_string()), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
+    assert_eq!(world.ok(remove(2, false)), Reply::Done);
+    assert!(matches!(world.refused(remove(3, false)), Rejected::Layout(_)));
+    assert_eq!(world.ok(remove(3, true)), Reply::Done);
+    assert_eq!(world.view().root(&root(1)).unwrap().unwrap().holders, [NodeId(1)]);
+    assert!(matches!(world.refused(remove(1, true)), Rejected::Layout(_)), "the last one");
+}
+
+#[test]
+fn roots_that_nobody_links_keep_no_node() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
+    assert_eq!(world.ok(ClusterCmd::Remove { node: NodeId(2), force: false }), Reply::Done);
+}
+
+#[test]
+fn deletion_epochs_void_older_receipts() {
+    let mut world = World::three();
+    world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 3 });
+    world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 2 });
+    assert_eq!(world.view().node(NodeId(2)).unwrap().unwrap().epoch, 3);
+    assert_eq!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::BadReceipt);
+    let mut receipts = receipts(&[1, 2], 1);
+    receipts[1].epoch = 3;
+    world.ok(BlobCmd::Commit { repo: repo("a/b"), digest: digest(1), receipts });
+    let unknown = BlobCmd::Epoch { node: NodeId(9), epoch: 1 };
+    assert_eq!(world.refused(unknown), Rejected::NodeUnknown(NodeId(9)));
+}
+
+#[test]
+fn the_clock_never_goes_back() {
+    let mut world = World::three();
+    world.tick = 50_000;
+    world.ok(ClusterCmd::TokenCreate { hash: [77; 32], ttl: 1000 });
+    world.tick = 10;
+    world.ok(ClusterCmd::TokenCreate { hash: [78; 32], ttl: 1000 });
+    assert_eq!(world.view().tick().unwrap(), 50_000);
+    let token: TokenRecord = world.view().get(&keys::token(&[78; 32])).unwrap().unwrap();
+    assert_eq!(token.expires, 51_000);
+}
+
+#[test]
+fn blanks_and_memberships_move_the_position() {
+    let mut world = World::three();
+    let items = [world.item(Payload::Blank), world.item(Payload::Membership(b"opaque".to_vec()))];
+    assert_eq!(world.machine.apply(&items).unwrap(), [None, None]);
+    let (applied, membership) = world.machine.applied().unwrap();
+    assert_eq!(applied, Some(items[1].pos));
+    assert_eq!(membership, Some((items[1].pos, b"opaque".to_vec())));
+    let blank = world.item(Payload::Blank);
+    world.machine.apply(&[blank]).unwrap();
+    assert_eq!(world.machine.applied().unwrap().1, Some((items[1].pos, b"opaque".to_vec())));
+}
+
+#[test]
+fn every_command_that_must_not_repeat_says_so() {
+    let needy: Vec<Command> = vec![
+        ClusterCmd::Remove { node: NodeId(1), force: true }.into(),
+        ClusterCmd::OutboxCursor { reader: "r".into(), done: None }.into(),
+        ProjectCmd::SetPolicy { name: "a".parse().unwrap(), policy: policy(None, None, false) }.into(),
+        commit("a/b", 1, &[1]).into(),
+        BlobCmd::Hold { receipts: vec![] }.into(),
+        put("a/b", 1, &[], &[]).into(),
+        ArtifactCmd::Delete { repo: repo("a/b"), digest: digest(1) }.into(),
+    ];
+    for cmd in needy {
+        let mut world = World::three();
+        assert!(cmd.needs_session(), "{cmd:?}");
+        let mut entry = world.entry(cmd);
+        entry.request = None;
+        assert_eq!(world.apply(entry), Err(Rejected::SessionGone));
+    }
+    let free = ClusterCmd::SessionClose { session: SessionId(1) };
+    assert!(!free.needs_session());
+}

@@ -1,0 +1,115 @@
+//! Commands about membership, identity, tokens and sessions.
+
+use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// What a node says of itself when it joins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Unique among members.
+    pub name: String,
+    /// Failure domains.
+    pub location: Location,
+    /// Voter, storage.
+    pub roles: Roles,
+    /// Where peers reach it, `host:port`, TCP and UDP.
+    pub peer_addr: String,
+    /// Where clients reach it, `host:port`; informative.
+    pub http_addr: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub spki: [u8; 32],
+}
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterCmd {
+    /// The first command of a cluster's life: who it is, its CA, its default policy, its first node
+    /// (which gets node id 1). `Rejected::WrongPhase` if applied twice.
+    Init {
+        /// Random.
+        cluster: ClusterId,
+        /// The CA certificate, DER.
+        ca_cert: Vec<u8>,
+        /// The CA's private key, sealed under the cluster key that nodes keep outside the state.
+        ca_key_sealed: Vec<u8>,
+        /// The durability of projects that say nothing else.
+        durability: Durability,
+        /// The first node.
+        node: NodeSpec,
+    },
+    /// Registers a one-time join token by its SHA-256.
+    TokenCreate {
+        /// SHA-256 of the token's secret.
+        hash: [u8; 32],
+        /// Expires this many ticks (ms) after apply.
+        ttl: u64,
+    },
+    /// Consumes a token and admits a node: `Reply::Joined`. The same token and the same key again
+    /// answer the same id, so a join whose answer was lost can be repeated.
+    Join {
+        /// SHA-256 of the token's secret.
+        token: [u8; 32],
+        /// The node.
+        node: NodeSpec,
+    },
+    /// A node started: its boot counter must be above the logged one, and its addresses may have moved.
+    /// The same boot with the same nonce again is `Reply::Done`, with another `Rejected::StaleBoot`.
+    Boot {
+        /// The node.
+        node: NodeId,
+        /// Its fsynced boot counter.
+        boot: u64,
+        /// Drawn at random when the process started: tells a repetition from a twin.
+        nonce: u64,
+        /// Where peers reach it now.
+        peer_addr: String,
+        /// Where clients reach it now.
+        http_addr: String,
+    },
+    /// A node leaves for good; its id is never used again, its copies no longer count and its sessions
+    /// are closed. `Rejected::Layout` while that would leave a root without the copies its projects ask
+    /// for, unless forced; the last member cannot be removed at all.
+    Remove {
+        /// The node.
+        node: NodeId,
+        /// Remove although copies are lost.
+        force: bool,
+    },
+    /// Opens a proposer session for an ingress boot: `Reply::Session`, its id the log index. Earlier
+    /// sessions of the node with a lower boot are closed. The same boot with the same nonce again answers
+    /// the same session, with another, or a boot below the logged one, `Rejected::StaleBoot`.
+    SessionOpen {
+        /// The ingress node.
+        node: NodeId,
+        /// Its boot counter.
+        boot: u64,
+        /// As in `Boot`.
+        nonce: u64,
+    },
+    /// Closes a session.
+    SessionClose {
+        /// The session.
+        session: SessionId,
+    },
+    /// Raises a session's floor: answers below are forgotten.
+    SessionFloor {
+        /// The session.
+        session: SessionId,
+        /// The lowest sequence that may still be asked for; ignored unless above the present one.
+        floor: u64,
+    },
+    /// Moves a reader of the outbox, registering it if it is new. Rows that every reader has passed are
+    /// deleted, some at each command.
+    OutboxCursor {
+        /// The reader.
+        reader: String,
+        /// It is done up to this log index, or at most up to this command's; `None` forgets the reader.
+        done: Option<u64>,
+    },
+}
+
+impl ClusterCmd {
+    pub(crate) fn needs_session(&self) -> bool {
+        matches!(self, ClusterCmd::Remove { .. } | ClusterCmd::OutboxCursor { .. })
+    }
+}

@@ -1,0 +1,86 @@
+//! Queries about the cluster, its nodes, tokens and sessions.
+
+use clawhub_policy::{Layout, NodeFacts};
+use clawhub_types::{NodeId, SessionId};
+
+use super::keys;
+use super::records::{ClusterRecord, NodeRecord, SessionRecord, TickRecord, TokenRecord};
+use crate::fault::Fault;
+use crate::view::View;
+
+impl View<'_> {
+    /// The cluster, once it is initialised.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read; so for every query.
+    pub fn cluster(&self) -> Result<Option<ClusterRecord>, Fault> {
+        self.get(&keys::cluster())
+    }
+
+    /// The cluster clock, in milliseconds, as of the last entry.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn tick(&self) -> Result<u64, Fault> {
+        Ok(self.get::<TickRecord>(&keys::tick())?.map_or(0, |tick| tick.0))
+    }
+
+    /// A node, member or removed.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn node(&self, id: NodeId) -> Result<Option<NodeRecord>, Fault> {
+        self.get(&keys::node(id))
+    }
+
+    /// Every node that ever joined, removed ones too, ascending by id.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn nodes(&self) -> Result<Vec<NodeRecord>, Fault> {
+        self.all(&keys::nodes())?.iter().map(|row| row.record()).collect()
+    }
+
+    /// The members as the placement rules see them.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn layout(&self) -> Result<Layout, Fault> {
+        let members = self.nodes()?.into_iter().filter(|node| !node.removed);
+        let nodes = members.map(|node| NodeFacts {
+            id: node.id,
+            location: node.spec.location,
+            storage: node.spec.roles.storage,
+            voter: node.spec.roles.voter,
+            weight: 1,
+        });
+        Ok(Layout { nodes: nodes.collect() })
+    }
+
+    /// Whether a join token, known by the SHA-256 of its secret, may still be used as of the last tick.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn token_valid(&self, hash: &[u8; 32]) -> Result<bool, Fault> {
+        let token: Option<TokenRecord> = self.get(&keys::token(hash))?;
+        let tick = self.tick()?;
+        Ok(token.is_some_and(|token| token.used.is_none() && tick < token.expires))
+    }
+
+    /// An open proposer session.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn session(&self, id: SessionId) -> Result<Option<SessionRecord>, Fault> {
+        self.get(&keys::session(id))
+    }
+
+    /// Every open proposer session, oldest first.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn sessions(&self) -> Result<Vec<(SessionId, SessionRecord)>, Fault> {
+        let rows = self.all(&keys::sessions())?;
+        rows.iter().map(|row| Ok((SessionId(row.parts()?.number()?), row.record()?))).collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! What can go wrong that is not an answer.
+
+use clawhub_kv::KvError;
+
+use crate::reply::Rejected;
+
+/// The state cannot be read, written or understood. There is no answer to give: the node stops, since
+/// going on would make it differ from the others.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The store failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// Bytes of a shape this version does not know: written by a newer one.
+    #[error("{what} has shape {shape:#06x}, which this version does not know")]
+    UnknownShape {
+        /// The kind of record.
+        what: &'static str,
+        /// The shape found.
+        shape: u16,
+    },
+    /// Bytes that are no such record, or records that contradict each other.
+    #[error("{what} is corrupt: {why}")]
+    Corrupt {
+        /// The kind of record.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Log items do not follow the one applied last.
+    #[error("log index {found} does not follow {applied}, applied last")]
+    OutOfOrder {
+        /// The index applied last.
+        applied: u64,
+        /// The index given.
+        found: u64,
+    },
+}
+
+/// Why a command stopped: with a replicated answer, or with none.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The same on every node; the command's writes are discarded.
+    Rejected(Rejected),
+    /// This node's alone.
+    Fault(Fault),
+}
+
+impl From<Rejected> for Stop {
+    fn from(rejected: Rejected) -> Self {
+        Stop::Rejected(rejected)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<KvError> for Stop {
+    fn from(error: KvError) -> Self {
+        Stop::Fault(Fault::Kv(error))
+    }
+}

@@ -1,0 +1,460 @@
+//! Random logs: the same entries give the same state, whatever store and whatever batches; and that
+//! state agrees with itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clawhub_kv::{MemoryKv, RocksKv, RocksProfile};
+use clawhub_types::{AccessRevisions, Actor, Durability, NodeId, ProjectId, RequestId, Root, SessionId};
+use proptest::prelude::*;
+
+use super::*;
+use crate::artifact::{ArtifactCmd, Body, BodyRef, Condition, Ref, RefKind};
+use crate::blob::{BlobCmd, StoredBytes};
+use crate::cluster::NodeSpec;
+use crate::project::{ProjectCmd, RepoRef};
+use crate::testing::{
+    World, digest, digest512, facts, init, policy, put, receipt, receipt512, repo, root, spec, tag,
+};
+use crate::view::View;
+
+/// The session that random entries belong to: opened by the third entry.
+const SESSION: SessionId = SessionId(3);
+
+fn node() -> impl Strategy<Value = NodeId> {
+    (1_u64..6).prop_map(NodeId)
+}
+
+fn blob() -> impl Strategy<Value = u64> {
+    0_u64..5
+}
+
+fn name() -> impl Strategy<Value = clawhub_types::RepoName> {
+    prop::sample::select(vec!["a/x", "a/y", "b/z", "lone"]).prop_map(repo)
+}
+
+fn a_tag() -> impl Strategy<Value = clawhub_types::Tag> {
+    prop::sample::select(vec!["t", "u", "v"]).prop_map(tag)
+}
+
+fn a_digest() -> impl Strategy<Value = clawhub_types::Digest> {
+    prop_oneof![4 => blob().prop_map(digest), 1 => blob().prop_map(digest512)]
+}
+
+fn a_receipt(n: u64) -> impl Strategy<Value = clawhub_types::Receipt> {
+    let node = prop_oneof![3 => Just(1_u64), 1 => 2_u64..5];
+    let epoch = prop_oneof![4 => Just(2_u64), 1 => 0_u64..2];
+    (node, epoch, prop::bool::weighted(0.2), prop::bool::weighted(0.05)).prop_map(
+        move |(node, epoch, long, bad)| {
+            let mut receipt = if long { receipt512(node, n) } else { receipt(node, n) };
+            receipt.epoch = epoch;
+            receipt.generation += u64::from(bad);
+            receipt
+        },
+    )
+}
+
+fn receipts() -> impl Strategy<Value = (u64, Vec<clawhub_types::Receipt>)> {
+    blob().prop_flat_map(|n| (Just(n), prop::collection::vec(a_receipt(n), 1..3)))
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        6 => Just(Condition::Any),
+        1 => Just(Condition::Exists),
+        1 => Just(Condition::Absent),
+        1 => a_digest().prop_map(|digest| Condition::Matches(vec![digest])),
+    ]
+}
+
+fn cluster_cmd() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        3 => (1_u8..6).prop_map(|n| ClusterCmd::TokenCreate { hash: [n; 32], ttl: 5000 }),
+        8 => (1_u8..6, 1_u8..6, 1_u8..6, prop::sample::select(vec!["eu/a", "eu/b", "us/a", "us/w!"]))
+            .prop_map(|(token, key, name, place)| {
+                let node = NodeSpec { spki: [key; 32], ..spec(name, place) };
+                ClusterCmd::Join { token: [token; 32], node }
+            }),
+        1 => Just(init(Durability::Local, spec(9, "eu/a"))),
+        1 => (node(), 0_u64..4, 0_u64..2).prop_map(|(node, boot, nonce)| ClusterCmd::Boot {
+            node, boot, nonce, peer_addr: format!("p:{boot}"), http_addr: "h:1".into(),
+        }),
+        1 => (2_u64..6, any::<bool>())
+            .prop_map(|(node, force)| ClusterCmd::Remove { node: NodeId(node), force }),
+        1 => (2_u64..6, 0_u64..4, 0_u64..2)
+            .prop_map(|(node, boot, nonce)| ClusterCmd::SessionOpen { node: NodeId(node), boot, nonce }),
+        1 => (0_u64..60).prop_map(|floor| ClusterCmd::SessionFloor { session: SESSION, floor: floor / 4 }),
+        1 => (4_u64..40).prop_map(|id| ClusterCmd::SessionClose { session: SessionId(id) }),
+        2 => (prop::sample::select(vec!["r", "s"]), prop::option::weighted(0.9, 0_u64..90))
+            .prop_map(|(reader, done)| ClusterCmd::OutboxCursor { reader: reader.into(), done }),
+    ]
+    .prop_map(Command::Cluster)
+}
+
+fn project_cmd() -> impl Strategy<Value = Command> {
+    let durability =
+        prop::option::of(prop::sample::select(vec![Durability::Local, Durability::Zone, Durability::Region]));
+    let regions = prop::option::of(prop::sample::select(vec![&["eu"][..], &["us"], &["eu", "us"]]));
+    (prop::sample::select(vec!["a", "b", "library"]), durability, regions, any::<bool>()).prop_map(
+        |(name, durability, regions, confined)| {
+            let policy = policy(durability, regions, confined);
+            Command::Project(ProjectCmd::SetPolicy { name: name.parse().unwrap(), policy })
+        },
+    )
+}
+
+fn blob_cmd() -> impl Strategy<Value = Command> {
+    let roots = || prop::collection::vec(blob().prop_map(root), 0..4);
+    prop_oneof![
+        8 => (name(), receipts()).prop_map(|(repo, (n, receipts))| BlobCmd::Commit {
+            repo, digest: digest(n), receipts,
+        }),
+        2 => (name(), name(), a_digest()).prop_map(|(from, to, digest)| BlobCmd::Mount { from, to, digest }),
+        2 => (name(), a_digest()).prop_map(|(repo, digest)| BlobCmd::Unlink { repo, digest }),
+        1 => (name(), a_digest()).prop_map(|(repo, digest)| BlobCmd::Renew { repo, digest }),
+        3 => receipts().prop_map(|(_, receipts)| BlobCmd::Hold { receipts }),
+        1 => (node(), roots()).prop_map(|(node, roots)| BlobCmd::Release { node, roots }),
+        1 => (node(), roots()).prop_map(|(node, roots)| BlobCmd::Lost { node, roots }),
+        1 => (node(), 0_u64..3).prop_map(|(node, epoch)| BlobCmd::Epoch { node, epoch }),
+    ]
+    .prop_map(Command::Blob)
+}
+
+fn body() -> impl Strategy<Value = (u64, Body)> {
+    let inline = (blob(), 1_usize..9).prop_map(|(n, len)| (n, Body::Inline(vec![b'.'; len])));
+    let stored = receipts().prop_map(|(n, receipts)| {
+        let digests = receipts[0].digests.clone();
+        (n, Body::Stored(StoredBytes { root: root(n), digests, receipts }))
+    });
+    prop_oneof![3 => inline, 1 => stored]
+}
+
+fn put_cmd() -> impl Strategy<Value = ArtifactCmd> {
+    let kind = prop::sample::select(vec![RefKind::Blob, RefKind::Blob, RefKind::Child]);
+    let refs =
+        prop::collection::vec((a_digest(), kind).prop_map(|(digest, kind)| Ref { digest, kind }), 0..3);
+    let tags = prop::collection::vec(a_tag(), 0..3);
+    (name(), body(), refs, prop::option::of(a_digest()), tags, condition()).prop_map(
+        |(repo, (n, body), refs, subject, tags, condition)| {
+            let facts = crate::artifact::ManifestFacts { refs, subject, ..facts(&[]) };
+            ArtifactCmd::Put { repo, digest: digest(n), facts, body, tags, condition }
+        },
+    )
+}
+
+fn artifact_cmd() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        6 => put_cmd(),
+        2 => (name(), a_digest()).prop_map(|(repo, digest)| ArtifactCmd::Delete { repo, digest }),
+        1 => (name(), a_tag(), condition())
+            .prop_map(|(repo, tag, condition)| ArtifactCmd::Untag { repo, tag, condition }),
+    ]
+    .prop_map(Command::Artifact)
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let cmd = prop_oneof![5 => cluster_cmd(), 1 => project_cmd(), 6 => blob_cmd(), 6 => artifact_cmd()];
+    let seq = prop::option::weighted(0.95, 0_u64..200);
+    let late = prop::option::weighted(0.1, 0_u64..3000);
+    (cmd, 0_u64..3000, seq, late, prop::bool::weighted(0.1)).prop_map(|(cmd, tick, seq, deadline, client)| {
+        Entry {
+            tick,
+            at: tick * 3,
+            actor: if client { Actor::Anonymous } else { Actor::System },
+            access: AccessRevisions { project: (tick % 2 == 0).then_some((ProjectId(1), 0)), principal: 0 },
+            // Few sequences, so that some repeat.
+            request: seq.filter(|_| cmd.needs_session()).map(|seq| RequestId { session: SESSION, seq }),
+            deadline,
+            cmd,
+        }
+    })
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        1 => Just(Payload::Blank),
+        1 => prop::collection::vec(any::<u8>(), 0..4).prop_map(Payload::Membership),
+        30 => entry().prop_map(Payload::Entry),
+    ]
+}
+
+/// A log that begins with two nodes and a session.
+fn log() -> impl Strategy<Value = Vec<LogItem>> {
+    prop::collection::vec(payload(), 1..150).prop_map(|payloads| {
+        let mut world = World::blank();
+        let begin = [
+            init(Durability::Local, spec(101, "eu/a")).into(),
+            ClusterCmd::TokenCreate { hash: [1; 32], ttl: 500 }.into(),
+            Command::from(ClusterCmd::SessionOpen { node: NodeId(1), boot: 1, nonce: 1 }),
+        ];
+        let begin = begin.map(|cmd| Payload::Entry(world.entry(cmd)));
+        begin.into_iter().chain(payloads).map(|payload| world.item(payload)).collect()
+    })
+}
+
+fn apply_in_batches(machine: &mut Machine, log: &[LogItem], edges: &[usize]) -> Vec<Option<Outcome>> {
+    let mut outcomes = Vec::new();
+    let mut edges = edges.iter().cycle();
+    let mut rest = log;
+    while !rest.is_empty() {
+        let size = edges.next().map_or(1, |n| (*n).clamp(1, rest.len()));
+        let (batch, after) = rest.split_at(size);
+        outcomes.extend(machine.apply(batch).unwrap());
+        rest = after;
+    }
+    outcomes
+}
+
+fn everything(machine: &Machine) -> Vec<clawhub_kv::Pair> {
+    machine.kv().scan(b"", &[0xff], usize::MAX).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+
+    #[test]
+    fn one_log_gives_one_state(
+        log in log(),
+        edges in prop::collection::vec(1_usize..12, 1..6),
+        others in prop::collection::vec(1_usize..40, 1..6),
+        cut in 0_usize..150,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut one_by_one = Machine::open(Arc::new(MemoryKv::new())).unwrap();
+        let expected = apply_in_batches(&mut one_by_one, &log, &[1]);
+        audit(&View::new(&**one_by_one.kv()));
+
+        // In memory, by other batches, restarted from a copy in the middle, after a crash that lost what
+        // was not synced.
+        let (before, after) = log.split_at(cut.min(log.len()));
+        let kv = Arc::new(MemoryKv::new());
+        let mut machine = Machine::open(kv.clone()).unwrap();
+        let mut outcomes = apply_in_batches(&mut machine, before, &edges);
+        kv.checkpoint(&dir.path().join("memory")).unwrap();
+        let kv = Arc::new(MemoryKv::open_checkpoint(&dir.path().join("memory")).unwrap());
+        let mut machine = Machine::open(kv.clone()).unwrap();
+        let from = machine.applied().unwrap();
+        apply_in_batches(&mut machine, after, &others);
+        kv.crash();
+        prop_assert_eq!(machine.applied().unwrap(), from);
+        outcomes.extend(apply_in_batches(&mut machine, after, &edges));
+        prop_assert_eq!(&outcomes, &expected);
+        prop_assert_eq!(everything(&machine), everything(&one_by_one));
+
+        // On RocksDB, by yet others, reopened from a checkpoint in the middle.
+        let rocks = |name: &str| RocksKv::open(&dir.path().join(name), RocksProfile::State).unwrap();
+        let mut machine = Machine::open(Arc::new(rocks("rocks"))).unwrap();
+        let mut outcomes = apply_in_batches(&mut machine, before, &others);
+        machine.kv().checkpoint(&dir.path().join("copy")).unwrap();
+        let mut machine = Machine::open(Arc::new(rocks("copy"))).unwrap();
+        outcomes.extend(apply_in_batches(&mut machine, after, &edges));
+        prop_assert_eq!(&outcomes, &expected);
+        prop_assert_eq!(everything(&machine), everything(&one_by_one));
+
+        let view = View::new(&**machine.kv());
+        let (index, hash) = view.state_hash().unwrap();
+        prop_assert_eq!(index, log.last().unwrap().pos.index);
+        prop_assert_eq!((index, hash), View::new(&**one_by_one.kv()).state_hash().unwrap());
+        prop_assert_eq!(hash, view.compute_state_hash().unwrap());
+    }
+}
+
+/// What a repository's rows say, for [`audit`].
+#[derive(Default)]
+struct Found {
+    /// Per project: manifests, tags, bytes in the log.
+    counts: BTreeMap<ProjectId, (u64, u64, u64)>,
+    /// Repositories that link a root.
+    links: BTreeMap<Root, BTreeSet<RepoRef>>,
+}
+
+/// Checks every derived record against what it is derived from.
+fn audit(view: &View<'_>) {
+    let mut found = Found::default();
+    for name in view.catalog(None, usize::MAX).unwrap().0 {
+        let at = view.repo(&name).unwrap().unwrap();
+        assert_eq!(view.repo_record(&at).unwrap().unwrap().name, name);
+        audit_repo(view, at, &mut found);
+    }
+    for (id, (manifests, tags, inline)) in &found.counts {
+        let project = view.project_by_id(*id).unwrap().unwrap();
+        assert_eq!((project.manifests, project.tags), (*manifests, *tags), "project {id}");
+        let linked = found.links.iter().filter(|(_, repos)| repos.iter().any(|at| at.project == *id));
+        let stored: u64 = linked.map(|(root, _)| view.root(root).unwrap().unwrap().size).sum();
+        assert_eq!(project.bytes, stored + inline, "project {id}");
+    }
+    audit_roots(view, &found);
+}
+
+fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
+    let rows = |kind: u8| view.all(&crate::project::keys::table(at, kind)).unwrap();
+    let counts = found.counts.entry(at.project).or_default();
+    // What manifests may hold, and of that what they must.
+    let (mut held, mut must) = (BTreeSet::new(), BTreeSet::new());
+    let mut subjects = BTreeSet::new();
+    for row in rows(b'm') {
+        let digest = row.parts().unwrap().digest().unwrap();
+        let record: crate::artifact::ManifestRecord = row.record().unwrap();
+        let inline = view.manifest_bytes(&at, &digest).unwrap();
+        assert_eq!(inline.is_some(), record.body == BodyRef::Inline, "{digest}");
+        counts.0 += 1;
+        counts.2 += inline.map_or(0, |bytes| bytes.len() as u64);
+        if let BodyRef::Stored(root) = record.body {
+            held.insert((root, digest.clone()));
+            must.insert((root, digest.clone()));
+        }
+        for reference in record.facts.refs {
+            match view.link(&at, &reference.digest).unwrap() {
+                Some(link) => {
+                    held.insert((link.root, digest.clone()));
+                    if reference.kind == RefKind::Blob {
+                        must.insert((link.root, digest.clone()));
+                    }
+                }
+                None => assert_eq!(reference.kind, RefKind::Child, "{digest} lost {}", reference.digest),
+            }
+        }
+        subjects.extend(record.facts.subject.map(|subject| (subject, digest)));
+    }
+    let uses: BTreeSet<_> = rows(b'u')
+        .iter()
+        .map(|row| {
+            let mut parts = row.parts().unwrap();
+            (parts.root().unwrap(), parts.digest().unwrap())
+        })
+        .collect();
+    // A child that is a manifest and a linked blob at once is not held.
+    assert!(uses.is_subset(&held), "{uses:?} beyond {held:?}");
+    assert!(uses.is_superset(&must), "{uses:?} lacks some of {must:?}");
+    for row in rows(b'l') {
+        let link: crate::blob::LinkRecord = row.record().unwrap();
+        let used = uses.iter().any(|(root, _)| *root == link.root);
+        assert_eq!(link.lease_until.is_none(), used, "{:?}", link.root);
+        found.links.entry(link.root).or_default().insert(at);
+    }
+    for (root, manifest) in &uses {
+        assert!(view.link_to(&at, root).unwrap().is_some(), "{manifest} holds {root:?}, which is not linked");
+    }
+    let listed: BTreeSet<_> = rows(b's')
+        .iter()
+        .map(|row| {
+            let mut parts = row.parts().unwrap();
+            (parts.digest().unwrap(), parts.digest().unwrap())
+        })
+        .collect();
+    assert_eq!(listed, subjects);
+    let tags = view.tags(&at, None, usize::MAX).unwrap().0;
+    counts.1 += tags.len() as u64;
+    for tag in &tags {
+        let record = view.tag(&at, tag).unwrap().unwrap();
+        assert!(view.manifest(&at, &record.digest).unwrap().is_some(), "{tag} names nothing");
+        assert!(view.tags_on(&at, &record.digest).unwrap().contains(tag));
+    }
+    assert_eq!(rows(b'v').len(), tags.len());
+}
+
+fn audit_roots(view: &View<'_>, found: &Found) {
+    let mut holders = BTreeSet::new();
+    for (root, record) in view.roots(None, usize::MAX).unwrap() {
+        let repos = found.links.get(&root).cloned().unwrap_or_default();
+        let projects: BTreeSet<_> = repos.iter().map(|at| at.project).collect();
+        assert_eq!((record.links, record.projects), (repos.len() as u64, projects.len() as u64));
+        assert_eq!(record.unlinked_since.is_none(), record.links > 0);
+        assert!(record.holders.is_sorted());
+        for digest in record.digests.iter() {
+            assert_eq!(view.root_of(&digest).unwrap(), Some(root));
+        }
+        for node in record.holders {
+            assert!(!view.node(node).unwrap().unwrap().removed, "{node} left");
+            holders.insert((node, root));
+        }
+    }
+    assert!(found.links.keys().all(|root| view.root(root).unwrap().is_some()));
+    let listed: BTreeSet<_> = view
+        .nodes()
+        .unwrap()
+        .iter()
+        .flat_map(|node| {
+            let roots = view.held_by(node.id, None, usize::MAX).unwrap();
+            roots.into_iter().map(|root| (node.id, root))
+        })
+        .collect();
+    assert_eq!(listed, holders);
+}
+
+#[test]
+fn random_logs_reach_every_part() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut replies = BTreeSet::new();
+    for _ in 0..60 {
+        let log = log().new_tree(&mut runner).unwrap().current();
+        let mut machine = Machine::open(Arc::new(MemoryKv::new())).unwrap();
+        for outcome in apply_in_batches(&mut machine, &log, &[7]).into_iter().flatten() {
+            let text = format!("{outcome:?}");
+            replies.insert(text.split([' ', '{', '(']).take(2).collect::<Vec<_>>().join(" "));
+        }
+    }
+    for kind in ["Linked", "Stored", "Count", "Done", "Joined", "Session", "Project", "NotMounted"] {
+        assert!(
+            replies.contains(&format!("Ok {kind}")) || replies.contains(&format!("Ok {kind})")),
+            "{kind}: {replies:?}"
+        );
+    }
+    for kind in [
+        "SessionGone",
+        "DeadlinePassed",
+        "StalePermit",
+        "WrongPhase",
+        "TokenInvalid",
+        "NodeUnknown",
+        "NameTaken",
+        "KeyTaken",
+        "StaleBoot",
+        "Layout",
+        "NameUnknown",
+        "NeedCopies",
+        "BadReceipt",
+        "BlobUnknown",
+        "BlobReferenced",
+        "ReferencesUnknown",
+        "ManifestUnknown",
+        "PreconditionFailed",
+    ] {
+        let seen = replies.iter().any(|reply| reply.starts_with(&format!("Err {kind}")));
+        assert!(seen, "{kind}: {replies:?}");
+    }
+}
+
+#[test]
+fn items_must_follow_each_other() {
+    let mut world = World::three();
+    let entry = world.entry(put("a/b", 1, &[], &[]));
+    let good = world.item(Payload::Entry(entry));
+    let mut gap = good.clone();
+    gap.pos.index += 1;
+    let before = everything(&world.machine);
+    for items in
+        [&[gap.clone()][..], &[good.clone(), good.clone()], &[good.clone(), gap.clone(), gap.clone()]]
+    {
+        assert!(matches!(world.machine.apply(items), Err(Fault::OutOfOrder { .. })));
+        assert_eq!(everything(&world.machine), before, "a fault applies nothing");
+    }
+    world.machine.apply(&[good.clone()]).unwrap();
+    assert!(matches!(world.machine.apply(&[good]), Err(Fault::OutOfOrder { .. })), "never twice");
+    assert_eq!(world.machine.apply(&[]).unwrap(), []);
+}
+
+#[test]
+fn an_unknown_shape_halts() {
+    let mut world = World::three();
+    world.ok(put("a/b", 1, &[], &["t"]));
+    let key = crate::artifact::keys::tag(world.at("a/b"), "t");
+    let mut batch = clawhub_kv::Batch::default();
+    batch.put(key.into_bytes(), [0xff, 0xfe, 1, 2, 3]);
+    world.machine.kv().write(batch).unwrap();
+    let entry = world.entry(put("a/b", 2, &[], &["t"]));
+    let item = world.item(Payload::Entry(entry));
+    let fault = world.machine.apply(&[item]).unwrap_err();
+    assert!(matches!(fault, Fault::UnknownShape { what: "tag", shape: 0xfffe }), "{fault}");
+}

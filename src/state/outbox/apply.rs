@@ -1,0 +1,56 @@
+//! Writing and trimming the outbox.
+
+use super::keys;
+use super::records::{CursorRecord, Event, OutboxRow};
+use crate::fault::{Fault, Stop};
+use crate::reply::Reply;
+use crate::tx::{Cx, Tx};
+
+/// Rows deleted by one command at most.
+const TRIM: usize = 1024;
+
+/// Writes an event, if anyone reads.
+pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut Cx, event: Event) -> Result<(), Fault> {
+    let cursors = keys::cursors();
+    if tx.view().rows(&cursors, &cursors, 1)?.is_empty() {
+        return Ok(());
+    }
+    let row = OutboxRow { at: cx.at, actor: cx.actor.clone(), event };
+    tx.put(keys::row(cx.index, cx.events), &row);
+    cx.events += 1;
+    Ok(())
+}
+
+/// See `ClusterCmd::OutboxCursor`. A cursor never goes back.
+pub(crate) fn move_cursor(tx: &mut Tx<'_>, cx: &Cx, reader: &str, done: Option<u64>) -> Result<Reply, Stop> {
+    let key = keys::cursor(reader);
+    match done {
+        Some(done) => {
+            // A new reader begins here: what happened before was not written for it.
+            let last = tx.record::<CursorRecord>(&key)?.map_or(cx.index, |cursor| cursor.0);
+            tx.put(key, &CursorRecord(done.min(cx.index).max(last)));
+        }
+        None => tx.delete(key),
+    }
+    trim(tx)?;
+    Ok(Reply::Done)
+}
+
+fn trim(tx: &mut Tx<'_>) -> Result<(), Fault> {
+    let mut lowest = u64::MAX;
+    for row in tx.view().all(&keys::cursors())? {
+        lowest = lowest.min(row.record::<CursorRecord>()?.0);
+    }
+    let table = keys::rows();
+    for row in tx.view().rows(&table, &table, TRIM)? {
+        if row.parts()?.number()? > lowest {
+            break;
+        }
+        tx.delete(row.key());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "apply_test.rs"]
+mod tests;

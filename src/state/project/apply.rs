@@ -1,0 +1,113 @@
+//! Apply of the project domain.
+
+use clawhub_policy::possible;
+use clawhub_types::{Actor, NodeId, ProjectId, ProjectName, RepoId, RepoName};
+
+use super::records::{ProjectIdRecord, ProjectRecord, RepoRecord, RepoRef};
+use super::{ProjectCmd, ProjectPolicy, keys};
+use crate::cluster;
+use crate::entry::Entry;
+use crate::fault::{Fault, Stop};
+use crate::outbox::{self, Event};
+use crate::reply::{Rejected, Reply};
+use crate::tx::{Cx, Tx};
+
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ProjectCmd) -> Result<Reply, Stop> {
+    match cmd {
+        ProjectCmd::SetPolicy { name, policy } => set_policy(tx, cx, name, policy),
+    }
+}
+
+fn set_policy(
+    tx: &mut Tx<'_>,
+    cx: &mut Cx,
+    name: &ProjectName,
+    policy: &ProjectPolicy,
+) -> Result<Reply, Stop> {
+    let layout = tx.view().layout()?;
+    let everyone: Vec<NodeId> = layout.nodes.iter().map(|node| node.id).collect();
+    let resolved = tx.view().resolve(Some(policy.clone()))?;
+    possible(&resolved, &layout, &everyone).map_err(|shortfall| Rejected::Layout(shortfall.to_string()))?;
+    let mut project = ensure_project(tx, name)?;
+    project.policy = policy.clone();
+    tx.put(keys::project(project.id), &project);
+    outbox::emit(tx, cx, Event::PolicySet { project: name.clone() })?;
+    Ok(Reply::Project(project.id))
+}
+
+/// Refuses an entry whose permit was given before rights shrank. The system and the operator act on no
+/// permit.
+pub(crate) fn check_access(tx: &Tx<'_>, entry: &Entry) -> Result<(), Stop> {
+    if matches!(entry.actor, Actor::System | Actor::Operator) {
+        return Ok(());
+    }
+    let Some(name) = entry.cmd.project() else { return Ok(()) };
+    let project = tx.view().project(&name)?;
+    let fresh = match (entry.access.project, project) {
+        // Judged about a project that is there: the same one, at a revision that still holds.
+        (Some((id, revision)), Some(project)) => id == project.id && revision >= project.access_rev,
+        // Judged before the project came to be: good while nothing was taken away since.
+        (None, Some(project)) => project.access_rev == 0,
+        (Some(_), None) => false,
+        (None, None) => true,
+    };
+    if fresh { Ok(()) } else { Err(Rejected::StalePermit.into()) }
+}
+
+fn ensure_project(tx: &mut Tx<'_>, name: &ProjectName) -> Result<ProjectRecord, Fault> {
+    if let Some(project) = tx.view().project(name)? {
+        return Ok(project);
+    }
+    let id = cluster::next_project(tx)?;
+    let project = ProjectRecord {
+        id,
+        name: name.clone(),
+        policy: ProjectPolicy { durability: None, regions: None, confined: false },
+        access_rev: 0,
+        bytes: 0,
+        manifests: 0,
+        tags: 0,
+        next_repo: 1,
+    };
+    tx.put(keys::project_id(name.as_str()), &ProjectIdRecord(id));
+    tx.put(keys::project(id), &project);
+    Ok(project)
+}
+
+/// A repository, created with its project by first use.
+pub(crate) fn ensure_repo(tx: &mut Tx<'_>, cx: &Cx, name: &RepoName) -> Result<RepoRef, Fault> {
+    if let Some(repo) = tx.view().repo(name)? {
+        return Ok(repo);
+    }
+    let mut project = ensure_project(tx, &name.project())?;
+    let repo = RepoRef { project: project.id, repo: RepoId(project.next_repo) };
+    project.next_repo += 1;
+    tx.put(keys::project(project.id), &project);
+    tx.put(keys::repo(repo), &RepoRecord { name: name.clone(), created_at: cx.at });
+    tx.put(keys::name(name.as_str()), &repo);
+    Ok(repo)
+}
+
+/// Changes of a project's counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delta {
+    pub(crate) bytes: i128,
+    pub(crate) manifests: i64,
+    pub(crate) tags: i64,
+}
+
+/// Brings a project's counters along.
+pub(crate) fn count(tx: &mut Tx<'_>, id: ProjectId, delta: Delta) -> Result<(), Fault> {
+    let corrupt = |why: &str| Fault::Corrupt { what: "project", why: format!("{id}: {why}") };
+    let mut project = tx.view().project_by_id(id)?.ok_or_else(|| corrupt("it has data but no record"))?;
+    let below = || corrupt("a counter would fall below zero");
+    project.bytes = u64::try_from(i128::from(project.bytes) + delta.bytes).map_err(|_| below())?;
+    project.manifests = project.manifests.checked_add_signed(delta.manifests).ok_or_else(below)?;
+    project.tags = project.tags.checked_add_signed(delta.tags).ok_or_else(below)?;
+    tx.put(keys::project(id), &project);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "apply_test.rs"]
+mod tests;

@@ -1,0 +1,28 @@
+//! Commands about projects.
+
+use clawhub_types::{Durability, ProjectName};
+use serde::{Deserialize, Serialize};
+
+/// Where and how durably a project's blobs are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectPolicy {
+    /// Copies before a push is acknowledged; `None` follows the cluster's default.
+    pub durability: Option<Durability>,
+    /// The regions that keep a copy afterwards; `None` is every region with storage.
+    pub regions: Option<Vec<String>>,
+    /// Whether nodes outside `regions` may neither store nor cache the project's bytes.
+    pub confined: bool,
+}
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProjectCmd {
+    /// Sets a project's policy, creating the project if needed: `Reply::Project`. Refused with
+    /// `Rejected::Layout` where the layout of nodes cannot satisfy it.
+    SetPolicy {
+        /// The project.
+        name: ProjectName,
+        /// Its policy.
+        policy: ProjectPolicy,
+    },
+}

@@ -1,0 +1,29 @@
+//! Everything the tests, the conformance runs, the client scripts and the benches share: real
+//! `clawhub` processes on free ports, an OCI client that shows raw answers, images and manifests made
+//! on the spot, a proxy that sends each request to the next node.
+//!
+//! Development only; nothing that ships depends on it. Processes belong to the value that started
+//! them and are stopped, by id, when it is dropped.
+
+pub mod cluster;
+pub mod conformance;
+pub mod content;
+pub mod image;
+pub mod manifest;
+pub mod oci;
+pub mod process;
+pub mod proxy;
+pub mod single;
+pub mod wait;
+
+pub use cluster::{Cluster, Node};
+pub use oci::{Registry, Repo};
+pub use wait::until;
+
+use std::str::FromStr;
+
+/// The value of the environment variable `name`, or `default` if it is unset or does not parse. The
+/// scale of the long tests is set this way, so that continuous integration runs them small.
+pub fn scale<T: FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
