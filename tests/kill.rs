@@ -79,7 +79,11 @@ async fn kill_one(cluster: &Cluster, victim: &Node, round: u64, acknowledged: &A
         let tag = format!("after-{round}-{i}");
         let (tag, seed) = (tag.as_str(), 100 * round + i as u64);
         until("a push", Duration::from_secs(20), || async {
-            push(repo, tag, seed, acknowledged).await.map(Some)
+            let pushed = push(repo, tag, seed, acknowledged).await;
+            if let Err(error) = &pushed {
+                println!("{} after {:?}: {error:#}", repo.registry.address(), killed.elapsed());
+            }
+            pushed.map(Some)
         })
         .await?;
         let took = killed.elapsed();

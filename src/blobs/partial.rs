@@ -128,8 +128,8 @@ impl Partial {
     pub async fn write(&self, group_start: u64, bytes: Bytes) -> Result<(), BlobError> {
         let (size, length) = (self.size(), bytes.len() as u64);
         let end = group_start.checked_add(length).filter(|end| *end <= size);
-        let whole = end.is_some_and(|end| end == size || end % GROUP == 0);
-        if !whole || group_start % GROUP != 0 {
+        let whole = end.is_some_and(|end| end == size || end.is_multiple_of(GROUP));
+        if !whole || !group_start.is_multiple_of(GROUP) {
             return Err(BlobError::Range {
                 start: group_start,
                 end: group_start.saturating_add(length),
@@ -198,7 +198,11 @@ impl Partial {
             // If it failed halfway, the next fetch finds out from the disk how far it got.
             store.shared.fetches.running.lock().remove(&root);
             let receipt = placed?.ok_or(BlobError::Incomplete(root))?;
-            blocking(move || Ok(fetch.end())).await?;
+            blocking(move || {
+                fetch.end();
+                Ok(())
+            })
+            .await?;
             store.drop_fetch(root).await?;
             Ok(receipt)
         })

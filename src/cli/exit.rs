@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 /// Shown under `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node or cluster cannot be \
-reached or cannot answer now (try again), 4 refused, 78 the configuration has mistakes.";
+reached or cannot answer now (try again), 4 refused, 5 the node was removed from its cluster, \
+78 the configuration has mistakes.";
 
 /// Why a command did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -166,4 +166,3 @@ impl<R: AsyncRuntime> Consensus<R> {
         reached.await.ok().flatten().map(|id| id.index)
     }
 }
-

@@ -135,7 +135,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         let execution = settings.execution;
         let log = files::blocking::<R, _>(execution, move || LogStore::open(log, execution)).await?;
         let opened = state.clone();
-        let machine = files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
+        let machine =
+            files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
         let network = network::Factory {
             node: settings.node,
             profile: settings.profile,

@@ -73,9 +73,8 @@ impl<R: AsyncRuntime> StateMachine<R> {
 
     async fn stage(&mut self) -> io::Result<Staged> {
         let (last, membership) = self.machine.applied().map_err(fault)?;
-        let membership = membership
-            .map(|(pos, bytes)| record::decode_membership(&bytes).map(|m| (pos, m)))
-            .transpose()?;
+        let membership =
+            membership.map(|(pos, bytes)| record::decode_membership(&bytes).map(|m| (pos, m))).transpose()?;
         let (snapshots, kv) = (Arc::clone(&self.snapshots), self.store.kv());
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
     }
@@ -152,14 +151,20 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         Builder { staged: Some(staged), snapshots, execution: self.execution, runtime: PhantomData }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Arc<SnapshotFiles>) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Arc<SnapshotFiles>,
+    ) -> io::Result<()> {
         let (store, snapshots, expected) = (self.store.clone(), Arc::clone(&self.snapshots), meta.clone());
         let install = move || install(&store, &snapshots, &expected, &snapshot);
         self.machine = files::blocking::<R, _>(self.execution, install).await?;
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>>> {
         Ok(self.snapshots.current().map(|files| Snapshot { meta: files.meta(), snapshot: files }))
     }
 }

@@ -212,8 +212,7 @@ pub(crate) fn decode_payload(bytes: &[u8]) -> Result<Payload, RecordError> {
 /// An entry as it lies in the log. The record carries its position and a check over everything, because
 /// the store below cannot tell a torn write from rot in its last record.
 pub(crate) fn encode_entry(entry: &RaftEntry) -> Vec<u8> {
-    let value =
-        EntryV1 { position: types::log_pos(&entry.log_id).into(), payload: payload(&entry.payload) };
+    let value = EntryV1 { position: types::log_pos(&entry.log_id).into(), payload: payload(&entry.payload) };
     let mut bytes = encode(ENTRY, &([0u8; CHECK], value));
     let (head, body) = bytes.split_at_mut(size_of::<u16>() + CHECK);
     head[size_of::<u16>()..].copy_from_slice(&check(body));
@@ -284,13 +283,16 @@ mod tests {
         assert_eq!(hex::encode(encode_position(&id)), "000103ac02f0a204");
         assert_eq!(decode_position(&encode_position(&id)).unwrap(), id);
 
-        assert_eq!(hex::encode(encode_membership(&joint())), "000102020102020" .to_owned() + "2ac0204010207ac02");
+        assert_eq!(
+            hex::encode(encode_membership(&joint())),
+            "000102020102020".to_owned() + "2ac0204010207ac02"
+        );
         assert_eq!(decode_membership(&encode_membership(&joint())).unwrap(), joint());
 
         let payloads = [
             (EntryPayload::Blank, "000100"),
             (EntryPayload::Normal(Proposal(Bytes::from_static(b"abc"))), "00010103616263"),
-            (EntryPayload::Membership(joint()), "00010202020102" ),
+            (EntryPayload::Membership(joint()), "00010202020102"),
         ];
         for (payload, golden) in payloads {
             let bytes = encode_payload(&payload);

@@ -60,7 +60,9 @@ impl<R: AsyncRuntime> Consensus<R> {
             let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
-                Err(StreamAppendError::HigherVote(vote)) => return Ok(AppendReply::HigherVote(types::ballot(&vote))),
+                Err(StreamAppendError::HigherVote(vote)) => {
+                    return Ok(AppendReply::HigherVote(types::ballot(&vote)));
+                }
             };
             // Whoever sent this leads: its vote is not below ours.
             *shared.heard.lock() = R::Instant::now();

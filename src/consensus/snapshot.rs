@@ -166,10 +166,15 @@ impl Snapshots {
             return Ok(same);
         }
         files::move_dir(&dir, &place)?;
-        let made =
-            Arc::new(SnapshotFiles { dir: place, manifest, received: false, obsolete: AtomicBool::new(false) });
+        let made = Arc::new(SnapshotFiles {
+            dir: place,
+            manifest,
+            received: false,
+            obsolete: AtomicBool::new(false),
+        });
         let mut current = self.current.lock();
-        let newer = current.as_ref().is_none_or(|c| c.manifest.last.map(types::log_id) <= made.meta().last_log_id);
+        let newer =
+            current.as_ref().is_none_or(|c| c.manifest.last.map(types::log_id) <= made.meta().last_log_id);
         let old = if newer { current.replace(Arc::clone(&made)) } else { Some(Arc::clone(&made)) };
         if let Some(old) = old {
             old.obsolete.store(true, Ordering::Relaxed);

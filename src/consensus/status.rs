@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clawhub_types::NodeId;
+use openraft::ServerState;
 use openraft::async_runtime::{AsyncRuntime, Instant, Watch, WatchReceiver};
 use openraft::errors::Fatal;
-use openraft::ServerState;
 
 use crate::Consensus;
 use crate::types::{Metrics, Types};

@@ -90,7 +90,11 @@ impl StateStore {
         let number = self.inner.live.read().number + 1;
         let dir = self.inner.dir.join(number.to_string());
         files::remove_dir(&dir)?;
-        if take { files::move_dir(from, &dir)? } else { files::copy_dir(from, &dir)? }
+        if take {
+            files::move_dir(from, &dir)?
+        } else {
+            files::copy_dir(from, &dir)?
+        }
         let kv = (self.inner.open)(&dir).map_err(io::Error::other)?;
         kv.sync().map_err(io::Error::other)?;
         Ok(Prepared { number, kv })

@@ -16,7 +16,7 @@ use tonic::Status;
 
 use crate::data_dir::Owner;
 use crate::error::NodeError;
-use crate::facts::{Membership, Seed};
+use crate::facts::Seed;
 use crate::node::Node;
 use crate::stack::Stack;
 use crate::{refusal, upkeep};
@@ -101,7 +101,8 @@ fn prepare_cluster(node: &Node, owner: Owner, durability: Durability) -> Result<
     let certificate = ca.issue(Csr::parse(&key.csr()?)?, owner.node)?;
     cluster_key.save(&cluster_key_path)?;
     let ca_cert = ca.cert_der().to_vec();
-    node.facts.set_membership(&Membership { epoch: FIRST_EPOCH, certificate, ca: ca_cert.clone() })?;
+    node.with_dir(|dir| dir.save_certificates(&certificate, &ca_cert))?;
+    node.facts.set_epoch(FIRST_EPOCH)?;
     node.facts.set_pending_init(Some(&ClusterCmd::Init {
         cluster: owner.cluster,
         ca_cert,
@@ -173,10 +174,9 @@ fn keep_joined(node: &Node, owner: Owner, joined: Joined) -> Result<(), NodeErro
     let seeds: Vec<_> =
         peers.map(|(id, info)| Seed { node: id, addr: info.addr, spki: info.spki }).collect();
     node.facts.set_peers(&seeds)?;
-    node.facts.set_membership(&Membership {
-        epoch: joined.epoch,
-        certificate: joined.cert,
-        ca: joined.ca_cert,
-    })?;
-    Ok(node.with_dir(|dir| dir.claim(owner))?)
+    node.facts.set_epoch(joined.epoch)?;
+    node.with_dir(|dir| {
+        dir.save_certificates(&joined.cert, &joined.ca_cert)?;
+        Ok(dir.claim(owner)?)
+    })
 }

@@ -1,9 +1,10 @@
 //! The data directory: whose it is, which format it has, and that only one process uses it.
 //!
-//! Owns `FORMAT` (which cluster and node the data belongs to, written once) and `LOCK` (held by flock
-//! while the process lives). Every other entry belongs to the module that is handed its path. A
+//! Owns `FORMAT` (which cluster and node the data belongs to, written once), the node's certificate
+//! `node.crt` and its CA's `ca.crt` (DER, written before), and `LOCK` (held by flock while the process
+//! lives). Every other entry belongs to the module that is handed its path. A
 //! directory that is not ours to use — a newer format, another cluster, somebody's files — is refused
-//! before a byte in it changes. `FORMAT` is replaced atomically: a crash leaves the old or the new one.
+//! before a byte in it changes. Files are replaced atomically: a crash leaves the old or the new one.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -38,6 +39,14 @@ pub enum DataDirError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// `FORMAT` and the certificate come from different data.
+    #[error("{path}: FORMAT says {found}, and node.crt is not that node's certificate; nothing was changed")]
+    Mixed {
+        /// The directory.
+        path: PathBuf,
+        /// What `FORMAT` says.
+        found: Owner,
     },
     /// The data is another cluster's, or another node's.
     #[error("{path} belongs to {found}, not to {wanted}; nothing was changed")]
@@ -117,11 +126,11 @@ impl DataDir {
         let lock = lock(root)?;
         std::fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
         // Again, under the lock: another process may have claimed it in between.
-        let owner = match read_format(root)? {
-            Some(Bound(owner)) => owner,
+        let Bound(owner) = match read_format(root)? {
+            Some(bound) => bound,
             None => {
                 write_format(root, None)?;
-                None
+                Bound(None)
             }
         };
         Ok(DataDir { root: root.into(), owner, _lock: lock })
@@ -130,6 +139,28 @@ impl DataDir {
     /// Whose data this is; `None` before the node was initialised or joined.
     pub fn owner(&self) -> Option<Owner> {
         self.owner
+    }
+
+    /// Keeps the certificates of the node and its CA, durably; before [`claim`](Self::claim), which they
+    /// are checked against from then on.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn save_certificates(&self, node: &[u8], ca: &[u8]) -> Result<(), DataDirError> {
+        replace(&self.root, "ca.crt", ca)?;
+        replace(&self.root, "node.crt", node)
+    }
+
+    /// The certificates of the node and its CA.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`] if they cannot be read.
+    pub fn certificates(&self) -> Result<(Vec<u8>, Vec<u8>), DataDirError> {
+        let read = |name| {
+            let path = self.root.join(name);
+            std::fs::read(&path).map_err(|e| at(&path, e))
+        };
+        Ok((read("node.crt")?, read("ca.crt")?))
     }
 
     /// Binds the directory to a node for ever.
@@ -233,10 +264,28 @@ fn read_format(root: &Path) -> Result<Option<Bound>, DataDirError> {
         (None, None) => Ok(Some(Bound(None))),
         (Some(cluster), Some(node)) if node > 0 => {
             let cluster = cluster.parse().map_err(|_| unreadable("cluster is not an id".into()))?;
-            Ok(Some(Bound(Some(Owner { cluster, node: NodeId(node) }))))
+            let owner = Owner { cluster, node: NodeId(node) };
+            check_certificate(root, owner)?;
+            Ok(Some(Bound(Some(owner))))
         }
         _ => Err(unreadable("cluster and node go together".into())),
     }
+}
+
+/// Tells data put together from two nodes before anything is opened. What the certificate is worth, the
+/// peer layer checks; here it is enough that its one name, which lies in it as plain text, is the owner's.
+fn check_certificate(root: &Path, owner: Owner) -> Result<(), DataDirError> {
+    let path = root.join("node.crt");
+    let certificate = match std::fs::read(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(at(&path, e)),
+        read => read.unwrap_or_default(),
+    };
+    let name = format!("clawhub://{}/node/{}", owner.cluster, owner.node);
+    // What follows the name must not be a further digit of the id.
+    let named = certificate.windows(name.len() + 1).any(|bytes| {
+        bytes.starts_with(name.as_bytes()) && !bytes[name.len()].is_ascii_digit()
+    });
+    if named { Ok(()) } else { Err(DataDirError::Mixed { path: root.into(), found: owner }) }
 }
 
 fn write_format(root: &Path, owner: Option<Owner>) -> Result<(), DataDirError> {
@@ -247,10 +296,15 @@ fn write_format(root: &Path, owner: Option<Owner>) -> Result<(), DataDirError> {
     };
     let mut text = serde_json::to_vec_pretty(&format).expect("numbers and hex are JSON");
     text.push(b'\n');
-    let (new, path) = (root.join("FORMAT.new"), root.join("FORMAT"));
+    replace(root, "FORMAT", &text)
+}
+
+/// Replaces a file in one step, durably.
+fn replace(root: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
+    let (new, path) = (root.join(format!("{name}.new")), root.join(name));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&new, &path)?;
         File::open(root)?.sync_all()
@@ -266,6 +320,12 @@ mod tests {
 
     fn someone(byte: u8) -> Owner {
         Owner { cluster: ClusterId([byte; 16]), node: NodeId(u64::from(byte)) }
+    }
+
+    /// What matters of a certificate here.
+    fn certificate(byte: u8) -> Vec<u8> {
+        let owner = someone(byte);
+        format!("..clawhub://{}/node/{}..", owner.cluster, owner.node).into_bytes()
     }
 
     /// Names, contents and modes: what "untouched" is about.
@@ -287,8 +347,10 @@ mod tests {
         let mut dir = DataDir::open(&root).unwrap();
         assert_eq!(dir.owner(), None);
         assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        dir.save_certificates(&certificate(1), b"ca").unwrap();
         dir.claim(someone(1)).unwrap();
         dir.claim(someone(1)).unwrap();
+        assert_eq!(dir.certificates().unwrap(), (certificate(1), b"ca".to_vec()));
         drop(dir);
         assert_eq!(DataDir::open(&root).unwrap().owner(), Some(someone(1)));
     }
@@ -309,6 +371,7 @@ mod tests {
             ("FORMAT", r#"{"format": 2, "cluster": null, "shards": 7}"#),
             ("FORMAT", r#"{"format": 1, "cluster": "00", "node": 1}"#),
             ("FORMAT", r#"{"format": 1, "cluster": null, "node": 1}"#),
+            ("FORMAT", r#"{"format": 1, "cluster": "01010101010101010101010101010101", "node": 1}"#),
             ("FORMAT", "hello"),
             ("thesis.txt", "chapter one"),
         ] {
@@ -326,9 +389,28 @@ mod tests {
     fn another_clusters_directory_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let mut dir = DataDir::open(temp.path()).unwrap();
+        dir.save_certificates(&certificate(1), b"ca").unwrap();
         dir.claim(someone(1)).unwrap();
         let before = contents(temp.path());
         assert!(matches!(dir.claim(someone(2)), Err(DataDirError::OtherOwner { .. })));
         assert_eq!(contents(temp.path()), before);
+    }
+
+    #[test]
+    fn data_of_two_nodes_put_together_stays_untouched() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(temp.path()).unwrap();
+        dir.save_certificates(&certificate(1), b"ca").unwrap();
+        dir.claim(someone(1)).unwrap();
+        drop(dir);
+        let longer = format!("clawhub://{}/node/11.", someone(1).cluster).into_bytes();
+        for other in [certificate(2), longer, Vec::new()] {
+            std::fs::write(temp.path().join("node.crt"), other).unwrap();
+            let before = contents(temp.path());
+            assert!(matches!(DataDir::open(temp.path()), Err(DataDirError::Mixed { .. })));
+            assert_eq!(contents(temp.path()), before);
+        }
+        std::fs::remove_file(temp.path().join("node.crt")).unwrap();
+        assert!(matches!(DataDir::open(temp.path()), Err(DataDirError::Mixed { .. })));
     }
 }

@@ -63,6 +63,8 @@ impl Members {
     }
 }
 
+/// What a removed node is told; it stops when it hears it.
+pub(crate) const REMOVED: &str = "the node was removed from the cluster";
 const NO_MEMBER: &str = "not a member of the cluster";
 const OTHER_KEY: &str = "its key is not the member's";
 
@@ -93,7 +95,7 @@ impl Directory for Members {
             return self.admit_unknown(hello, spki);
         };
         if record.removed {
-            return Err(format!("node {} was removed from the cluster", hello.node));
+            return Err(REMOVED.into());
         }
         if record.spec.spki != *spki {
             return Err(OTHER_KEY.into());

@@ -1,8 +1,8 @@
 //! What this node alone knows and must not forget, in the `local` store beside the blob index.
 //!
-//! Owns the keys `node.*`: the boot counter, the node's certificate, the peers it last knew, and a
-//! cluster initialisation under way. Every write is synced before it returns: a certificate or a boot
-//! number that was used and then forgotten would be another identity.
+//! Owns the keys `node.*`: the boot counter, the cluster's epoch, the peers last known, and a cluster
+//! initialisation under way. Every write is synced before it returns: a boot number that was used and
+//! then forgotten would be used twice.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const BOOT: &[u8] = b"node.boot";
-const IDENTITY: &[u8] = b"node.identity";
+const EPOCH: &[u8] = b"node.epoch";
 const PEERS: &[u8] = b"node.peers";
 const INIT: &[u8] = b"node.init";
 
@@ -29,17 +29,6 @@ pub(crate) enum FactError {
     /// The bytes are of a later release, or damaged.
     #[error("{0} in the local store cannot be understood")]
     Malformed(String),
-}
-
-/// What a node got when it became a member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Membership {
-    /// The cluster's epoch then.
-    pub(crate) epoch: u64,
-    /// The node's certificate, DER.
-    pub(crate) certificate: Vec<u8>,
-    /// The CA's certificate, DER.
-    pub(crate) ca: Vec<u8>,
 }
 
 /// A peer as last known: where to go while the replicated state is still empty or far behind.
@@ -72,14 +61,14 @@ impl Facts {
         Ok(boot)
     }
 
-    /// What the node got when it became a member.
-    pub(crate) fn membership(&self) -> Result<Option<Membership>, FactError> {
-        self.get(IDENTITY)
+    /// The cluster's epoch when the node became a member.
+    pub(crate) fn epoch(&self) -> Result<Option<u64>, FactError> {
+        self.get(EPOCH)
     }
 
-    /// Keeps what the node got.
-    pub(crate) fn set_membership(&self, membership: &Membership) -> Result<(), FactError> {
-        self.put(IDENTITY, membership)
+    /// Keeps the cluster's epoch.
+    pub(crate) fn set_epoch(&self, epoch: u64) -> Result<(), FactError> {
+        self.put(EPOCH, &epoch)
     }
 
     /// The peers last known.
@@ -154,15 +143,14 @@ mod tests {
     fn facts_survive_a_crash_and_damage_is_noticed() {
         let kv = Arc::new(MemoryKv::new());
         let facts = Facts::new(kv.clone());
-        assert_eq!(facts.membership().unwrap(), None);
+        assert_eq!(facts.epoch().unwrap(), None);
         assert_eq!(facts.peers().unwrap(), []);
         let seed = Seed { node: NodeId(3), addr: "h:1".into(), spki: [7; 32] };
         facts.set_peers(std::slice::from_ref(&seed)).unwrap();
-        let membership = Membership { epoch: 1, certificate: vec![1], ca: vec![2] };
-        facts.set_membership(&membership).unwrap();
+        facts.set_epoch(300).unwrap();
         kv.crash();
         assert_eq!(facts.peers().unwrap(), [seed]);
-        assert_eq!(facts.membership().unwrap(), Some(membership));
+        assert_eq!(facts.epoch().unwrap(), Some(300));
         for damaged in [&b""[..], b"\0", b"\0\x02\0", b"\0\x01\xff"] {
             let mut batch = Batch::default();
             batch.put(PEERS, damaged);

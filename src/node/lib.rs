@@ -5,8 +5,8 @@
 //! administration socket. When the node is a member, or as soon as it becomes one ([`becoming`]), the
 //! [`stack`] is built and clients are let in. [`upkeep`] and [`membership`] keep the member in order.
 //!
-//! State of its own: `FORMAT` and `LOCK`, and the facts in the `local` store (boot counter, certificate,
-//! known peers). A crash loses none of it.
+//! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory, and the facts in the
+//! `local` store (boot counter, epoch, known peers). A crash loses none of it.
 
 mod admin;
 mod admission;
@@ -39,7 +39,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use config::Config;
+use error::NodeError;
 
+/// The exit code of a node that the cluster removed: starting it again is of no use.
+const EXIT_REMOVED: u8 = 5;
 /// The exit code of a configuration with mistakes, as in sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 /// Threads that run consensus and nothing else.
@@ -47,8 +50,9 @@ const CONSENSUS_THREADS: usize = 2;
 /// How long work that nobody waits for may go on when the process ends.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
-/// Runs the node that the file describes, until it is told to stop (0) or cannot go on (1). A
-/// configuration with mistakes is reported on standard error, every mistake on a line of its own (78).
+/// Runs the node that the file describes, until it is told to stop (0), cannot go on (1), or is removed
+/// from its cluster (5). A configuration with mistakes is reported on standard error, every mistake on a
+/// line of its own (78).
 pub fn serve(config: &Path) -> ExitCode {
     let config = match Config::load(config) {
         Ok(config) => config,
@@ -62,23 +66,27 @@ pub fn serve(config: &Path) -> ExitCode {
     match run_to_end(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&*error);
-            ExitCode::FAILURE
+            say(&error);
+            match error {
+                NodeError::Removed => ExitCode::from(EXIT_REMOVED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn run_to_end(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+fn run_to_end(config: Config) -> Result<(), NodeError> {
     let main = runtime("node", std::thread::available_parallelism().map_or(2, usize::from).max(2))?;
     let consensus = runtime("consensus", CONSENSUS_THREADS)?;
     let done = main.block_on(run::run(config, consensus.handle().clone()));
     consensus.shutdown_timeout(LAST_WORK);
     main.shutdown_timeout(LAST_WORK);
-    Ok(done?)
+    done
 }
 
-fn runtime(name: &str, threads: usize) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+fn runtime(name: &str, threads: usize) -> Result<Runtime, NodeError> {
+    let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build();
+    built.map_err(|e| NodeError::Fault(format!("no threads: {e}")))
 }
 
 /// The last word of a node that does not run. The log may not exist yet, or go elsewhere than a person

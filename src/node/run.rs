@@ -12,7 +12,7 @@ use crate::error::NodeError;
 use crate::facts::Facts;
 use crate::node::{Boot, Node, Parts};
 use crate::port::PeerPort;
-use crate::stop::Stop;
+use crate::stop::{End, Stop};
 use crate::{becoming, budget, http, stores};
 
 /// Runs a node until it is told to stop, or cannot go on.
@@ -50,8 +50,9 @@ pub(crate) async fn run(config: Config, consensus_runtime: Handle) -> Result<(),
     operators.abort();
     // Until the socket file is gone with it.
     let _ = operators.await;
-    match stop.reason() {
-        Some(reason) => Err(NodeError::Fault(reason)),
+    match stop.end() {
+        Some(End::Fault(reason)) => Err(NodeError::Fault(reason)),
+        Some(End::Removed) => Err(NodeError::Removed),
         None => Ok(()),
     }
 }

@@ -26,7 +26,7 @@ use crate::config::RaftProfile;
 use crate::data_dir::Owner;
 use crate::directory::Members;
 use crate::error::NodeError;
-use crate::facts::{Facts, Membership};
+use crate::facts::Facts;
 use crate::node::Node;
 use crate::stores;
 
@@ -182,11 +182,12 @@ fn check_owner(state: &StateStore, owner: Owner) -> Result<(), NodeError> {
 
 /// The node's keys and certificate, as they were when it became a member.
 fn identity(node: &Node, owner: Owner) -> Result<(Identity, ClusterKey), NodeError> {
-    let missing = || NodeError::Inconsistent("FORMAT names a member, and its certificate is missing".into());
-    let Membership { epoch, certificate, ca } = node.facts.membership()?.ok_or_else(missing)?;
+    let missing = || NodeError::Inconsistent("FORMAT names a member, and local/ knows of no cluster".into());
+    let epoch = node.facts.epoch()?.ok_or_else(missing)?;
+    let (cert, ca_cert) = node.with_dir(|dir| dir.certificates())?;
     let (key, cluster_key) = node.with_dir(|dir| (dir.node_key(), dir.cluster_key()));
     let hello = Hello { cluster: owner.cluster, epoch, node: owner.node, boot: node.boot.count };
-    let identity = Identity { key: NodeKey::load_or_create(&key)?, cert: certificate, ca_cert: ca, hello };
+    let identity = Identity { key: NodeKey::load_or_create(&key)?, cert, ca_cert, hello };
     Ok((identity, ClusterKey::load(&cluster_key)?))
 }
 

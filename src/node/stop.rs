@@ -6,11 +6,20 @@ use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// What ends a node that nobody told to stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It cannot go on.
+    Fault(String),
+    /// It is no member any more.
+    Removed,
+}
+
 /// Told once, heard by everybody. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Stop {
     told: CancellationToken,
-    fault: Arc<Mutex<Option<String>>>,
+    end: Arc<Mutex<Option<End>>>,
 }
 
 impl Stop {
@@ -23,7 +32,19 @@ impl Stop {
     pub(crate) fn fault(&self, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::error!(%reason, "the node cannot go on");
-        self.fault.lock().get_or_insert(reason);
+        self.because(End::Fault(reason));
+    }
+
+    /// Asks the node to end because the cluster removed it.
+    pub(crate) fn removed(&self) {
+        if !self.is_told() {
+            tracing::error!("this node was removed from the cluster");
+        }
+        self.because(End::Removed);
+    }
+
+    fn because(&self, end: End) {
+        self.end.lock().get_or_insert(end);
         self.told.cancel();
     }
 
@@ -37,9 +58,9 @@ impl Stop {
         self.told.is_cancelled()
     }
 
-    /// Why the node could not go on, if that is why it stops.
-    pub(crate) fn reason(&self) -> Option<String> {
-        self.fault.lock().clone()
+    /// What ended the node, unless it was told to stop.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end.lock().clone()
     }
 
     /// Orders a stop at the first SIGTERM or SIGINT; the second one ends the process on the spot.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::{ProposeError, Who};
-use clawhub_peer::Standing;
+use clawhub_peer::{Class, Standing};
 use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, Rejected, View};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -16,10 +16,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::stack::{Stack, Usage, keep_peers};
-use crate::{membership, refusal};
+use crate::{directory, membership, refusal};
 
 /// Between two looks at the members, however fast the log grows.
 const LOOK: Duration = Duration::from_millis(200);
+/// Silence after which a node asks whether it is still a member.
+const EXILE: Duration = Duration::from_secs(3);
 /// Between two counts of what the node holds.
 const COUNT: Duration = Duration::from_secs(30);
 /// Rows of the blob index read at once while counting.
@@ -31,6 +33,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(crate) fn start(node: &Arc<Node>) {
     tokio::spawn(register(node.clone()));
     tokio::spawn(watch_members(node.clone()));
+    tokio::spawn(watch_exile(node.clone()));
     tokio::spawn(watch_consensus(node.clone()));
     tokio::spawn(count(node.clone()));
     tokio::spawn(membership::run(node.clone()));
@@ -53,9 +56,7 @@ async fn register(node: Arc<Node>) {
                 let why = "an old copy of its data directory, or a second process with the same one";
                 return node.stop.fault(format!("{rejected}: {why}"));
             }
-            Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => {
-                return node.stop.fault("this node was removed from the cluster");
-            }
+            Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => return node.stop.removed(),
             Err(error) => tracing::debug!(%error, "not registered yet"),
         }
         sleep(AGAIN).await;
@@ -87,13 +88,35 @@ fn show_out(node: &Node, stack: &Stack) -> Result<(), NodeError> {
     let state = stack.consensus.state();
     for member in View::new(&*state).nodes()?.into_iter().filter(|member| member.removed) {
         if member.id == stack.me {
-            node.stop.fault("this node was removed from the cluster");
+            node.stop.removed();
         } else if stack.endpoint.standing(member.id) == Standing::Connected {
             tracing::info!(node = %member.id, "closing connections with a removed node");
             stack.endpoint.disconnect(member.id);
         }
     }
     Ok(())
+}
+
+/// Asks the others why, when nobody speaks to this node any more: the entry that removed it may never
+/// have reached it.
+async fn watch_exile(node: Arc<Node>) {
+    let Some(stack) = node.stack() else { return };
+    let mut every = interval(EXILE);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !node.stop.is_told() {
+        every.tick().await;
+        let status = stack.consensus.status();
+        if status.cut_off.is_none_or(|age| age < EXILE) {
+            continue;
+        }
+        for member in status.voters.into_iter().filter(|member| *member != stack.me) {
+            match stack.endpoint.open(member, Class::Control).await {
+                Err(error) if error.to_string().contains(directory::REMOVED) => return node.stop.removed(),
+                // Unreachable, or another reason: that is a failure, not an exile.
+                _ => (),
+            }
+        }
+    }
 }
 
 /// A node whose consensus has stopped is none.

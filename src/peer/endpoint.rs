@@ -85,7 +85,7 @@ struct Inner {
     all: CancellationToken,
 }
 
-/// See the [module](self).
+/// A node among its peers: the sockets it listens on and the connections it has. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint(Arc<Inner>);
 
@@ -188,7 +188,8 @@ impl Endpoint {
 
     /// Accepts connections and serves them until `shutdown` completes: `peers` to members over gRPC,
     /// `streams` to members over QUIC, `join` to those without a client certificate. Then what is under
-    /// way has [`DRAIN`](crate::limits::DRAIN) to finish, and the endpoint is closed for good.
+    /// way has [`DRAIN`](crate::limits::DRAIN) to finish, and the endpoint is closed for good. The UDP port
+    /// is free a moment after the last clone is dropped.
     ///
     /// # Errors
     /// [`PeerError::Closed`] if it was called before.

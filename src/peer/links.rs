@@ -42,6 +42,7 @@ struct Member {
 struct Row {
     transport: Transport,
     boot: u64,
+    admitted: bool,
     closed: CancellationToken,
 }
 
@@ -51,7 +52,7 @@ impl Member {
     }
 
     fn has(&self, transport: Transport) -> bool {
-        self.live.values().any(|row| row.transport == transport && !row.closed.is_cancelled())
+        self.live.values().any(|row| row.transport == transport && row.admitted && !row.closed.is_cancelled())
     }
 }
 
@@ -78,7 +79,7 @@ impl Links {
         }
         let id = member.next;
         member.next += 1;
-        member.live.insert(id, Row { transport, boot, closed: closed.clone() });
+        member.live.insert(id, Row { transport, boot, admitted: false, closed: closed.clone() });
         Some(Link { links: self.clone(), node, id, boot, transport, closed })
     }
 
@@ -130,6 +131,9 @@ impl Link {
         }
         member.boot = self.boot;
         member.failed = None;
+        if let Some(row) = member.live.get_mut(&self.id) {
+            row.admitted = true;
+        }
         member.close(|row| row.boot < self.boot);
         true
     }
@@ -144,9 +148,9 @@ impl Drop for Link {
     fn drop(&mut self) {
         let mut members = self.links.members.lock();
         let Some(member) = members.get_mut(&self.node) else { return };
-        member.live.remove(&self.id);
+        let admitted = member.live.remove(&self.id).is_some_and(|row| row.admitted);
         let last_tcp = self.transport == Transport::Tcp && !member.has(Transport::Tcp);
-        if last_tcp && self.boot == member.boot {
+        if admitted && last_tcp && self.boot == member.boot {
             // The kernel ends the TCP connections of a process that dies; nothing tells of its QUIC ones
             // before they time out. A wrong guess costs a reconnect.
             member.close(|row| row.transport == Transport::Quic);
@@ -189,12 +193,16 @@ mod tests {
     #[test]
     fn the_last_tcp_connection_takes_quic_with_it() {
         let links = table();
-        let (a, b) = (links.enter(NODE, 1, Transport::Tcp), links.enter(NODE, 1, Transport::Tcp));
+        let (a, b) =
+            (links.enter(NODE, 1, Transport::Tcp).unwrap(), links.enter(NODE, 1, Transport::Tcp).unwrap());
+        assert!(a.admitted() && b.admitted());
         let quic = links.enter(NODE, 1, Transport::Quic).unwrap();
         assert!(quic.admitted());
         drop(a);
         assert!(!quic.closed().is_cancelled());
         assert_eq!(links.standing(NODE), Standing::Connected);
+        drop(links.enter(NODE, 1, Transport::Tcp));
+        assert!(!quic.closed().is_cancelled(), "one that was not admitted changes nothing");
         drop(b);
         assert!(quic.closed().is_cancelled());
         assert_eq!(links.standing(NODE), Standing::Down);
@@ -229,6 +237,7 @@ mod tests {
         links.failed(NODE);
         assert_eq!(links.standing(NODE), Standing::Down);
         let link = links.enter(NODE, 1, Transport::Tcp).unwrap();
+        assert_eq!(links.standing(NODE), Standing::Down, "not before it is admitted");
         assert!(link.admitted());
         assert_eq!(links.standing(NODE), Standing::Connected);
     }

@@ -7,7 +7,7 @@ use clawhub_policy::{partners, satisfied};
 use clawhub_replicate::Wanted;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::{Command, Rejected, Reply, View};
-use clawhub_types::{Algorithm, Digest, Digests, ErrorCode, NodeId, Receipt, RepoName, Root, UploadId};
+use clawhub_types::{Algorithm, Digest, Digests, NodeId, Receipt, RepoName, Root, UploadId};
 
 use crate::errors::RETRY;
 use crate::forward::Step;
@@ -79,8 +79,6 @@ impl Registry {
             let step = Step::Finish { digest: digest.clone() };
             self.forward_to_end(permit, repo, id, step, Some(chunk)).await?;
         }
-        // The owner answered; whoever asks this node next must find the blob.
-        self.barrier().await?;
         Ok(digest.clone())
     }
 
@@ -175,16 +173,26 @@ impl Registry {
         digest: &Digest,
         receipts: Vec<Receipt>,
     ) -> Result<(), Error> {
-        let receipts = self.enough_copies(repo, receipts).await?;
+        let mut receipts = self.enough_copies(repo, receipts).await?;
         for _ in 0..COMMITS {
             let cmd = BlobCmd::Commit { repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
             match self.propose(permit, Command::Blob(cmd)).await {
                 Ok(_) => return Ok(()),
                 Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => self.more_copies(repo, &roots).await?,
+                // The root began a new generation, or a holder deleted since: what is here counts anew.
+                Err(ProposeError::Rejected(Rejected::BadReceipt)) => receipts = self.renewed(repo, receipts).await?,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(Error::unavailable(RETRY, "too few copies could be made for the project's durability policy"))
+    }
+
+    /// Receipts for the root's present generation, beginning with this node's own copy.
+    async fn renewed(&self, repo: &RepoName, stale: Vec<Receipt>) -> Result<Vec<Receipt>, Error> {
+        let Some(root) = stale.first().map(|receipt| receipt.root) else { return Ok(stale) };
+        let own = self.blobs().receipt(&root, self.generation(&root)?);
+        let gone = || Error::unavailable(RETRY, "the copy here was deleted meanwhile; upload the blob again");
+        self.enough_copies(repo, vec![own.ok_or_else(gone)?]).await
     }
 
     /// Adds receipts of further nodes until, with the holders that the state knows, the repository's
@@ -222,19 +230,6 @@ impl Registry {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
         Ok(())
-    }
-
-    /// A repeated PUT: true to its first answer only while the blob is still linked.
-    pub(crate) async fn confirm_linked(&self, repo: &RepoName, digest: &Digest) -> Result<(), Error> {
-        self.barrier().await?;
-        let state = self.state();
-        let view = View::new(&*state);
-        let linked = match view.repo(repo)? {
-            Some(repo) => view.link(&repo, digest)?.is_some(),
-            None => false,
-        };
-        let gone = || Error::code(ErrorCode::BlobUploadUnknown, "the upload is finished and its blob is gone");
-        linked.then_some(()).ok_or_else(gone)
     }
 
     /// The generation that receipts for this root are made for.

@@ -3,9 +3,9 @@
 //!
 //! # State
 //! The session itself (offset, hashes, file) belongs to the blob store and survives a restart at its
-//! fsynced offset. This module keeps, in memory, the open mirror of each session and the last
-//! finished ones, so that a repeated PUT is answered as the first was. A crash loses both: the next
-//! step goes on without a mirror, and the copy is made when the upload is finished.
+//! fsynced offset. This module keeps, in memory, the open mirror of each session and the receipts
+//! of the last finished ones, so that a PUT can be repeated. A crash loses both: the next step goes on
+//! without a mirror, and the copy is made when the upload is finished.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,13 +30,22 @@ const TURN: Duration = Duration::from_secs(20);
 /// So many partners are tried before an upload goes on alone.
 const MIRROR_TRIES: usize = 3;
 /// So many finished uploads are remembered.
-const FINISHED: usize = 4096;
+const KEPT: usize = 4096;
 
 /// The open sessions of this node.
 #[derive(Default)]
 pub(crate) struct Sessions {
     open: Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<Session>>>>,
-    finished: Mutex<VecDeque<(UploadId, RepoName, Digest)>>,
+    kept: Mutex<VecDeque<Kept>>,
+}
+
+/// An upload whose bytes became replicas. Its commit may still have failed, or its answer been lost.
+#[derive(Clone)]
+struct Kept {
+    id: UploadId,
+    repo: RepoName,
+    digest: Digest,
+    receipts: Vec<Receipt>,
 }
 
 /// What a session has beside its file. Held while a step runs: one at a time.
@@ -50,19 +59,23 @@ impl Sessions {
         self.open.lock().entry(id).or_default().clone()
     }
 
-    fn close(&self, id: UploadId, finished: Option<(RepoName, Digest)>) {
+    fn close(&self, id: UploadId) {
         self.open.lock().remove(&id);
-        if let Some((repo, digest)) = finished {
-            let mut done = self.finished.lock();
-            done.push_back((id, repo, digest));
-            if done.len() > FINISHED {
-                done.pop_front();
-            }
+    }
+
+    fn keep(&self, kept: Kept) {
+        self.close(kept.id);
+        let mut all = self.kept.lock();
+        all.push_back(kept);
+        if all.len() > KEPT {
+            all.pop_front();
         }
     }
 
-    fn was_finished(&self, id: UploadId, repo: &RepoName, digest: &Digest) -> bool {
-        self.finished.lock().iter().any(|(i, r, d)| *i == id && r == repo && d == digest)
+    fn kept(&self, id: UploadId, repo: &RepoName, digest: &Digest) -> Option<Vec<Receipt>> {
+        let all = self.kept.lock();
+        let kept = all.iter().rev().find(|kept| kept.id == id && kept.repo == *repo && kept.digest == *digest)?;
+        Some(kept.receipts.clone())
     }
 }
 
@@ -79,6 +92,9 @@ pub(crate) struct Chunk {
 impl Registry {
     /// Opens a session on this node.
     pub(crate) async fn own_begin(&self, repo: &RepoName, sha512: bool) -> Result<UploadView, Error> {
+        if !self.blobs().accepts() {
+            return Err(Error::new(Kind::NoSpace, "this node is below its free-space limit"));
+        }
         self.check_possible(repo).await?;
         let id = UploadId { node: self.me(), random: rand::random() };
         self.blobs().begin(id, repo, sha512).await?;
@@ -104,16 +120,17 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<(), Error> {
-        if self.inner.sessions.was_finished(id, repo, digest) {
-            return self.confirm_linked(repo, digest).await;
+        // A PUT repeated after a lost answer, or after a commit that failed.
+        if let Some(receipts) = self.inner.sessions.kept(id, repo, digest) {
+            return self.commit_blob(permit, repo, digest, receipts).await;
         }
         let mut session = self.turn(repo, id).await?;
         self.receive(repo, id, &mut session, chunk).await?;
         let sealed = self.blobs().seal(id, digest).await?;
         let receipts = self.keep(id, &mut session, digest, &sealed).await?;
-        self.commit_blob(permit, repo, digest, receipts).await?;
-        self.inner.sessions.close(id, Some((repo.clone(), digest.clone())));
-        Ok(())
+        let (repo_name, named) = (repo.clone(), digest.clone());
+        self.inner.sessions.keep(Kept { id, repo: repo_name, digest: named, receipts: receipts.clone() });
+        self.commit_blob(permit, repo, digest, receipts).await
     }
 
     /// Where a session stands.
@@ -130,7 +147,7 @@ impl Registry {
             mirror.abort().await;
         }
         self.blobs().cancel(id).await?;
-        self.inner.sessions.close(id, None);
+        self.inner.sessions.close(id);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! It parses no user input either; the proposer extracts what it needs and the entry carries it.
 //!
 //! Each domain is a folder `cmd, apply, records, keys, view` and writes its own keys, laid out in
-//! [`key`]; a later one may call an earlier one: cluster, project, blob, artifact. [`View`] reads.
+//! `key.rs`; a later one may call an earlier one: cluster, project, blob, artifact. [`View`] reads.
 
 #![deny(clippy::float_arithmetic)]
 

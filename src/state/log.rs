@@ -18,6 +18,10 @@ pub struct LogPos {
 record!(LogPos, 0x0003, "log position");
 
 /// What a log entry carries.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per log entry, handled by reference; a box would add an allocation"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// Nothing: a new leader's first entry.

@@ -14,10 +14,12 @@ mod connection;
 mod error;
 mod io;
 mod log;
+mod sendfile;
 mod server;
 
 pub use app::compose;
 pub use body::{TooLarge, body_stream, read_whole};
 pub use error::ApiError;
 pub use log::{Partial, RequestId};
+pub use sendfile::file_body;
 pub use server::{Drained, Limits, serve};

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "a file mapping; sound because replica files are never written or cut")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -16,12 +17,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::body::Body;
 use bytes::Bytes;
+use futures::stream;
 use memmap2::{Mmap, MmapOptions};
 use parking_lot::RwLock;
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
+
+/// One frame of a body; one `sendfile` takes at most that much.
+const PIECE: usize = 1024 * 1024;
 
 /// Shorter slices are written as they are, unlooked-up: a copy is cheaper than a system call.
 const WORTH_IT: usize = 16 * 1024;
@@ -48,11 +54,19 @@ impl Drop for Mapped {
     }
 }
 
-/// Bytes that stand for `range` of `file`. The file must not change while they live.
-///
-/// # Errors
-/// If the range cannot be mapped; it is then read in the ordinary way.
-pub fn file_bytes(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
+/// A body of `range` of `file`, which must not change while the body lives. `None` if the range is too
+/// short to be worth it or cannot be mapped: it is then to be read in the ordinary way.
+pub fn file_body(file: &Arc<File>, range: Range<u64>) -> Option<Body> {
+    let bytes = file_bytes(file, range).ok()?;
+    let pieces = stream::unfold(bytes, |mut rest| async move {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), rest))
+    });
+    Some(Body::from_stream(pieces))
+}
+
+/// Bytes that stand for `range` of `file`.
+fn file_bytes(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
     let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
     if length < WORTH_IT {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -142,6 +156,18 @@ pub(crate) fn poll_write_vectored<S: Socket>(
         // The header leaves in one packet with the beginning of the body.
         Some((1, _)) => socket.poll_write_more(cx, &slices[0]),
         Some((n, _)) => Pin::new(socket).poll_write_vectored(cx, &slices[..n]),
+    }
+}
+
+/// Pipes know no shorter way; the slice is read.
+#[cfg(test)]
+impl Socket for tokio::io::DuplexStream {
+    fn poll_send_file(&mut self, _: &mut Context<'_>, _: &File, _: u64, _: usize) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, bytes)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::response::Response;
-use clawhub_api_http::{ApiError, Partial};
+use clawhub_api_http::{ApiError, Partial, file_body};
 use clawhub_registry::{Access, BlobView, Error, Kind};
 use clawhub_types::{Action, Digest, ErrorCode, RepoName};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
@@ -72,14 +72,20 @@ fn expected(call: &Call, digest: &Digest) -> Result<(), ApiError> {
 }
 
 fn whole(blob: &BlobView) -> Response {
-    let body = if blob.size == 0 { Body::empty() } else { Body::from_stream(blob.read(0..blob.size)) };
+    let body = if blob.size == 0 { Body::empty() } else { body(blob, 0..blob.size) };
     let mut response = answer(blob, StatusCode::OK, body);
     described(response.headers_mut(), blob.size);
     response
 }
 
+/// Straight from the file where all of it was checked, else checked on the way.
+fn body(blob: &BlobView, range: Range<u64>) -> Body {
+    let straight = blob.local_file().and_then(|file| file_body(file, range.clone()));
+    straight.unwrap_or_else(|| Body::from_stream(blob.read(range)))
+}
+
 fn single(blob: &BlobView, range: Range<u64>) -> Response {
-    let body = Body::from_stream(blob.read(range.clone()));
+    let body = body(blob, range.clone());
     let mut response = answer(blob, StatusCode::PARTIAL_CONTENT, body);
     described(response.headers_mut(), range.end - range.start);
     response.headers_mut().insert(CONTENT_RANGE, render::value(content_range(&range, blob.size)));

@@ -32,11 +32,24 @@ pub(super) async fn run(nodes: &[Node]) -> Result<Vec<u64>, Failure> {
         let mut token = None;
         make_member(node, async || join(first, node, &mut token).await).await?;
     }
+    same_cluster(nodes).await?;
     let mut ids = Vec::new();
     for node in nodes {
         ids.push(until(node, async || ready(node, nodes.len()).await).await?);
     }
     Ok(ids)
+}
+
+/// Refuses a folder into which data of another cluster was put.
+async fn same_cluster(nodes: &[Node]) -> Result<(), Failure> {
+    let mut first = None;
+    for node in nodes {
+        let cluster = answering(node).await?.cluster;
+        if *first.get_or_insert_with(|| cluster.clone()) != cluster {
+            return Err(Failure::failed(format!("{} has the data of another cluster, {cluster}", node.name)));
+        }
+    }
+    Ok(())
 }
 
 /// Calls `call` until the node is a member. A node between two states, or a cluster between two

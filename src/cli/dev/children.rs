@@ -22,6 +22,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How long a node that was told to stop may take. It drains for up to a minute of its own.
 const STOP_WITHIN: Duration = Duration::from_secs(75);
 
+/// The exit code of a node that the cluster removed: starting it again is of no use.
+const EXIT_REMOVED: i32 = 5;
+
 /// What happened to the child of the node at place `node`.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -150,11 +153,13 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, mut child: Child) {
         loop {
-            let how = tokio::select! {
-                status = child.wait() => describe(status),
+            let ended = tokio::select! {
+                ended = child.wait() => ended,
                 () = told(&mut self.stopped) => return stop(child).await,
             };
-            if self.events.send(Event::Ended { node: self.at, how }).await.is_err() || !self.restart {
+            let removed = ended.as_ref().is_ok_and(|status| status.code() == Some(EXIT_REMOVED));
+            let told = self.events.send(Event::Ended { node: self.at, how: describe(ended) }).await;
+            if told.is_err() || removed || !self.restart {
                 return;
             }
             match self.start_again().await {

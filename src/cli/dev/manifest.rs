@@ -124,7 +124,7 @@ mod tests {
                     reads += 1;
                 }
             });
-            for pid in 0..200 {
+            for pid in 0..50 {
                 // Texts of different lengths, so that writing in place would show.
                 manifest.set_pid(0, (pid % 2 == 0).then_some(1_000_000 + pid));
                 manifest.write(folder.path()).unwrap();

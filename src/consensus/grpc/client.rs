@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clawhub_peer::{Class, Endpoint};
 use clawhub_types::NodeId;
-use clawhub_wire::peer::raft_client::RaftClient;
 use clawhub_wire::peer;
+use clawhub_wire::peer::raft_client::RaftClient;
 use futures::future::FutureExt;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use tonic::transport::Channel;
@@ -16,8 +16,8 @@ use tonic::{Code, Status};
 
 use super::convert;
 use crate::transport::{
-    AppendReply, AppendRequest, Change, ChangeReply, ForwardReply, ForwardRequest, Lane, ReadIndexReply, Reply,
-    SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError, VoteReply, VoteRequest,
+    AppendReply, AppendRequest, Change, ChangeReply, ForwardReply, ForwardRequest, Lane, ReadIndexReply,
+    Reply, SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError, VoteReply, VoteRequest,
 };
 
 /// Gives the channel to a node on a lane. It connects when it is used and again when it broke.
@@ -48,8 +48,7 @@ impl GrpcTransport {
     }
 
     fn client(&self, to: NodeId, lane: Lane) -> RaftClient<Channel> {
-        RaftClient::new((self.channels)(to, lane))
-            .max_decoding_message_size(clawhub_wire::MESSAGE_LIMIT)
+        RaftClient::new((self.channels)(to, lane)).max_decoding_message_size(clawhub_wire::MESSAGE_LIMIT)
     }
 }
 

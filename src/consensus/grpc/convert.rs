@@ -110,11 +110,7 @@ impl TryFrom<peer::VoteRequest> for VoteRequest {
 
 impl From<VoteReply> for peer::VoteResponse {
     fn from(r: VoteReply) -> Self {
-        peer::VoteResponse {
-            vote: Some(out_vote(r.vote)),
-            granted: r.granted,
-            last_log: r.last_log.map(out),
-        }
+        peer::VoteResponse { vote: Some(out_vote(r.vote)), granted: r.granted, last_log: r.last_log.map(out) }
     }
 }
 

@@ -80,7 +80,10 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         Ok(Response::new(replies.map(|r| r.map(Into::into).map_err(refused)).boxed()))
     }
 
-    async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<peer::VoteRequest>,
+    ) -> Result<Response<peer::VoteResponse>, Status> {
         self.decide(request, false).await
     }
 

@@ -235,8 +235,8 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore {
 #[cfg(test)]
 mod tests {
     use clawhub_kv::{KvRead, MemoryKv};
-    use openraft::RaftLogReader;
     use openraft::EntryPayload;
+    use openraft::RaftLogReader;
     use openraft_rt_tokio::TokioRuntime;
 
     use super::*;

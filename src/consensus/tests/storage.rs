@@ -1,5 +1,6 @@
 //! openraft's own suite for log stores and state machines, on RocksDB with the flush thread and on
 //! memory in place.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::io;
 use std::marker::PhantomData;
@@ -9,11 +10,11 @@ use std::sync::Arc;
 use clawhub_consensus::{Builder, Execution, LogStore, SnapshotFiles, StateMachine, StateStore, Types};
 use clawhub_kv::{Kv, KvError, MemoryKv, RocksKv, RocksProfile};
 use futures::{Stream, StreamExt};
-use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::async_runtime::AsyncRuntime;
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{AnyError, StorageError};
 use openraft_rt_sim::SimRuntime;
 use openraft_rt_tokio::TokioRuntime;
@@ -27,7 +28,9 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for WithoutGaps<R> {
     type SnapshotData = Arc<SnapshotFiles>;
     type SnapshotBuilder = Builder<R>;
 
-    async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
+    async fn applied_state(
+        &mut self,
+    ) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
         self.0.applied_state().await
     }
 
@@ -63,9 +66,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for WithoutGaps<R> {
         self.0.install_snapshot(meta, snapshot).await
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> io::Result<Option<SnapshotOf<Types<R>, Arc<SnapshotFiles>>>> {
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types<R>, Arc<SnapshotFiles>>>> {
         self.0.get_current_snapshot().await
     }
 }

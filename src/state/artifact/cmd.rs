@@ -66,6 +66,10 @@ pub struct ManifestFacts {
 }
 
 /// See the variants.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per log entry, handled by reference; a box would add an allocation"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArtifactCmd {
     /// Stores a manifest and moves tags to it, all or nothing: `Reply::Stored`.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use clawhub_blobs::{BlobError, BlobStore, GROUP, Sealed, StoreConfig};
+use clawhub_blobs::{BlobError, BlobStore, GROUP, Sealed, StoreConfig, root_of};
 use clawhub_kv::memory::MemoryKv;
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root, UploadId};
 use futures::{Stream, StreamExt};
@@ -77,10 +77,6 @@ fn content(len: usize) -> Bytes {
     }
     out.truncate(len);
     out.into()
-}
-
-fn root_of(bytes: &[u8]) -> Root {
-    Root(*blake3::hash(bytes).as_bytes())
 }
 
 fn sha256_of(bytes: &[u8]) -> Digest {

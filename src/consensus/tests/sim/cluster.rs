@@ -128,6 +128,12 @@ impl Cluster {
         }
     }
 
+    /// How many snapshots a node has installed over all its lives.
+    pub(crate) fn installed(&self, id: NodeId) -> u64 {
+        let current = std::fs::read_to_string(self.dir.path().join(id.to_string()).join("CURRENT"));
+        current.unwrap().trim().parse::<u64>().unwrap() - 1
+    }
+
     async fn system(&self, node: &Node, cmd: ClusterCmd) -> Reply {
         node.propose(Command::Cluster(cmd), Who::system(), WAIT).await.unwrap().reply
     }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_consensus::{Consensus, ServeError};
 use clawhub_consensus::transport::*;
+use clawhub_consensus::{Consensus, ServeError};
 use clawhub_types::NodeId;
+use futures::SinkExt;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
-use futures::SinkExt;
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use parking_lot::Mutex;
@@ -33,8 +33,6 @@ struct Inner {
     lives: u64,
     /// Directed links that carry nothing.
     cut: BTreeSet<(NodeId, NodeId)>,
-    /// How many times messages could not be delivered.
-    pub(crate) lost: u64,
 }
 
 /// The transport of one life of a node.
@@ -68,10 +66,6 @@ impl Net {
     pub(crate) fn heal(&self) {
         self.inner.lock().cut.clear();
     }
-
-    pub(crate) fn lost(&self) -> u64 {
-        self.inner.lock().lost
-    }
 }
 
 impl Link {
@@ -85,15 +79,12 @@ impl Link {
 
     /// The other end, if a message sent now would get there and its answer back.
     fn reach(&self, to: NodeId) -> Result<Node, TransportError> {
-        let mut inner = self.net.inner.lock();
+        let inner = self.net.inner.lock();
         let cut = inner.cut.contains(&(self.me, to)) || inner.cut.contains(&(to, self.me));
         let alive = inner.nodes.get(&self.me).is_none_or(|(life, _)| *life == self.life);
         match inner.nodes.get(&to) {
             Some((_, node)) if alive && !cut => Ok(node.clone()),
-            _ => {
-                inner.lost += 1;
-                Err(TransportError::Unreachable(format!("{} cannot reach {to}", self.me)))
-            }
+            _ => Err(TransportError::Unreachable(format!("{} cannot reach {to}", self.me))),
         }
     }
 
@@ -129,12 +120,20 @@ async fn lost<T>(e: TransportError) -> Result<T, TransportError> {
 /// One way: mostly a millisecond or two, now and then many.
 async fn delay() {
     let mut rng = SimRuntime::thread_rng();
-    let micros = if rng.random_range(0..50) == 0 { rng.random_range(5_000..60_000) } else { rng.random_range(200..2_500) };
+    let micros = if rng.random_range(0..50) == 0 {
+        rng.random_range(5_000..60_000)
+    } else {
+        rng.random_range(200..2_500)
+    };
     SimRuntime::sleep(Duration::from_micros(micros)).await;
 }
 
 /// Carries a stream over, in order, until the link fails.
-fn carry<T: Send + 'static>(link: Link, to: NodeId, mut from: BoxStream<'static, T>) -> BoxStream<'static, T> {
+fn carry<T: Send + 'static>(
+    link: Link,
+    to: NodeId,
+    mut from: BoxStream<'static, T>,
+) -> BoxStream<'static, T> {
     let (mut tx, rx) = mpsc::channel(8);
     drop(SimRuntime::spawn(async move {
         while let Some(message) = from.next().await {

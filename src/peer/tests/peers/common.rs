@@ -239,3 +239,11 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl Fn
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Waits until both sockets of an address are free: whoever had them is gone, or about to be.
+pub async fn free(addr: SocketAddr) {
+    eventually("the port is free", || async {
+        std::net::TcpListener::bind(addr).is_ok() && std::net::UdpSocket::bind(addr).is_ok()
+    })
+    .await;
+}

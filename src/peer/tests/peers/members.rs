@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::common::{Cluster, Members, Node, SOON, eventually};
+use crate::common::{Cluster, Members, Node, SOON, eventually, free};
 use clawhub_peer::{Class, Directory, Endpoint, NodeKey, PeerError, PeerInfo, Standing};
 use clawhub_types::NodeId;
 use clawhub_wire::peer::raft_client::RaftClient;
@@ -192,6 +192,7 @@ async fn a_peer_that_dies_is_noticed_and_its_next_start_is_reached() {
     assert_eq!(a.endpoint.standing(id), Standing::Down);
     a.ask(id).await.unwrap_err();
 
+    free(addr).await;
     let restarted = Instant::now();
     let b = cluster.start_as(cluster.identity(2, 2, key()), addr).await;
     eventually("the channel connects again", || async { a.ask(id).await.is_ok() }).await;
@@ -216,15 +217,7 @@ async fn a_stream_only_peer_that_restarts_is_reached_without_waiting_for_silence
     runtime.shutdown_background();
     drop(b);
     let restarted = Instant::now();
-    let mut bound = Err("not tried".to_owned());
-    while bound.is_err() && restarted.elapsed() < SOON {
-        let identity = cluster.identity(2, 2, key());
-        bound = Endpoint::bind(addr, identity, cluster.members.clone())
-            .await
-            .map(drop)
-            .map_err(|e| e.to_string());
-    }
-    bound.unwrap();
+    free(addr).await;
     let _b = cluster.start_as(cluster.identity(2, 2, key()), addr).await;
     eventually("streams open again", || async { a.echo(id, b"again").await.is_ok() }).await;
     assert!(restarted.elapsed() < Duration::from_secs(6), "reached after {:?}", restarted.elapsed());
@@ -270,6 +263,7 @@ async fn stopping_ends_everything_and_frees_the_port() {
     assert!(matches!(endpoint.open(a.id, Class::Control).await, Err(PeerError::Closed)));
     a.ask(id).await.unwrap_err();
     drop(endpoint);
+    free(addr).await;
     let again = cluster.identity(2, 2, NodeKey::generate().unwrap());
     let _b = cluster.start_as(again, addr).await;
     assert_eq!(a.ask(id).await.unwrap(), 1);

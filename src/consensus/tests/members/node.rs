@@ -1,0 +1,230 @@
+//! Members as they are outside of tests, on loopback: RocksDB, threads, TLS, gRPC.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_consensus::grpc::{GrpcTransport, service};
+use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
+use clawhub_kv::{Kv, RocksKv, RocksProfile};
+use clawhub_peer::{
+    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream, StreamHandler,
+};
+use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
+use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::{Command, Reply, View};
+use clawhub_types::{ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Tag};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tonic::service::Routes;
+
+/// Longer than anything here may take.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+const CLUSTER: ClusterId = ClusterId([5; 16]);
+
+/// Who is a member; shared by all nodes of a test.
+#[derive(Default)]
+struct Members(Mutex<HashMap<NodeId, PeerInfo>>);
+
+impl Directory for Members {
+    fn lookup(&self, node: NodeId) -> Option<PeerInfo> {
+        self.0.lock().get(&node).cloned()
+    }
+
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+        let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
+        if known { Ok(()) } else { Err("not a member".to_owned()) }
+    }
+}
+
+struct NoStreams;
+
+impl StreamHandler for NoStreams {
+    fn handle(&self, _: NodeId, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+pub(crate) struct Cluster {
+    dir: TempDir,
+    ca: Ca,
+    members: Arc<Members>,
+    snapshot_interval: u64,
+    boot: Mutex<u64>,
+}
+
+pub(crate) struct Member {
+    pub(crate) consensus: Consensus,
+    pub(crate) endpoint: Endpoint,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Member {
+    /// Ends the member and frees its stores.
+    pub(crate) async fn stop(self) {
+        self.consensus.shutdown().await;
+        let _ = self.stop.send(());
+        self.serving.await.unwrap();
+    }
+
+    pub(crate) async fn propose(&self, cmd: Command) -> u64 {
+        self.consensus.propose(cmd, Who::system(), SOON).await.unwrap().index
+    }
+
+    async fn system(&self, cmd: ClusterCmd) -> Reply {
+        self.consensus.propose(Command::Cluster(cmd), Who::system(), SOON).await.unwrap().reply
+    }
+
+    /// The manifest a tag names in this node's own state.
+    pub(crate) fn look(&self, tag: &str) -> Option<Digest> {
+        let state = self.consensus.state();
+        let view = View::new(&*state);
+        let repo = view.repo(&repo()).unwrap()?;
+        Some(view.tag(&repo, &tag.parse().unwrap()).unwrap()?.digest)
+    }
+
+    pub(crate) fn hash(&self) -> (u64, [u8; 32]) {
+        View::new(&*self.consensus.state()).state_hash().unwrap()
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(snapshot_interval: u64) -> Cluster {
+        Cluster {
+            dir: tempfile::tempdir().unwrap(),
+            ca: Ca::create(CLUSTER).unwrap(),
+            members: Arc::default(),
+            snapshot_interval,
+            boot: Mutex::new(0),
+        }
+    }
+
+    pub(crate) fn state_dir(&self, id: u64) -> std::path::PathBuf {
+        self.dir.path().join(id.to_string()).join("state")
+    }
+
+    /// Starts a member, for the first time or again on what it left.
+    pub(crate) async fn start(&self, id: u64) -> Member {
+        let boot = {
+            let mut boot = self.boot.lock();
+            *boot += 1;
+            *boot
+        };
+        let node = NodeId(id);
+        let identity = self.identity(node, boot);
+        let spki = identity.key.spki_sha256();
+        let endpoint =
+            Endpoint::bind("127.0.0.1:0".parse().unwrap(), identity, self.members.clone()).await.unwrap();
+        let info = PeerInfo { addr: endpoint.local_addr().to_string(), spki };
+        self.members.0.lock().insert(node, info);
+
+        let dir = self.dir.path().join(id.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        let log = reopen(&dir.join("raft"), RocksProfile::Raft).await;
+        let state = StateStore::open(dir.join("state"), |at| {
+            RocksKv::open(at, RocksProfile::State).map(|kv| Arc::new(kv) as Arc<dyn Kv>)
+        });
+        let settings = Settings {
+            snapshot_interval: self.snapshot_interval,
+            ..Settings::new(node, boot, boot, Profile::Lan)
+        };
+        let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
+        let consensus = Consensus::start(settings, log, state.unwrap(), transport).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let routes = Routes::new(service(consensus.clone()));
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let serve = endpoint.clone().serve(routes, Routes::default(), Arc::new(NoStreams), stopped);
+        let serving = tokio::spawn(async move { serve.await.unwrap() });
+        Member { consensus, endpoint, stop, serving }
+    }
+
+    /// Three voters, node 1 first.
+    pub(crate) async fn form(&self) -> Vec<Member> {
+        let first = self.start(1).await;
+        first.consensus.initialize().await.unwrap();
+        let init = ClusterCmd::Init {
+            cluster: CLUSTER,
+            ca_cert: vec![],
+            ca_key_sealed: vec![],
+            durability: Durability::Local,
+            node: spec(1),
+        };
+        assert_eq!(first.system(init).await, Reply::Joined(NodeId(1)));
+        let mut members = vec![first];
+        for id in 2..=3 {
+            let token = [u8::try_from(id).unwrap(); 32];
+            members[0].system(ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
+            let joined = members[0].system(ClusterCmd::Join { token, node: spec(id) }).await;
+            assert_eq!(joined, Reply::Joined(NodeId(id)));
+            members.push(self.start(id).await);
+            members[0].consensus.add_learner(NodeId(id), SOON).await.unwrap();
+            members[0].consensus.promote(NodeId(id), SOON).await.unwrap();
+        }
+        members
+    }
+
+    fn identity(&self, node: NodeId, boot: u64) -> Identity {
+        let key = NodeKey::generate().unwrap();
+        let cert = self.ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), node).unwrap();
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node, boot };
+        Identity { key, cert, ca_cert: self.ca.cert_der().to_vec(), hello }
+    }
+}
+
+/// Opens a store whose last user is about to let go of it.
+async fn reopen(dir: &Path, profile: RocksProfile) -> Arc<dyn Kv> {
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        match RocksKv::open(dir, profile) {
+            Ok(kv) => return Arc::new(kv),
+            Err(e) => assert!(tokio::time::Instant::now() < until, "{e}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn spec(id: u64) -> NodeSpec {
+    NodeSpec {
+        name: format!("n{id}"),
+        location: Location { region: format!("r{id}"), zone: "a".into() },
+        roles: Roles { voter: true, storage: true },
+        peer_addr: "127.0.0.1:1".into(),
+        http_addr: "127.0.0.1:1".into(),
+        spki: [u8::try_from(id).unwrap(); 32],
+    }
+}
+
+pub(crate) fn repo() -> RepoName {
+    "team/app".parse().unwrap()
+}
+
+pub(crate) fn digest(version: u64) -> Digest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&version.to_be_bytes());
+    Digest::Sha256(bytes)
+}
+
+/// Moves a tag to a manifest of its own for every version.
+pub(crate) fn put(tag: &str, version: u64, body: usize) -> Command {
+    Command::Artifact(ArtifactCmd::Put {
+        repo: repo(),
+        digest: digest(version),
+        facts: ManifestFacts {
+            media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
+            size: body as u64,
+            refs: vec![],
+            subject: None,
+            artifact_type: None,
+            annotations: None,
+        },
+        body: Body::Inline(vec![0; body]),
+        tags: vec![tag.parse::<Tag>().unwrap()],
+        condition: Condition::Any,
+    })
+}
