@@ -1,7 +1,7 @@
 //! Replicas that are open, with the checks done on them.
 //!
-//! A file stays open for [`IDLE`] after it was last asked for; then its checks are forgotten, so that
-//! rot under a popular blob is found within that time of the last reader. Handles in use are unaffected.
+//! A file stays open for [`IDLE`] after it was last asked for; then its checks are forgotten with it, and
+//! the next reader checks again. Handles in use are unaffected.
 
 use std::collections::HashMap;
 use std::sync::Arc;

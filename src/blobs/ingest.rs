@@ -1,9 +1,8 @@
 //! The one pass over an upload's bytes: written to disk and hashed as they arrive.
 //!
-//! A chunk goes to two or three [lanes](crate::lane) at once: one writes it and feeds the group hashes
-//! (memory copy plus BLAKE3, about as dear as SHA-256 alone), one feeds SHA-256, one SHA-512 if the
-//! client named it. `push` returns when the chunk is queued, so receiving, hashing and writing overlap;
-//! at most [`ROOM`] bytes are queued.
+//! A chunk goes to three [lanes](crate::lane) at once, which write it, feed the group hashes, and feed
+//! SHA-256; a fourth feeds SHA-512 if the client named it. `push` returns when the chunk is queued, so
+//! receiving, hashing and writing overlap and use all cores; at most [`ROOM`] bytes are queued.
 //!
 //! Write-back starts early: after every [`STEP`] bytes an fdatasync runs beside the writer, so that
 //! the last one finds little left to do. All fdatasyncs of a file go through one lock: a failed one is
@@ -100,29 +99,56 @@ fn copy_of(error: &io::Error) -> io::Error {
     }
 }
 
-/// Writes the data file, computes the group values and writes them to the list file.
+/// Writes the data file.
 struct Writer {
+    disk: Arc<Disk>,
+    end: u64,
+    early_at: u64,
+}
+
+impl Writer {
+    /// Starts an fdatasync beside the writer, unless one runs.
+    fn sync_early(&mut self) {
+        self.early_at = self.end;
+        if self.disk.early.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (disk, end) = (self.disk.clone(), self.end);
+        tokio::task::spawn_blocking(move || {
+            // A failure stays in the fault and meets the next caller.
+            let _ = disk.sync(end);
+            disk.early.store(false, Ordering::Release);
+        });
+    }
+}
+
+impl Worker for Writer {
+    fn chunk(&mut self, bytes: &[u8]) {
+        if self.disk.fault.lock().is_some() {
+            return;
+        }
+        if let Err(error) = self.disk.file.write_all_at(bytes, self.end) {
+            return self.disk.fail(error);
+        }
+        self.end += bytes.len() as u64;
+        if self.end - self.early_at >= STEP {
+            self.sync_early();
+        }
+    }
+}
+
+/// Computes the group values and writes them to the list file.
+struct Lister {
     disk: Arc<Disk>,
     ob: File,
     end: u64,
-    early_at: u64,
     tree: TreeHasher,
     /// Values not yet in the list file, and where they go.
     list: Vec<u8>,
     list_at: u64,
 }
 
-impl Writer {
-    fn try_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.disk.file.write_all_at(bytes, self.end)?;
-        self.hash(bytes)?;
-        if self.end - self.early_at >= STEP {
-            self.early_at = self.end;
-            self.sync_early();
-        }
-        Ok(())
-    }
-
+impl Lister {
     fn hash(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.tree.update(bytes, &mut self.list);
         self.end += bytes.len() as u64;
@@ -136,21 +162,9 @@ impl Writer {
         Ok(())
     }
 
-    fn sync_early(&self) {
-        if self.disk.early.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (disk, end) = (self.disk.clone(), self.end);
-        tokio::task::spawn_blocking(move || {
-            // A failure stays in the fault and meets the next caller.
-            let _ = disk.sync(end);
-            disk.early.store(false, Ordering::Release);
-        });
-    }
-
-    /// Completes the list file for what was written so far and makes it durable. More may follow: the
+    /// Completes the list file for what was hashed so far and makes it durable. More may follow: the
     /// last value is then overwritten.
-    fn settle_list(&mut self) -> io::Result<()> {
+    fn settle(&mut self) -> io::Result<()> {
         if list_len(self.end) == 0 {
             return Ok(());
         }
@@ -163,12 +177,9 @@ impl Writer {
     }
 }
 
-impl Worker for Writer {
+impl Worker for Lister {
     fn chunk(&mut self, bytes: &[u8]) {
-        if self.disk.fault.lock().is_some() {
-            return;
-        }
-        if let Err(error) = self.try_chunk(bytes) {
+        if let Err(error) = self.hash(bytes) {
             self.disk.fail(error);
         }
     }
@@ -193,6 +204,7 @@ impl<D: Digest + Clone + Send + 'static> Sha<D> {
 pub(crate) struct Ingest {
     disk: Arc<Disk>,
     writer: Lane<Writer>,
+    lister: Lane<Lister>,
     sha256: Lane<Sha<Sha256>>,
     sha512: Option<Lane<Sha<Sha512>>>,
     room: Arc<Semaphore>,
@@ -223,15 +235,8 @@ impl Ingest {
             early: AtomicBool::new(false),
             fault: Mutex::new(None),
         });
-        let mut writer = Writer {
-            disk: disk.clone(),
-            ob,
-            end: 0,
-            early_at: durable,
-            tree: TreeHasher::new(),
-            list: Vec::new(),
-            list_at: 0,
-        };
+        let (tree, list) = (TreeHasher::new(), Vec::new());
+        let mut lister = Lister { disk: disk.clone(), ob, end: 0, tree, list, list_at: 0 };
         let mut sha256 = Sha256::new();
         let mut sha512 = sha512.then(Sha512::new);
         read_through(&disk.file, durable, |bytes| {
@@ -239,12 +244,13 @@ impl Ingest {
             if let Some(sha512) = &mut sha512 {
                 sha512.update(bytes);
             }
-            writer.hash(bytes)
+            lister.hash(bytes)
         })
         .map_err(failed)?;
         Ok(Ingest {
+            writer: Lane::new(Writer { disk: disk.clone(), end: durable, early_at: durable }),
+            lister: Lane::new(lister),
             disk,
-            writer: Lane::new(writer),
             sha256: Lane::new(Sha(sha256)),
             sha512: sha512.map(|sha512| Lane::new(Sha(sha512))),
             room: Arc::new(Semaphore::new(ROOM)),
@@ -273,14 +279,15 @@ impl Ingest {
             sha512.push(chunk.clone());
         }
         self.sha256.push(chunk.clone());
+        self.lister.push(chunk.clone());
         self.writer.push(chunk);
         Ok(self.end)
     }
 
     /// Returns when no thread writes to the files.
     pub(crate) async fn quiesce(&self) {
-        // A writer that died does not write either.
-        let _ = self.writer.call(|_| ()).await;
+        // A worker that died does not write either.
+        let _ = tokio::join!(self.writer.call(|_| ()), self.lister.call(|_| ()));
     }
 
     /// Makes everything accepted durable and answers how much that is.
@@ -299,11 +306,12 @@ impl Ingest {
         {
             return Ok(sealed.clone());
         }
-        let (written, sha256) = tokio::join!(
-            self.writer.call(|writer| (writer.end, writer.tree.finish().root)),
+        let (written, root, sha256) = tokio::join!(
+            self.writer.call(|writer| writer.end),
+            self.lister.call(|lister| lister.tree.finish().root),
             Sha::digest(&self.sha256)
         );
-        let (size, root) = written?;
+        let (size, root) = (written?, root?);
         self.disk.check()?;
         let sha512 = match &self.sha512 {
             Some(lane) => Some(Sha::digest(lane).await?.into()),
@@ -320,8 +328,7 @@ impl Ingest {
 
     /// Makes data and group list durable: the files may be moved into place after this.
     pub(crate) async fn settle(&self) -> Result<(), BlobError> {
-        let list = self.writer.call(Writer::settle_list);
-        let (data, list) = tokio::join!(self.flush(), list);
+        let (data, list) = tokio::join!(self.flush(), self.lister.call(Lister::settle));
         data?;
         list?.map_err(BlobError::io("writing a group list"))
     }

@@ -2,13 +2,13 @@
 //! are read while they are written.
 //!
 //! Owns `blobs/`, `uploads/`, `partial/` and `quarantine/` of the data directory, and the rows in the
-//! node's `local` store that say what of it counts ([`index`]). Files are named by BLAKE3 root and never
+//! node's `local` store that say what of it counts (module `index`). Files are named by BLAKE3 root and never
 //! change; beside each of more than 64 KiB lies its group list, a BLAKE3 chaining value per 64 KiB
 //! (ADR 2).
 //!
 //! A replica comes about in this order, and each step waits for the one before: data and list fsynced →
 //! renamed into `blobs/` → directory fsynced → row written and synced → receipt. So a receipt is never
-//! ahead of the disk, and [`recover`] can tell from what it finds how far a crash let the order come.
+//! ahead of the disk, and module `recover` can tell from what it finds how far a crash let the order come.
 //!
 //! A crash loses: bytes of an upload after the last `flush`; sessions never flushed, if the machine
 //! went down; up to 64 MiB of a fetch. It never loses what a receipt was given for.

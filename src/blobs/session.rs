@@ -99,7 +99,7 @@ impl Session {
     }
 }
 
-/// A session that this caller alone may use. Never [`Work::Cold`] or [`Work::Gone`].
+/// A session that this caller alone may use.
 struct Entered {
     session: Arc<Session>,
     work: OwnedMutexGuard<Work>,
@@ -251,9 +251,11 @@ impl BlobStore {
             // After a restart in between, the bytes are what the durable prefix says.
             let now = entered.ingest()?.seal(sealed.digests.sha512.is_some()).await;
             let now = entered.settled(now).await?;
-            if now != sealed {
+            let same = (now.root, now.size) == (sealed.root, sealed.size);
+            if !same || !sealed.digests.iter().all(|digest| now.digests.contains(&digest)) {
                 return Err(BlobError::Unsealed(id));
             }
+            let sealed = now;
             let mut batch = Batch::default();
             delete_upload(&mut batch, &id);
             let receipt = match store.confirm(&sealed, generation, &batch).await? {

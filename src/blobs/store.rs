@@ -308,6 +308,7 @@ impl BlobStore {
                 delete_blob(&mut batch, &root);
                 store.shared.index.write(batch)?;
             }
+            // Nobody sees the row any more; durably so before the bytes go.
             store.forget(&root).await?;
             let shared = store.shared.clone();
             blocking(move || shared.paths.unlink(&root).map_err(BlobError::io("deleting a blob"))).await?;

@@ -231,10 +231,7 @@ fn members(members: &[Member]) -> String {
             ]
         })
         .collect();
-    table::render(
-        ["ID", "NAME", "REGION", "ZONE", "STANDING", "ROLES", "PEER", "HTTP", "REACHABLE"],
-        &rows,
-    )
+    table::render(["ID", "NAME", "REGION", "ZONE", "STANDING", "ROLES", "PEER", "HTTP", "REACHABLE"], &rows)
 }
 
 #[cfg(test)]

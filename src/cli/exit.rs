@@ -103,7 +103,10 @@ mod tests {
     #[test]
     fn refusals_differ_from_what_is_worth_trying_again() {
         let refused = Failure::from(tonic::Status::failed_precondition("the node is a member already"));
-        assert_eq!((refused.kind, refused.to_string().as_str()), (Kind::Refused, "the node is a member already"));
+        assert_eq!(
+            (refused.kind, refused.to_string().as_str()),
+            (Kind::Refused, "the node is a member already")
+        );
         assert_eq!(Failure::from(tonic::Status::unavailable("no leader")).kind, Kind::Unavailable);
         assert_eq!(Failure::from(tonic::Status::internal("")).kind, Kind::Failed);
     }

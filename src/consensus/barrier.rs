@@ -11,7 +11,7 @@ use clawhub_state::View;
 use clawhub_types::NodeId;
 use futures::channel::oneshot;
 use openraft::Instant;
-use openraft::async_runtime::AsyncRuntime;
+use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{LinearizerOption, ServerState};
 use parking_lot::Mutex;
@@ -62,6 +62,9 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// # Errors
     /// [`Unavailable`] if there is no quorum, or this node is too far behind, for as long as the profile
     /// waits.
+    ///
+    /// A build with the feature `unsafe-local-reads` returns at once without asking anybody: what is
+    /// read then may be stale. It exists to show that tests for stale reads can fail.
     pub async fn barrier(&self) -> Result<u64, Unavailable> {
         if cfg!(feature = "unsafe-local-reads") {
             return Ok(self.status().applied);
@@ -121,9 +124,9 @@ impl<R: AsyncRuntime> Consensus<R> {
     async fn ask(&self, node: NodeId, ttl: Duration) -> Result<ReadIndexReply, String> {
         let asked = R::timeout(ttl, self.shared.transport.read_index(node, ttl));
         match R::select2(asked, self.leader_other_than(Some(node))).await {
-            openraft::async_runtime::Select2::First(Ok(reply)) => reply.map_err(|e| e.to_string()),
-            openraft::async_runtime::Select2::First(Err(_)) => Err("the leader does not answer".to_owned()),
-            openraft::async_runtime::Select2::Second(_) => Err("the leader changed".to_owned()),
+            Select2::First(Ok(reply)) => reply.map_err(|e| e.to_string()),
+            Select2::First(Err(_)) => Err("the leader does not answer".to_owned()),
+            Select2::Second(_) => Err("the leader changed".to_owned()),
         }
     }
 
@@ -153,7 +156,6 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// This node's place in office, if it leads.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
-        use openraft::async_runtime::WatchReceiver;
         let metrics = self.shared.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         (metrics.state == ServerState::Leader && metrics.vote.committed).then_some(metrics.vote.leader_id)

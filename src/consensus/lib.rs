@@ -15,8 +15,12 @@
 //!
 //! **Limits.** Entries [`MAX_ENTRY_BYTES`]; batches [`MAX_BATCH_BYTES`]; proposals under way
 //! [`Settings::proposal_budget`], once for this node's clients and once, as leader, for the others';
-//! pieces of snapshots 256 KiB, one transfer each way per peer. Every wait ends with the caller's time
+//! entries on their way to one follower 4 MiB; pieces of snapshots 256 KiB, one snapshot at a time
+//! arriving. Every wait ends with the caller's time
 //! or the profile's.
+
+#[cfg(all(feature = "unsafe-local-reads", not(debug_assertions)))]
+compile_error!("unsafe-local-reads is for test builds: with it every read may be stale");
 
 mod barrier;
 mod budget;
@@ -39,6 +43,7 @@ mod status;
 mod store;
 pub mod transport;
 mod types;
+mod window;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -131,6 +136,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         state: StateStore,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, ConsensusError> {
+        if cfg!(feature = "unsafe-local-reads") {
+            tracing::error!("built with unsafe-local-reads: reads are not linearizable");
+        }
         let config = settings.config().map_err(|e| ConsensusError::Settings(e.to_string()))?;
         let execution = settings.execution;
         let log = files::blocking::<R, _>(execution, move || LogStore::open(log, execution)).await?;

@@ -104,6 +104,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
         let work = async {
             let _one_at_a_time = self.shared.changes.lock().await;
+            if !members(&self.metrics()).contains(&self.node().0) {
+                return ChangeReply::NotLeader(None);
+            }
             match change {
                 Change::AddLearner(node) => self.add(node).await,
                 Change::Promote(node) => self.make_voter(node, ttl).await,
@@ -152,6 +155,14 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
         if voters == gone {
             return ChangeReply::Refused("the last voter cannot be removed".to_owned());
+        }
+        if node == self.node() {
+            // Leadership moves first and the new leader removes this node: a leader outside of its own
+            // membership is a state that nothing needs and openraft does not survive every request in.
+            return match self.hand_over(None).await {
+                ChangeReply::Done => ChangeReply::NotLeader(self.leader()),
+                other => other,
+            };
         }
         let remove = match voters.contains(&node.0) {
             true => ChangeMembers::RemoveVoters(gone),

@@ -1,16 +1,16 @@
 //! openraft's network on a [`Transport`]: one client per peer and lane.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use futures::{FutureExt, Stream, stream};
-use openraft::async_runtime::AsyncRuntime;
+use openraft::async_runtime::{AsyncRuntime, Select2};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -19,7 +19,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
-use parking_lot::Mutex;
 
 use crate::record;
 use crate::send;
@@ -28,6 +27,7 @@ use crate::transport::{
     self, AppendReply, AppendRequest, Lane, SnapshotReply, Transport, TransportError, WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
+use crate::window::Window;
 use crate::{Execution, Profile};
 
 /// Makes clients.
@@ -146,37 +146,41 @@ impl<R: AsyncRuntime> Client<R> {
         Ok(VoteResponse::new(types::vote(reply.vote), last, reply.granted))
     }
 
-    /// Requests out, answers in, with a limit on how long one may stay unanswered. The limit is on the
-    /// oldest request under way: a stream that waits for something to send is not idle too long.
+    /// Requests out, answers in; so many bytes under way, and a limit on how long a request may stay
+    /// unanswered. That limit is on the oldest one: a stream with nothing to send is not late.
     fn pipeline(
         &self,
-        input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + 'static,
+        mut input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
     ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
-        let under_way: Arc<Mutex<VecDeque<R::Instant>>> = Arc::default();
-        let sent = Arc::clone(&under_way);
-        let requests = input.map(move |rpc| {
-            sent.lock().push_back(R::Instant::now());
-            append_request::<R>(&rpc)
+        let window = Arc::new(Window::<R::Instant>::new());
+        let sending = Arc::clone(&window);
+        let requests = stream::poll_fn(move |cx| {
+            ready!(sending.poll_open(cx));
+            let rpc = ready!(input.poll_next_unpin(cx));
+            Poll::Ready(rpc.map(|rpc| {
+                let request = append_request::<R>(&rpc);
+                sending.sent(R::Instant::now(), request.entries.iter().map(|e| e.payload.len()).sum());
+                request
+            }))
         });
         let replies = self.transport.append(self.target, self.lane, requests.boxed());
         let patience = self.patience;
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
-        let state = Some((replies, under_way));
-        let answers = stream::unfold(state, move |state| {
+        let answers = stream::unfold(Some((replies, window)), move |state| {
             let late = late.clone();
             async move {
-                let (mut replies, under_way) = state?;
-                match next_reply::<R>(&mut replies, &under_way, patience).await {
-                    None => Some((Err(late.into()), None)),
-                    Some(reply) => match reply? {
-                        Ok(reply) => {
-                            under_way.lock().pop_front();
-                            let result = append_result::<R>(reply);
-                            let rest = result.is_ok().then_some((replies, under_way));
-                            Some((Ok(result), rest))
-                        }
-                        Err(e) => Some((Err(error(e)), None)),
-                    },
+                let (mut replies, window) = state?;
+                let Some(reply) = next_reply::<R>(&mut replies, &window, patience).await else {
+                    return Some((Err(late.into()), None));
+                };
+                match reply? {
+                    Ok(reply) => {
+                        window.answered();
+                        let result = append_result::<R>(reply);
+                        let rest = result.is_ok().then_some((replies, window));
+                        Some((Ok(result), rest))
+                    }
+                    Err(e) => Some((Err(error(e)), None)),
                 }
             }
         });
@@ -187,17 +191,15 @@ impl<R: AsyncRuntime> Client<R> {
 /// The next answer; `None` if the oldest request has waited for longer than `patience`.
 async fn next_reply<R: AsyncRuntime>(
     replies: &mut BoxStream<'static, Result<AppendReply, TransportError>>,
-    under_way: &Mutex<VecDeque<R::Instant>>,
+    window: &Window<R::Instant>,
     patience: Duration,
 ) -> Option<Option<Result<AppendReply, TransportError>>> {
     loop {
-        let oldest = under_way.lock().front().copied();
-        let deadline = oldest.unwrap_or_else(R::Instant::now) + patience;
+        let deadline = window.oldest().unwrap_or_else(R::Instant::now) + patience;
         if let Ok(reply) = R::timeout_at(deadline, replies.next()).await {
             return Some(reply);
         }
-        let oldest = under_way.lock().front().copied();
-        if oldest.is_some_and(|sent| sent.elapsed() >= patience) {
+        if window.oldest().is_some_and(|sent| sent.elapsed() >= patience) {
             return None;
         }
     }
@@ -211,7 +213,7 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RpcError<R>> {
-        let mut replies = self.pipeline(stream::once(async { rpc }));
+        let mut replies = self.pipeline(Box::pin(stream::once(async { rpc })));
         match R::timeout(option.hard_ttl(), replies.next()).await {
             Ok(Some(reply)) => reply.map(AppendEntriesResponse::from),
             Ok(None) => Err(NetworkError::from_string("the peer did not answer").into()),
@@ -275,12 +277,12 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         let sending = send::snapshot::<R>(transport, to, vote, snapshot.snapshot, self.execution);
         let limited = R::timeout(option.hard_ttl(), sending);
         match R::select2(cancel, limited).await {
-            openraft::async_runtime::Select2::First(closed) => Err(StreamingError::Closed(closed)),
-            openraft::async_runtime::Select2::Second(Ok(Ok(SnapshotReply { vote, .. }))) => {
+            Select2::First(closed) => Err(StreamingError::Closed(closed)),
+            Select2::Second(Ok(Ok(SnapshotReply { vote, .. }))) => {
                 Ok(SnapshotResponse::new(types::vote(vote)))
             }
-            openraft::async_runtime::Select2::Second(Ok(Err(e))) => Err(error::<R>(e).into()),
-            openraft::async_runtime::Select2::Second(Err(_)) => {
+            Select2::Second(Ok(Err(e))) => Err(error::<R>(e).into()),
+            Select2::Second(Err(_)) => {
                 Err(self.timed_out(RPCTypes::InstallSnapshot, option.hard_ttl()).into())
             }
         }

@@ -102,7 +102,11 @@ impl<R: AsyncRuntime> Consensus<R> {
         let busy = || self.unavailable("too many proposals are under way".to_owned());
         let _permit = self.shared.budget.take(bytes + OVERHEAD).ok_or_else(busy)?;
         if !with_identity {
-            return self.conclude(self.attempts(&entry, deadline).await);
+            return match self.attempts(&entry, deadline).await {
+                // Refused, perhaps because an earlier attempt was applied.
+                End::Answer { outcome: Err(_), doubtful: true, .. } => Err(ProposeError::Unknown),
+                end => self.conclude(end),
+            };
         }
         loop {
             let ticket = self.ticket(deadline).await?;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::files;
 use crate::record::{self, FileEntry, Manifest};
-use crate::types::{self, Membership, SnapshotMeta, StoredMembership};
+use crate::types::{self, LogId, Membership, SnapshotMeta, StoredMembership};
 
 const DIRECTORY: &str = "snapshots";
 const MANIFEST: &str = "MANIFEST";
@@ -51,6 +51,10 @@ impl SnapshotFiles {
 
     pub(crate) fn is_received(&self) -> bool {
         self.received
+    }
+
+    fn last(&self) -> Option<LogId> {
+        self.manifest.last.map(types::log_id)
     }
 
     /// What openraft knows of it.
@@ -110,24 +114,21 @@ impl Snapshots {
         files::create_dir(&dir)?;
         let mut newest: Option<SnapshotFiles> = None;
         for entry in fs::read_dir(&dir)? {
-            let found = load(entry?.path());
-            let found = found.inspect_err(|e| tracing::warn!(error = %e, "removing a snapshot"));
-            let older = match (found, newest.take()) {
-                (Ok(a), Some(b)) if a.meta().last_log_id < b.meta().last_log_id => {
-                    newest = Some(b);
-                    a.dir.clone()
-                }
-                (Ok(a), b) => {
-                    newest = Some(a);
-                    let Some(b) = b else { continue };
-                    b.dir.clone()
-                }
-                (Err(Unusable { dir, .. }), b) => {
-                    newest = b;
-                    dir
+            let found = match load(entry?.path()) {
+                Ok(found) => found,
+                Err(unusable) => {
+                    tracing::warn!(error = %unusable, "removing a snapshot");
+                    files::remove_dir(&unusable.dir)?;
+                    continue;
                 }
             };
-            files::remove_dir(&older)?;
+            let older = match &newest {
+                Some(newest) if newest.last() >= found.last() => Some(found),
+                _ => newest.replace(found),
+            };
+            if let Some(older) = older {
+                files::remove_dir(&older.dir)?;
+            }
         }
         Ok(Snapshots { dir, current: Mutex::new(newest.map(Arc::new)), staged: AtomicU64::new(0) })
     }
@@ -165,6 +166,7 @@ impl Snapshots {
             files::remove_dir(&dir)?;
             return Ok(same);
         }
+        files::remove_dir(&place)?;
         files::move_dir(&dir, &place)?;
         let made = Arc::new(SnapshotFiles {
             dir: place,
@@ -173,8 +175,7 @@ impl Snapshots {
             obsolete: AtomicBool::new(false),
         });
         let mut current = self.current.lock();
-        let newer =
-            current.as_ref().is_none_or(|c| c.manifest.last.map(types::log_id) <= made.meta().last_log_id);
+        let newer = current.as_ref().is_none_or(|c| c.last() <= made.last());
         let old = if newer { current.replace(Arc::clone(&made)) } else { Some(Arc::clone(&made)) };
         if let Some(old) = old {
             old.obsolete.store(true, Ordering::Relaxed);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clawhub_registry::Registry;
 
-const EVERY: Duration = Duration::from_secs(10 * 60);
+/// Also what closes files that nobody reads any more.
+const EVERY: Duration = Duration::from_secs(60);
 /// A session lives this long after its last step.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 

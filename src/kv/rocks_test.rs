@@ -1,3 +1,5 @@
+//! What only RocksDB can show: crashes, corruption, files.
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 

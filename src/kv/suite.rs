@@ -136,7 +136,7 @@ fn change() -> impl Strategy<Value = Change> {
 fn behaves_as_a_sorted_map(make: &impl Fn() -> Box<dyn Kv>) {
     let batches = prop::collection::vec(prop::collection::vec(change(), 0..8), 0..12);
     let reads = prop::collection::vec((key(), key(), 0_usize..6), 8);
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 16, failure_persistence: None, ..Config::default() });
     let tested = runner.run(&(batches, reads), |(batches, reads)| {
         let kv = make();
         let mut model = BTreeMap::new();

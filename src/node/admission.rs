@@ -103,3 +103,42 @@ fn spec(request: JoinRequest, spki: [u8; 32]) -> Result<NodeSpec, Status> {
         spki,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clawhub_wire::peer::{Location, Roles};
+
+    use super::*;
+
+    fn request() -> JoinRequest {
+        JoinRequest {
+            name: "n2".into(),
+            location: Some(Location { region: "r1".into(), zone: "a".into() }),
+            roles: Some(Roles { voter: true, storage: false }),
+            peer_addr: "n2.example:7000".into(),
+            http_addr: "n2.example:5000".into(),
+            ..JoinRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_an_applicant_says_is_checked_before_it_is_logged() {
+        let good = spec(request(), [7; 32]).unwrap();
+        assert_eq!((good.name.as_str(), good.roles.storage, good.spki), ("n2", false, [7; 32]));
+        let spoilt: [fn(&mut JoinRequest); 7] = [
+            |r| r.name = "N 2".into(),
+            |r| r.location = None,
+            |r| r.location = Some(Location { region: String::new(), zone: "a".into() }),
+            |r| r.roles = None,
+            |r| r.peer_addr = "nowhere".into(),
+            |r| r.peer_addr = format!("{}:1", "x".repeat(400)),
+            |r| r.http_addr = "a b:1\n".into(),
+        ];
+        for (at, spoil) in spoilt.into_iter().enumerate() {
+            let mut bad = request();
+            spoil(&mut bad);
+            let code = spec(bad, [7; 32]).unwrap_err().code();
+            assert_eq!(code, tonic::Code::InvalidArgument, "{at}");
+        }
+    }
+}

@@ -129,7 +129,8 @@ async fn finish_founding(node: &Node, stack: &Stack) -> Result<(), NodeError> {
     let Some(init) = node.facts.pending_init()? else { return Ok(()) };
     stack.consensus.initialize().await?;
     loop {
-        let proposed = stack.consensus.propose(Command::Cluster(init.clone()), Who::system(), refusal::PATIENCE);
+        let proposed =
+            stack.consensus.propose(Command::Cluster(init.clone()), Who::system(), refusal::PATIENCE);
         let refused = proposed.await.err();
         let state = stack.consensus.state();
         // Whatever the answer: an attempt before a crash may have done it.
@@ -171,12 +172,33 @@ async fn ask(node: &Node, addresses: &[String], token: &JoinToken, key: &NodeKey
 fn keep_joined(node: &Node, owner: Owner, joined: Joined) -> Result<(), NodeError> {
     joined.cluster_key.save(&node.with_dir(|dir| dir.cluster_key()))?;
     let peers = joined.peers.into_iter().filter(|(id, _)| *id != owner.node);
-    let seeds: Vec<_> =
-        peers.map(|(id, info)| Seed { node: id, addr: info.addr, spki: info.spki }).collect();
+    let seeds: Vec<_> = peers.map(|(id, info)| Seed { node: id, addr: info.addr, spki: info.spki }).collect();
     node.facts.set_peers(&seeds)?;
     node.facts.set_epoch(joined.epoch)?;
     node.with_dir(|dir| {
         dir.save_certificates(&joined.cert, &joined.ca_cert)?;
         Ok(dir.claim(owner)?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::DataDir;
+
+    #[test]
+    fn a_real_certificate_is_recognised_in_the_data_directory() {
+        for node in [1, 10, u64::MAX] {
+            let owner = Owner { cluster: ClusterId([0xab; 16]), node: NodeId(node) };
+            let ca = Ca::create(owner.cluster).unwrap();
+            let csr = Csr::parse(&NodeKey::generate().unwrap().csr().unwrap()).unwrap();
+            let certificate = ca.issue(csr, owner.node).unwrap();
+            let temp = tempfile::tempdir().unwrap();
+            let mut dir = DataDir::open(temp.path()).unwrap();
+            dir.save_certificates(&certificate, ca.cert_der()).unwrap();
+            dir.claim(owner).unwrap();
+            drop(dir);
+            assert_eq!(DataDir::open(temp.path()).unwrap().owner(), Some(owner));
+        }
+    }
 }

@@ -32,6 +32,9 @@ pub(crate) fn per_peer() -> u64 {
     BULK_CLASSES * (u64::from(QUIC_WINDOW) + QUIC_SEND_WINDOW) + u64::from(GRPC_WINDOW)
 }
 
+/// What each upload under way adds: pieces between receiving, hashing, writing and mirroring.
+pub(crate) const PER_UPLOAD: u64 = 8 << 20;
+
 /// Logs every row and the sum.
 pub(crate) fn log(config: &Config) {
     let rows = rows(config);
@@ -40,5 +43,10 @@ pub(crate) fn log(config: &Config) {
     }
     let sum: u64 = rows.iter().map(|row| row.bytes).sum();
     let mib = |bytes: u64| bytes >> 20;
-    tracing::info!(sum_mib = mib(sum), per_peer_mib = mib(per_peer()), "memory budgets");
+    tracing::info!(
+        sum_mib = mib(sum),
+        per_peer_mib = mib(per_peer()),
+        per_upload_mib = mib(PER_UPLOAD),
+        "memory budgets"
+    );
 }

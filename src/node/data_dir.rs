@@ -25,7 +25,9 @@ pub enum DataDirError {
     #[error("{0} is not empty and not a ClawHub data directory (it has no FORMAT file); nothing was changed")]
     Foreign(PathBuf),
     /// A later release wrote it.
-    #[error("{path} has format {found}, this release knows formats up to {FORMAT_VERSION}; nothing was changed")]
+    #[error(
+        "{path} has format {found}, this release knows formats up to {FORMAT_VERSION}; nothing was changed"
+    )]
     Newer {
         /// The directory.
         path: PathBuf,
@@ -281,10 +283,10 @@ fn check_certificate(root: &Path, owner: Owner) -> Result<(), DataDirError> {
         read => read.unwrap_or_default(),
     };
     let name = format!("clawhub://{}/node/{}", owner.cluster, owner.node);
-    // What follows the name must not be a further digit of the id.
-    let named = certificate.windows(name.len() + 1).any(|bytes| {
-        bytes.starts_with(name.as_bytes()) && !bytes[name.len()].is_ascii_digit()
-    });
+    // As it lies in the certificate: an alternative name that is a URI (RFC 5280, 4.2.1.6), its length.
+    let length = u8::try_from(name.len()).expect("an id and a number are short");
+    let entry = [&[0x86, length], name.as_bytes()].concat();
+    let named = certificate.windows(entry.len()).any(|bytes| bytes == entry);
     if named { Ok(()) } else { Err(DataDirError::Mixed { path: root.into(), found: owner }) }
 }
 
@@ -325,7 +327,8 @@ mod tests {
     /// What matters of a certificate here.
     fn certificate(byte: u8) -> Vec<u8> {
         let owner = someone(byte);
-        format!("..clawhub://{}/node/{}..", owner.cluster, owner.node).into_bytes()
+        let name = format!("clawhub://{}/node/{}", owner.cluster, owner.node);
+        [b"..\x86", &[name.len() as u8][..], name.as_bytes(), b"0.."].concat()
     }
 
     /// Names, contents and modes: what "untouched" is about.
@@ -403,8 +406,7 @@ mod tests {
         dir.save_certificates(&certificate(1), b"ca").unwrap();
         dir.claim(someone(1)).unwrap();
         drop(dir);
-        let longer = format!("clawhub://{}/node/11.", someone(1).cluster).into_bytes();
-        for other in [certificate(2), longer, Vec::new()] {
+        for other in [certificate(2), certificate(10), Vec::new()] {
             std::fs::write(temp.path().join("node.crt"), other).unwrap();
             let before = contents(temp.path());
             assert!(matches!(DataDir::open(temp.path()), Err(DataDirError::Mixed { .. })));

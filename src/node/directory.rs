@@ -110,3 +110,118 @@ impl Directory for Members {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clawhub_kv::Kv;
+    use clawhub_kv::memory::MemoryKv;
+    use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+    use clawhub_state::{Command, Entry, LogItem, LogPos, Machine, Payload};
+    use clawhub_types::{AccessRevisions, Actor, ClusterId, Durability, Location, Roles};
+
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId([9; 16]);
+
+    fn spec(node: u8) -> NodeSpec {
+        NodeSpec {
+            name: format!("n{node}"),
+            location: Location { region: format!("r{node}"), zone: "a".into() },
+            roles: Roles { voter: true, storage: true },
+            peer_addr: format!("h{node}:7000"),
+            http_addr: format!("h{node}:5000"),
+            spki: [node; 32],
+        }
+    }
+
+    /// Nodes 1 and 2 are members, node 2 at boot 5; node 3 was one.
+    fn commands() -> Vec<ClusterCmd> {
+        let token = |hash| ClusterCmd::TokenCreate { hash: [hash; 32], ttl: 60_000 };
+        let join = |hash, node| ClusterCmd::Join { token: [hash; 32], node: spec(node) };
+        vec![
+            ClusterCmd::Init {
+                cluster: CLUSTER,
+                ca_cert: vec![1],
+                ca_key_sealed: vec![2],
+                durability: Durability::Local,
+                node: spec(1),
+            },
+            token(2),
+            join(2, 2),
+            token(3),
+            join(3, 3),
+            ClusterCmd::Boot {
+                node: NodeId(2),
+                boot: 5,
+                nonce: 1,
+                peer_addr: "moved:7000".into(),
+                http_addr: "moved:5000".into(),
+            },
+            ClusterCmd::Remove { node: NodeId(3), force: false },
+        ]
+    }
+
+    fn members(commands: &[ClusterCmd], seeds: Vec<Seed>) -> (tempfile::TempDir, Members) {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateStore::open(temp.path(), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
+        let mut machine = Machine::open(state.kv()).unwrap();
+        for (index, cmd) in commands.iter().enumerate() {
+            let entry = Entry {
+                tick: 1,
+                at: 1,
+                actor: Actor::System,
+                access: AccessRevisions::default(),
+                request: None,
+                deadline: None,
+                cmd: Command::Cluster(cmd.clone()),
+            };
+            let pos = LogPos { term: 1, node: 1, index: index as u64 };
+            let answers = machine.apply(&[LogItem { pos, payload: Payload::Entry(entry) }]).unwrap();
+            answers[0].as_ref().unwrap().as_ref().unwrap();
+        }
+        (temp, Members::new(state, seeds))
+    }
+
+    fn admitted(members: &Members, node: u64, boot: u64, key: u8) -> bool {
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot };
+        members.admit(&hello, &[key; 32]).is_ok()
+    }
+
+    #[test]
+    fn members_are_admitted_with_their_own_key_and_no_older_boot() {
+        let (_temp, members) = members(&commands(), Vec::new());
+        assert!(admitted(&members, 2, 5, 2), "the present boot");
+        assert!(admitted(&members, 2, 6, 2), "a later one, not registered yet");
+        assert!(!admitted(&members, 2, 4, 2), "an old copy of its disk");
+        assert!(!admitted(&members, 2, 5, 1), "another member's key");
+        assert_eq!(members.lookup(NodeId(2)).unwrap().addr, "moved:7000");
+        assert_eq!(members.current().unwrap().iter().map(|seed| seed.node.0).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_removed_node_is_neither_admitted_nor_called_and_is_told() {
+        let seed = Seed { node: NodeId(3), addr: "h3:7000".into(), spki: [3; 32] };
+        let (_temp, members) = members(&commands(), vec![seed]);
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(3), boot: 9 };
+        assert_eq!(members.admit(&hello, &[3; 32]), Err(REMOVED.to_owned()));
+        assert_eq!(members.lookup(NodeId(3)), None);
+    }
+
+    #[test]
+    fn a_node_that_is_behind_admits_whom_it_cannot_know_yet() {
+        let (_temp, members) = members(&commands(), Vec::new());
+        assert!(admitted(&members, 4, 1, 4), "joined after the last entry here");
+        assert!(!admitted(&members, 0, 1, 4), "such an id was never given");
+    }
+
+    #[test]
+    fn before_the_first_entry_the_seeds_are_the_members() {
+        let seed = Seed { node: NodeId(1), addr: "h1:7000".into(), spki: [1; 32] };
+        let (_temp, members) = members(&[], vec![seed]);
+        assert!(admitted(&members, 1, 3, 1) && !admitted(&members, 1, 3, 2));
+        assert_eq!(members.lookup(NodeId(1)), Some(PeerInfo { addr: "h1:7000".into(), spki: [1; 32] }));
+        assert_eq!(members.lookup(NodeId(2)), None);
+    }
+}

@@ -59,7 +59,9 @@ pub(crate) enum NodeError {
     #[error("the data directory does not fit together: {0}; nothing is guessed or repaired")]
     Inconsistent(String),
     /// It is no member any more.
-    #[error("this node was removed from the cluster; to take part again, it joins anew with an empty data directory")]
+    #[error(
+        "this node was removed from the cluster; to take part again, it joins anew with an empty data directory"
+    )]
     Removed,
     /// The node ran and cannot go on.
     #[error("{0}")]

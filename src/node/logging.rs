@@ -8,8 +8,8 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Sends log lines to standard error from here on. Called once, before anything logs.
 pub(crate) fn init(config: &LogConfig) {
-    // openraft tells every step it takes, and every message to a dead peer that failed. A directive of the file's
-    // own overrides this one. The level was checked when the file was read.
+    // openraft tells every step it takes, and every message to a dead peer that failed. A directive of
+    // the file's own overrides this one. The level was checked when the file was read.
     let filter = EnvFilter::try_new(format!("openraft=error,{}", config.level));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -35,7 +35,8 @@ pub(crate) enum RouteClass {
 impl RouteClass {
     /// The class of a path. Names may contain any of the words, so the end of the path decides.
     pub(crate) fn of(path: &str) -> RouteClass {
-        let Some(rest) = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+        let Some(rest) = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        else {
             return match path {
                 "/healthz" | "/readyz" | "/metrics" => RouteClass::Node,
                 _ => RouteClass::Other,
@@ -153,12 +154,20 @@ fn cluster(stack: &Stack) -> Vec<Gauge> {
     let committed = status.committed.unwrap_or(0);
     vec![
         gauge("raft_term", "The present term", status.term),
-        gauge("raft_leader", "Id of the leader this node follows; 0 for none", status.leader.map_or(0, |id| id.0)),
+        gauge(
+            "raft_leader",
+            "Id of the leader this node follows; 0 for none",
+            status.leader.map_or(0, |id| id.0),
+        ),
         gauge("raft_is_leader", "1 on the leader", u64::from(status.leader == Some(stack.me))),
         gauge("raft_log_index", "Last entry in the log", status.last_log.unwrap_or(0)),
         gauge("raft_committed_index", "Last entry known to be committed", committed),
         gauge("raft_applied_index", "Last entry applied", status.applied),
-        gauge("raft_apply_lag", "Entries committed and not applied", committed.saturating_sub(status.applied)),
+        gauge(
+            "raft_apply_lag",
+            "Entries committed and not applied",
+            committed.saturating_sub(status.applied),
+        ),
         gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
         gauge("raft_learners", "Nodes that follow without a vote", status.learners.len() as u64),
     ]

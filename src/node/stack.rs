@@ -198,8 +198,7 @@ async fn consensus(
     state: StateStore,
     endpoint: &Endpoint,
 ) -> Result<Consensus, NodeError> {
-    let mut settings =
-        Settings::new(me, node.boot.count, node.boot.nonce, profile(node.config.raft.profile));
+    let mut settings = Settings::new(me, node.boot.count, node.boot.nonce, profile(node.config.raft.profile));
     settings.proposal_budget = usize::try_from(node.config.limits.proposals).unwrap_or(usize::MAX);
     let transport = Arc::new(clawhub_consensus::grpc::GrpcTransport::new(endpoint.clone()));
     let runtime = node.consensus_runtime.clone();

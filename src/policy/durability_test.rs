@@ -1,3 +1,5 @@
+//! Tests of durability rules.
+
 use clawhub_types::Durability::{Local, Region, Zone};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of placement.
+
 use clawhub_types::Durability::{self, Local, Region, Zone};
 
 use super::*;

@@ -7,7 +7,7 @@ use clawhub_consensus::ProposeError;
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::blob::StoredBytes;
 use clawhub_state::{Command, Rejected, Reply};
-use clawhub_types::{Algorithm, Digest, ErrorCode, Reference, RepoName};
+use clawhub_types::{Algorithm, Digest, Digests, ErrorCode, Reference, RepoName};
 use sha2::Digest as _;
 
 use crate::errors::RETRY;
@@ -126,7 +126,13 @@ impl Registry {
         let receipt = self.blobs().put(put.bytes.clone(), self.generation(&root)?).await?;
         tracing::debug!(%digest, %root, "a manifest too large for the log goes to the blob stores");
         let receipts = self.enough_copies(repo, vec![receipt]).await?;
-        let digests = receipts[0].digests.clone();
+        let digests = Digests {
+            sha256: sha2::Sha256::digest(&put.bytes).into(),
+            sha512: match digest {
+                Digest::Sha512(hash) => Some(*hash),
+                Digest::Sha256(_) => None,
+            },
+        };
         Ok(Body::Stored(StoredBytes { root, digests, receipts }))
     }
 }

@@ -206,7 +206,8 @@ impl Registry {
         holders.dedup();
         let wanted = wanted(&first.root, first.size, first.generation, &first.digests, holders);
         if !satisfied(&policy, &layout, &wanted.holders) {
-            let candidates = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &first.root.0);
+            let mut candidates = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &first.root.0);
+            self.inner.replicate.recent_first(&mut candidates);
             let more = self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await;
             receipts.extend(more);
         }

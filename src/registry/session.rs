@@ -170,7 +170,8 @@ impl Registry {
         }
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(&id.random);
-        let ranked: Vec<NodeId> = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &seed);
+        let mut ranked: Vec<NodeId> = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &seed);
+        self.inner.replicate.recent_first(&mut ranked);
         for partner in ranked.into_iter().take(MIRROR_TRIES) {
             match self.inner.replicate.mirror(partner, id, repo, sha512).await {
                 Ok(mirror) => return Ok(Some(mirror)),

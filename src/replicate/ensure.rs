@@ -30,7 +30,7 @@ impl Replicate {
             if holders.contains(candidate) {
                 continue;
             }
-            match self.replica(*candidate, wanted).await {
+            match self.while_alive(*candidate, self.replica(*candidate, wanted)).await {
                 Ok(receipt) => {
                     holders.push(receipt.node);
                     receipts.push(receipt);

@@ -126,7 +126,7 @@ impl Replicate {
         let holders = self.nearest_first(&wanted.holders);
         let mut last = "the state names no other holder".to_owned();
         for holder in holders.iter().cycle().take(holders.len() * ROUNDS) {
-            match self.copy(*holder, wanted, partial, class, tell).await {
+            match self.while_alive(*holder, self.copy(*holder, wanted, partial, class, tell)).await {
                 Ok(()) => return bound(wanted, partial.finish(wanted.generation).await?),
                 // Corrupt bytes are the holder's fault, anything else this node's.
                 Err(ReplicateError::Local(error)) if !matches!(error, BlobError::Corrupt { .. }) => {

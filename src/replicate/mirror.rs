@@ -17,8 +17,12 @@ use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
 /// An fsync of everything written so far may take this long on a busy disk.
 const FSYNC: Duration = Duration::from_secs(60);
 
+/// A partner that is alive opens a session within this; else the next one is asked.
+const OPEN: Duration = Duration::from_millis(800);
+
 /// An open mirror. Dropping it leaves the session on the partner, where it expires.
 pub struct Mirror {
+    replicate: Replicate,
     partner: NodeId,
     offset: u64,
     send: SendStream,
@@ -37,17 +41,23 @@ impl Replicate {
         repo: &RepoName,
         sha512: bool,
     ) -> Result<Mirror, ReplicateError> {
-        let open = self.inner.endpoint.open(partner, Class::Foreground).await;
-        let (send, recv) = open.map_err(|error| ReplicateError::peer(partner, error))?;
-        let mut mirror = Mirror { partner, offset: 0, send, recv };
-        let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
-        let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
-        write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
-        match mirror.reply(FSYNC).await? {
-            Outcome::Opened(offset) => mirror.offset = offset,
-            other => return Err(mirror.confused(&other)),
+        let open = async {
+            let open = self.inner.endpoint.open(partner, Class::Foreground).await;
+            let (send, recv) = open.map_err(|error| ReplicateError::peer(partner, error))?;
+            let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, send, recv };
+            let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
+            let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
+            write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
+            match mirror.read_reply(OPEN).await? {
+                Outcome::Opened(offset) => mirror.offset = offset,
+                other => return Err(mirror.confused(&other)),
+            }
+            Ok(mirror)
+        };
+        match tokio::time::timeout(OPEN, open).await {
+            Ok(opened) => opened,
+            Err(_) => Err(ReplicateError::unreachable(partner, "it did not open a session in time")),
         }
-        Ok(mirror)
     }
 }
 
@@ -74,8 +84,12 @@ impl Mirror {
         let data = pb::MirrorData { at: self.offset, length };
         self.frame(Op::Data(data)).await?;
         self.offset += u64::from(length);
-        let sent = write_chunk(&mut self.send, bytes).await;
-        sent.map_err(|error| self.gone(error))
+        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        let sent = async {
+            let sent = write_chunk(&mut self.send, bytes).await;
+            sent.map_err(|error| ReplicateError::unreachable(partner, error))
+        };
+        replicate.while_alive(partner, sent).await
     }
 
     /// Has everything appended so far fsynced; the offset up to which it is.
@@ -118,6 +132,11 @@ impl Mirror {
     }
 
     async fn reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
+        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        replicate.while_alive(partner, self.read_reply(patience)).await
+    }
+
+    async fn read_reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
         let reply: Result<pb::MirrorReply, FrameError> = read_message(&mut self.recv, patience).await;
         match reply.map_err(|error| self.gone(error))?.outcome {
             Some(Outcome::Failed(reason)) => Err(ReplicateError::Refused { node: self.partner, reason }),

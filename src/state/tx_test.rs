@@ -1,3 +1,5 @@
+//! Tests of the transaction overlay.
+
 use std::collections::BTreeMap;
 
 use clawhub_kv::{Kv, MemoryKv};

@@ -34,6 +34,7 @@ pub struct Node {
     /// Its zone.
     pub zone: String,
     /// Its process; another one after a restart, none while it is dead.
+    #[serde(deserialize_with = "living")]
     pub pid: Option<u32>,
     /// Where clients reach it: `host:port`, with or without a scheme.
     pub http: String,
@@ -43,6 +44,11 @@ pub struct Node {
     pub data: PathBuf,
     /// Its configuration file.
     pub config: PathBuf,
+}
+
+/// A dead node's process is `null` or 0.
+fn living<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Ok(Option::<u32>::deserialize(deserializer)?.filter(|pid| *pid != 0))
 }
 
 impl Node {

@@ -140,6 +140,14 @@ pub fn terminate(id: u32) -> Result<()> {
     signal(id, Signal::TERM)
 }
 
+/// What Ctrl-C does.
+///
+/// # Errors
+/// If there is no such process.
+pub fn interrupt(id: u32) -> Result<()> {
+    signal(id, Signal::INT)
+}
+
 /// Whether a process of this id exists and is no zombie.
 pub fn alive(id: u32) -> bool {
     let exists = pid(id).is_some_and(|pid| test_kill_process(pid).is_ok());

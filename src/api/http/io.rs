@@ -10,8 +10,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::sendfile::{self, Socket};
 
-/// What is read and thrown away after the last answer, at most.
-const LINGER_BYTES: usize = 1024 * 1024;
+/// What is read and thrown away after the last answer, at most: a manifest several times over the limit
+/// still gets its 413 and not a reset.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// How long that may take, at most.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_reads_on_for_a_mebibyte_at_most() {
+    async fn closing_reads_on_for_a_limited_number_of_bytes() {
         let (mut client, server) = duplex(64 * 1024);
         let mut io = ClientIo::new(server, Duration::from_secs(300));
         let endless = tokio::spawn(async move {

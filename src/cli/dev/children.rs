@@ -179,7 +179,12 @@ impl Keeper {
             let event = match self.launch.start() {
                 Ok(child) => {
                     let pid = child.id().unwrap_or_default();
-                    return self.events.send(Event::Started { node: self.at, pid }).await.is_ok().then_some(child);
+                    return self
+                        .events
+                        .send(Event::Started { node: self.at, pid })
+                        .await
+                        .is_ok()
+                        .then_some(child);
                 }
                 Err(e) => Event::Ended { node: self.at, how: format!("cannot be started: {e}") },
             };

@@ -6,8 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::ports;
-use crate::configured::{self, Configured};
 use crate::Failure;
+use crate::configured::{self, Configured};
 
 /// Nodes of a cluster that nobody gave a number.
 const DEFAULT_NODES: u16 = 3;
@@ -127,7 +127,9 @@ fn config_path(folder: &Path, k: u16) -> PathBuf {
 }
 
 fn write(node: &Node, nodes: u16) -> Result<(), Failure> {
-    let Some(home) = node.config.parent() else { return Err(Failure::failed("a configuration without a folder")) };
+    let Some(home) = node.config.parent() else {
+        return Err(Failure::failed("a configuration without a folder"));
+    };
     DirBuilder::new().recursive(true).mode(0o700).create(home)?;
     std::fs::write(&node.config, text(node, nodes))?;
     Ok(())

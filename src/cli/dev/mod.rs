@@ -2,9 +2,9 @@
 //!
 //! Owns a folder: `nodeK/config.toml` and `nodeK/data/` for each node, and `cluster.json`, which exists
 //! only while the cluster has been brought up and says where everything is. What nodes log comes out
-//! on standard error, each line under the node's name. The nodes are ordinary ones, children of this process that the kernel kills with it. The same
-//! folder starts again with its data; without one, everything lies in a temporary folder that goes
-//! when the command ends.
+//! on standard error, each line under the node's name. The nodes are ordinary ones, children of this
+//! process that the kernel kills with it. The same folder starts again with its data; without one,
+//! everything lies in a temporary folder that goes when the command ends.
 
 mod bootstrap;
 mod children;

@@ -249,7 +249,8 @@ fn storage(mut section: Section<'_, '_>) -> Option<StorageConfig> {
 
 fn limits(mut section: Section<'_, '_>) -> Option<Limits> {
     let connections = section.defaulted("connections", 1024, value::integer(1, 65_536));
-    let proposals = section.defaulted("proposals", 32 << 20, value::size_within(MIN_PROPOSALS, MAX_PROPOSALS));
+    let proposals =
+        section.defaulted("proposals", 32 << 20, value::size_within(MIN_PROPOSALS, MAX_PROPOSALS));
     let idle = section.defaulted("idle", Duration::from_secs(300), value::duration);
     let drain = section.defaulted("drain", Duration::from_secs(60), value::duration);
     section.finish();
@@ -309,7 +310,13 @@ mod tests {
                     listen = \"127.0.0.1:7000\"\n\
                     [storage]\n\
                     min_free = \"ten\"\n";
-        let expected = [(2, "node.name"), (4, "node.zone"), (7, "http.listen"), (8, "http.insecur"), (12, "storage.min_free")];
+        let expected = [
+            (2, "node.name"),
+            (4, "node.zone"),
+            (7, "http.listen"),
+            (8, "http.insecur"),
+            (12, "storage.min_free"),
+        ];
         assert_eq!(lines(text), expected.map(|(line, key)| (line, key.to_owned())));
         let shown = ConfigError::Mistakes("n1.toml".into(), Config::parse(text).unwrap_err()).to_string();
         assert_eq!(shown.lines().count(), 6, "{shown}");

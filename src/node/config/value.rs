@@ -197,7 +197,9 @@ mod tests {
         assert_eq!(of("4096", size), Ok(4096));
         assert_eq!(of("\"10GiB\"", size), Ok(10 << 30));
         assert_eq!(of("\"2 MB\"", size), Ok(2_000_000));
-        for bad in ["\"\"", "\"10\"", "\"GiB\"", "\"-1GiB\"", "\"1.5GiB\"", "\"99999999999TiB\"", "-1", "true"] {
+        for bad in
+            ["\"\"", "\"10\"", "\"GiB\"", "\"-1GiB\"", "\"1.5GiB\"", "\"99999999999TiB\"", "-1", "true"]
+        {
             assert!(of(bad, size).is_err(), "{bad}");
         }
     }
@@ -216,9 +218,20 @@ mod tests {
         for good in ["a:1", "node-1.example.org:7000", "10.0.0.1:7000", "[fd00::1]:7000", "Host:80"] {
             assert!(is_reachable(good), "{good}");
         }
-        for bad in
-            ["a", "a:", ":1", "a:0", "a:65536", "a:+1", "0.0.0.0:7000", "[::]:7000", "1.2.3:80", "a_b:1", "::1:5", "a b:1"]
-        {
+        for bad in [
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "0.0.0.0:7000",
+            "[::]:7000",
+            "1.2.3:80",
+            "a_b:1",
+            "::1:5",
+            "a b:1",
+        ] {
             assert!(!is_reachable(bad), "{bad}");
         }
     }

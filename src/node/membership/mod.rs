@@ -83,12 +83,47 @@ async fn take(stack: &Stack, step: Step) -> Result<(), ChangeError> {
 pub(crate) fn may_remove(layout: &Layout, durability: Durability, node: NodeId) -> Result<(), String> {
     let (before, after) = (plan::spread(layout), plan::spread(&layout.without(node)));
     let broken = |what: &str| {
-        Err(format!("without node {node} one {what} would hold a majority of the votes; --force does it anyway"))
+        Err(format!(
+            "without node {node} one {what} would hold a majority of the votes; --force does it anyway"
+        ))
     };
     let Spread { regions, zones } = after;
     match durability {
         Durability::Region if before.regions && !regions => broken("region"),
         Durability::Region | Durability::Zone if before.zones && !zones => broken("zone"),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawhub_policy::NodeFacts;
+    use clawhub_types::Location;
+
+    use super::*;
+
+    fn layout(places: &[(&str, &str)]) -> Layout {
+        let node = |(id, (region, zone)): (u64, &(&str, &str))| NodeFacts {
+            id: NodeId(id),
+            location: Location { region: (*region).into(), zone: (*zone).into() },
+            storage: true,
+            voter: true,
+            weight: 1,
+        };
+        Layout { nodes: (1..).zip(places).map(node).collect() }
+    }
+
+    #[test]
+    fn a_removal_may_not_cost_what_the_policy_relies_on() {
+        let zones = layout(&[("a", "1"), ("a", "2"), ("a", "3"), ("a", "3")]);
+        assert!(may_remove(&zones, Durability::Zone, NodeId(1)).is_err());
+        assert!(may_remove(&zones, Durability::Zone, NodeId(4)).is_ok());
+        assert!(may_remove(&zones, Durability::Local, NodeId(1)).is_ok());
+        let regions = layout(&[("a", "1"), ("b", "1"), ("c", "1"), ("c", "2")]);
+        assert!(may_remove(&regions, Durability::Region, NodeId(2)).is_err());
+        assert!(may_remove(&regions, Durability::Zone, NodeId(2)).is_ok(), "the zones of c suffice");
+        assert!(may_remove(&regions, Durability::Region, NodeId(3)).is_ok());
+        // What is not kept anyway cannot be lost.
+        assert!(may_remove(&layout(&[("a", "1"), ("b", "1")]), Durability::Zone, NodeId(2)).is_ok());
     }
 }

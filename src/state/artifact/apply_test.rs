@@ -1,3 +1,5 @@
+//! Tests of the artifact domain's commands.
+
 use clawhub_types::{Durability, NodeId};
 
 use super::super::Ref;

@@ -1,3 +1,5 @@
+//! Tests of the blob domain's commands.
+
 use clawhub_types::{Durability, NodeId};
 
 use super::super::LEASE;

@@ -1,3 +1,5 @@
+//! Tests of the cluster domain's commands.
+
 use clawhub_types::{Durability, NodeId, SessionId};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of proposer sessions.
+
 use clawhub_types::{NodeId, RequestId, SessionId};
 
 use crate::artifact::ArtifactCmd;

@@ -1,3 +1,5 @@
+//! Tests of the outbox domain's commands.
+
 use clawhub_types::NodeId;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the project domain's commands.
+
 use clawhub_types::{AccessRevisions, Durability, ProjectId};
 
 use super::*;

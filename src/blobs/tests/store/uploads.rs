@@ -152,6 +152,11 @@ async fn what_was_sealed_is_kept_and_nothing_else() {
     assert!(matches!(store.keep(id(1), &sealed, 1).await, Err(BlobError::Unsealed(_))));
     assert_eq!(store.holds(&sealed.root), None);
     assert_eq!(store.upload(id(1)).unwrap().offset, bytes.len() as u64 + 1);
+
+    // Sealing by another name of the same bytes takes nothing back.
+    let sealed = staged(&store, id(2), &bytes).await;
+    store.seal(id(2), &sha512_of(&bytes)).await.unwrap();
+    assert!(store.keep(id(2), &sealed, 1).await.unwrap().digests.contains(&sha512_of(&bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

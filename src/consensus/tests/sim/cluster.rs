@@ -128,6 +128,21 @@ impl Cluster {
         }
     }
 
+    /// Makes a voter of a node that may have been removed. Asked of another one: nobody tells the removed
+    /// who leads.
+    pub(crate) async fn restore(&self, id: NodeId) {
+        for _ in 0..20 {
+            let other = self.running().into_iter().find(|other| *other != id);
+            let Some(node) = other.and_then(|other| self.node(other)) else {
+                SimRuntime::sleep(Duration::from_millis(500)).await;
+                continue;
+            };
+            if node.add_learner(id, WAIT).await.is_ok() && node.promote(id, WAIT).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     /// How many snapshots a node has installed over all its lives.
     pub(crate) fn installed(&self, id: NodeId) -> u64 {
         let current = std::fs::read_to_string(self.dir.path().join(id.to_string()).join("CURRENT"));

@@ -79,6 +79,7 @@ fn simulate(seed: u64) -> Run {
 
 /// Faults, mostly against the leader; afterwards everything is whole again.
 async fn chaos(cluster: &Arc<Cluster>) {
+    let mut changes = Vec::new();
     let end = SimInstant::now() + CHAOS;
     while SimInstant::now() < end {
         let (what, ms) = {
@@ -96,6 +97,9 @@ async fn chaos(cluster: &Arc<Cluster>) {
                 let node = cluster.node(leader).unwrap();
                 drop(SimRuntime::spawn(async move { node.transfer_leader(None, CALM).await }));
             }
+            (90..100, _) => {
+                changes.push(SimRuntime::spawn(leave_and_return(Arc::clone(cluster), NODES[what % 3])));
+            }
             _ => {}
         }
         SimRuntime::sleep(Duration::from_millis(ms)).await;
@@ -110,6 +114,19 @@ async fn chaos(cluster: &Arc<Cluster>) {
     cluster.net.heal();
     for id in cluster.dead() {
         cluster.start(id).await;
+    }
+    for change in changes {
+        change.await.unwrap();
+    }
+}
+
+/// A voter leaves and comes back. Whoever leads may die between any two steps of it.
+async fn leave_and_return(cluster: Arc<Cluster>, id: NodeId) {
+    let asked = cluster.running().into_iter().find(|other| *other != id);
+    let Some(node) = asked.and_then(|asked| cluster.node(asked)) else { return };
+    if node.remove_member(id, CALM).await.is_ok() {
+        SimRuntime::sleep(Duration::from_millis(300)).await;
+        cluster.restore(id).await;
     }
 }
 
@@ -139,12 +156,18 @@ async fn compare_hashes(work: Workload) {
 
 /// Liveness: without faults a write succeeds, every node applies it, and all are equal.
 async fn settle(cluster: &Cluster) -> (u64, [u8; 32]) {
+    for id in NODES {
+        cluster.restore(id).await;
+    }
     let node = cluster.node(NODES[1]).unwrap();
     let marker = ClusterCmd::TokenCreate { hash: [9; 32], ttl: 1 };
     let committed = node.propose(Command::Cluster(marker), Who::system(), CALM).await.unwrap();
     for id in NODES {
         let node = cluster.node(id).unwrap();
         assert!(node.wait_applied(committed.index, CALM).await, "node {id} does not catch up");
+        let status = node.status();
+        assert_eq!((&status.voters[..], status.changing), (&NODES[..], false), "{status:?}");
+        assert_eq!(status.fault, None);
     }
     let end = SimInstant::now() + CALM;
     loop {

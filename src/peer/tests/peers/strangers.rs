@@ -166,6 +166,29 @@ async fn the_peer_protocol_needs_a_certificate_and_a_protocol_must_be_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_need_a_certificate_of_this_cluster() {
+    let (cluster, other) = (Cluster::new(1), Cluster::new(1));
+    let (node, member) = (cluster.start(1).await, cluster.start(2).await);
+    let claims = frame(&Hello { cluster: cluster.id, epoch: 1, node: member.id, boot: 1 });
+    for papers in [None, Some(papers(&other, 2)), Some(papers(&cluster, 2))] {
+        let config = config(&["clawhub-streams/1"], papers);
+        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+        let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let connecting = client.connect_with(config, node.endpoint.local_addr(), "x").unwrap();
+        // The client believes that it is connected before the server has seen its certificate.
+        let Ok(connection) = connecting.await else { continue };
+        let Ok((mut hello, _reply)) = connection.open_bi().await else { continue };
+        let _ = hello.write_all(&claims).await;
+        if let Ok((mut send, _recv)) = connection.open_bi().await {
+            let _ = send.write_all(b"serve me").await;
+        }
+        timeout(SOON, connection.closed()).await.expect("the server hangs up");
+    }
+    assert_eq!(node.served.streams.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hello_that_differs_from_the_certificate_is_refused_with_its_reason() {
     let cluster = Cluster::new(1);
     let (node, other) = (cluster.start(1).await, cluster.start(2).await);

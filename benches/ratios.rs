@@ -1,3 +1,0 @@
-//! Compares a ClawHub cluster with nginx and Distribution in one run.
-
-fn main() {}
