@@ -36,8 +36,13 @@ fn five_mistakes_are_reported_together_each_with_its_line() -> Result<()> {
     let output = refused(&config)?;
     ensure!(output.status.code() == Some(MISTAKES), "exit {:?}", output.status);
     let said = String::from_utf8(output.stderr)?;
-    let expected =
-        [(3, "node.region"), (4, "node.zone"), (7, "http.listen"), (8, "http.insecur"), (12, "storage.min_free")];
+    let expected = [
+        (3, "node.region"),
+        (4, "node.zone"),
+        (7, "http.listen"),
+        (8, "http.insecur"),
+        (12, "storage.min_free"),
+    ];
     for (line, key) in expected {
         let found = said.lines().any(|l| l.contains(&format!("line {line}:")) && l.contains(key));
         ensure!(found, "no line {line} for {key} in:\n{said}");
@@ -152,7 +157,8 @@ async fn a_member_of_one_cluster_cannot_join_another() -> Result<()> {
     let mut other = Single::new("host", "r1", "b")?;
     other.start().await?;
     other.init().await?;
-    let cluster = |node: &Single| Ok::<_, anyhow::Error>(admin(&node.data(), &["status"])?["cluster"].clone());
+    let cluster =
+        |node: &Single| Ok::<_, anyhow::Error>(admin(&node.data(), &["status"])?["cluster"].clone());
     let before = cluster(&one)?;
     ensure!(one.join(&other.data(), "127.0.0.1:1").await.is_err(), "it joined");
     ensure!(cluster(&one)? == before && cluster(&other)? != before);

@@ -91,7 +91,8 @@ async fn digests_that_are_none_are_digest_invalid() -> Result<()> {
     let upper = SHA.to_uppercase().replace("SHA256", "sha256");
     let bad = ["sha256:abc", "sha256:", "md5:d41d8cd98f00b204e9800998ecf8427e", &upper, &SHA[..70]];
     for digest in bad {
-        for path in [format!("blobs/{digest}"), format!("manifests/{digest}"), format!("referrers/{digest}")] {
+        for path in [format!("blobs/{digest}"), format!("manifests/{digest}"), format!("referrers/{digest}")]
+        {
             let answer = repo.registry.get(&repo.path(&path)).await?;
             let codes = expect_error(answer, StatusCode::BAD_REQUEST).await.context(path.clone())?;
             ensure!(codes == ["DIGEST_INVALID"], "{path}: {codes:?}");

@@ -3,6 +3,7 @@
 //!
 //! `CLAWHUB_HOSTILE_SECONDS` sets how long (all listeners at once, so each gets all of it) and
 //! `CLAWHUB_HOSTILE_SEED` repeats a run.
+#![expect(clippy::print_stdout, reason = "what a test measured belongs in its output")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,29 +17,91 @@ use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "BREW"];
 const PIECES: [&str; 26] = [
-    "/v2/", "/v2", "a", "a/b", "..", "%2e%2e", "%00", "%ff", "//", "?", "&", "=", "#", "ü", "Blobs", "blobs/",
-    "manifests/", "tags/list", "referrers/", "uploads/", "_catalog", "n=", "last=", "digest=", "mount=", "from=",
+    "/v2/",
+    "/v2",
+    "a",
+    "a/b",
+    "..",
+    "%2e%2e",
+    "%00",
+    "%ff",
+    "//",
+    "?",
+    "&",
+    "=",
+    "#",
+    "ü",
+    "Blobs",
+    "blobs/",
+    "manifests/",
+    "tags/list",
+    "referrers/",
+    "uploads/",
+    "_catalog",
+    "n=",
+    "last=",
+    "digest=",
+    "mount=",
+    "from=",
 ];
 const NUMBERS: [&str; 10] = [
-    "0", "1", "-1", "65536", "4294967296", "9223372036854775807", "18446744073709551615", "99999999999999999999",
-    "1e9", "0x10",
+    "0",
+    "1",
+    "-1",
+    "65536",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551615",
+    "99999999999999999999",
+    "1e9",
+    "0x10",
 ];
 const HEADERS: [&str; 18] = [
-    "Content-Length", "Transfer-Encoding", "Content-Range", "Range", "If-Match", "If-None-Match", "If-Range",
-    "Content-Type", "Accept", "Expect", "Host", "Connection", "Upgrade", "Authorization", "Digest", "Cookie",
-    "Docker-Content-Digest", "OCI-Tag",
+    "Content-Length",
+    "Transfer-Encoding",
+    "Content-Range",
+    "Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Range",
+    "Content-Type",
+    "Accept",
+    "Expect",
+    "Host",
+    "Connection",
+    "Upgrade",
+    "Authorization",
+    "Digest",
+    "Cookie",
+    "Docker-Content-Digest",
+    "OCI-Tag",
 ];
 const VALUES: [&str; 16] = [
-    "bytes=0-", "bytes=-", "bytes=5-2,0-0,,1-", "0-0", "5-2", "chunked", "chunked, chunked", "*", "\"x\"", "W/\"",
-    "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json; x", "100-continue",
-    "h2c", "close", "a/b;c",
+    "bytes=0-",
+    "bytes=-",
+    "bytes=5-2,0-0,,1-",
+    "0-0",
+    "5-2",
+    "chunked",
+    "chunked, chunked",
+    "*",
+    "\"x\"",
+    "W/\"",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json; x",
+    "100-continue",
+    "h2c",
+    "close",
+    "a/b;c",
 ];
 const BODIES: [&str; 7] = [
     r#"{"schemaVersion":2,"config":{"digest":"sha256:00","size":-1},"layers":[]}"#,
     r#"{"schemaVersion":2,"manifests":[{"digest":7,"size":18446744073709551615}]}"#,
     r#"{"schemaVersion":2,"layers":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["#,
     r#"{"schemaVersion":1,"fsLayers":[],"signatures":null}"#,
-    "ffffffffffffffff\r\n", "5\r\nhello\r\n0\r\n\r\n", "-1\r\n",
+    "ffffffffffffffff\r\n",
+    "5\r\nhello\r\n0\r\n\r\n",
+    "-1\r\n",
 ];
 
 fn digest(rng: &mut Rng) -> String {

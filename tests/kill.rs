@@ -1,4 +1,5 @@
 //! `kill -9` of any one node: what was acknowledged stays, pushes go on, the node catches up.
+#![expect(clippy::print_stdout, reason = "what a test measured belongs in its output")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

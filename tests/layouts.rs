@@ -34,7 +34,8 @@ fn read(config: PathBuf) -> Result<Example> {
 /// The layout's files, copied so that the data lands elsewhere, and otherwise as they are.
 fn examples(layout: &str, to: &Path) -> Result<Vec<Example>> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster-configs").join(layout);
-    let mut paths: Vec<PathBuf> = fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|ext| ext == "toml"));
     paths.sort();
     paths
@@ -57,10 +58,8 @@ async fn answering(example: &Example, process: &Process) -> Result<()> {
 
 async fn ready(example: &Example) -> Result<()> {
     let node = Registry::new(&example.http);
-    until("the node to be ready", Duration::from_secs(60), || async {
-        Ok(node.ready().await.then_some(()))
-    })
-    .await
+    until("the node to be ready", Duration::from_secs(60), || async { Ok(node.ready().await.then_some(())) })
+        .await
 }
 
 async fn start(layout: &str) -> Result<()> {

@@ -159,7 +159,8 @@ async fn algorithms_are_separate_entries() -> Result<()> {
 #[tokio::test]
 async fn a_tag_that_looks_like_a_digest_is_a_tag() -> Result<()> {
     let (_cluster, repo, nodes) = setup("manifests/lookalike").await?;
-    let one = repo.push_manifest("one", manifest::OCI_MANIFEST, &image().annotation("n", "3").bytes()).await?;
+    let one =
+        repo.push_manifest("one", manifest::OCI_MANIFEST, &image().annotation("n", "3").bytes()).await?;
     let alias = format!("sha256-{}", one.digest.hex());
     ensure!(repo.resolve(&alias).await?.is_none(), "no alias of the digest");
     let bytes = image().annotation("n", "4").bytes();

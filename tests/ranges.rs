@@ -64,7 +64,9 @@ async fn one_range_is_one_part() -> Result<()> {
 async fn a_range_that_does_not_fit_is_416() -> Result<()> {
     let blob = blob("ranges/unfit", LEN).await?;
     for node in &blob.nodes {
-        for range in ["bytes=500-0", &format!("bytes={LEN}-"), "bytes=-0", &format!("bytes={LEN}-{}", LEN + 5)] {
+        for range in
+            ["bytes=500-0", &format!("bytes={LEN}-"), "bytes=-0", &format!("bytes={LEN}-{}", LEN + 5)]
+        {
             let answer = get(node, &blob, range).await?;
             ensure!(answer.status() == StatusCode::RANGE_NOT_SATISFIABLE, "{range}: {}", answer.status());
             ensure!(header(&answer, "content-range") == Some(format!("bytes */{LEN}")), "{range}");
@@ -84,7 +86,9 @@ async fn parts(answer: Response) -> Result<Vec<(String, Bytes)>> {
     let length = answer.content_length();
     let body = answer.bytes().await?;
     ensure!(length == Some(body.len() as u64), "Content-Length {length:?} of {}", body.len());
-    let find = |from: usize, what: &[u8]| body[from..].windows(what.len()).position(|w| w == what).map(|at| from + at);
+    let find = |from: usize, what: &[u8]| {
+        body[from..].windows(what.len()).position(|w| w == what).map(|at| from + at)
+    };
     let mut found = Vec::new();
     let mut at = find(0, delimiter.as_bytes()).context("no first part")? + delimiter.len();
     while !body[at..].starts_with(b"--") {

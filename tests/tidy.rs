@@ -30,16 +30,35 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// Neighbours that may import each other, one way: (who, whom).
-const SIDEWAYS: &[(&str, &str)] = &[("clawhub-wire", "clawhub-types"), ("clawhub-api-oci", "clawhub-api-http")];
+const SIDEWAYS: &[(&str, &str)] =
+    &[("clawhub-wire", "clawhub-types"), ("clawhub-api-oci", "clawhub-api-http")];
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work.
 const CLI_IMPORTS: &[&str] = &["clawhub-types", "clawhub-wire"];
 
 /// Everything that may lie at the top.
 const TOP: &[&str] = &[
-    ".cargo", ".ci", ".git", ".gitignore", "CONTRIBUTING.md", "Cargo.lock", "Cargo.toml", "LICENSE", "Makefile",
-    "README.md", "benches", "chaos", "clippy.toml", "cluster-configs", "deny.toml", "docs", "proto", "rustfmt.toml",
-    "src", "target", "tests",
+    ".cargo",
+    ".ci",
+    ".git",
+    ".gitignore",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benches",
+    "chaos",
+    "clippy.toml",
+    "cluster-configs",
+    "deny.toml",
+    "docs",
+    "proto",
+    "rustfmt.toml",
+    "src",
+    "target",
+    "tests",
 ];
 
 /// A good size to read. Longer files stand here with the reason.
@@ -133,7 +152,9 @@ fn imports_go_only_downwards() -> Result<()> {
     let mut wrong = Vec::new();
     for (name, imported) in imports()? {
         let Some(layer) = layers.get(name.as_str()) else {
-            wrong.push(format!("{name} has no layer: docs/architecture.md and this table say where it belongs"));
+            wrong.push(format!(
+                "{name} has no layer: docs/architecture.md and this table say where it belongs"
+            ));
             continue;
         };
         for other in imported {
@@ -183,9 +204,9 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     for (at, line) in lines.iter().enumerate() {
         let indent = line.len() - line.trim_start().len();
         let Some((before, after)) = line.trim_start().split_once("fn ") else { continue };
-        let declares = before.split_whitespace().all(|word| {
-            matches!(word, "pub" | "async" | "const" | "unsafe") || word.starts_with("pub(")
-        });
+        let declares = before
+            .split_whitespace()
+            .all(|word| matches!(word, "pub" | "async" | "const" | "unsafe") || word.starts_with("pub("));
         if !declares {
             continue;
         }

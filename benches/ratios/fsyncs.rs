@@ -69,7 +69,8 @@ pub(crate) async fn per_push(pids: &[u32], repo: &Repo) -> Result<f64> {
 pub(crate) async fn per_tag(pids: &[u32], repo: &Repo) -> Result<f64> {
     let config = repo.push_blob(manifest::CONFIG_BYTES).await?;
     let image = Image::new(&config, manifest::CONFIG_BYTES.len());
-    let versions: Vec<Vec<u8>> = (0..2).map(|n| image.clone().annotation("n", &n.to_string()).bytes()).collect();
+    let versions: Vec<Vec<u8>> =
+        (0..2).map(|n| image.clone().annotation("n", &n.to_string()).bytes()).collect();
     for version in &versions {
         repo.push_manifest("moving", manifest::OCI_MANIFEST, version).await?;
     }

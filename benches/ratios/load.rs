@@ -29,7 +29,16 @@ async fn output(command: &mut Command) -> Result<String> {
 pub(crate) async fn wrk(url: String, connections: u32) -> Result<f64> {
     let seconds = scale("CLAWHUB_BENCH_SECONDS", 8);
     let mut command = Command::new("wrk");
-    command.args(["-t", "2", "-c", &connections.to_string(), "-d", &format!("{seconds}s"), "--timeout", "30s"]);
+    command.args([
+        "-t",
+        "2",
+        "-c",
+        &connections.to_string(),
+        "-d",
+        &format!("{seconds}s"),
+        "--timeout",
+        "30s",
+    ]);
     command.args(["-H", &format!("Accept: {OCI_MANIFEST}, {OCI_INDEX}"), &url]);
     let text = output(&mut command).await?;
     ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{url}:\n{text}");

@@ -211,7 +211,7 @@ mod tests {
         let files = send(dir.path(), 9, rest).await.unwrap();
         assert_eq!(fs::read(files.data().join("c")).unwrap(), b"third");
         files.verify().unwrap();
-        assert_eq!(Incoming::open(dir.path(), &header(10)).unwrap().held(), [], "another snapshot");
+        assert!(Incoming::open(dir.path(), &header(10)).unwrap().held().is_empty(), "another snapshot");
     }
 
     #[tokio::test]
@@ -227,7 +227,7 @@ mod tests {
         ] {
             assert!(send(dir.path(), 9, parts.clone()).await.is_err(), "{parts:?}");
         }
-        assert_eq!(Incoming::open(dir.path(), &header(9)).unwrap().held(), []);
+        assert!(Incoming::open(dir.path(), &header(9)).unwrap().held().is_empty());
     }
 
     #[test]

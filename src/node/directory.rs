@@ -119,7 +119,9 @@ mod tests {
     use clawhub_kv::memory::MemoryKv;
     use clawhub_state::cluster::{ClusterCmd, NodeSpec};
     use clawhub_state::{Command, Entry, LogItem, LogPos, Machine, Payload};
-    use clawhub_types::{AccessRevisions, Actor, ClusterId, Durability, Location, Roles};
+    use clawhub_types::{
+        AccessRevisions, Actor, ClusterId, Durability, Location, RequestId, Roles, SessionId,
+    };
 
     use super::*;
 
@@ -148,6 +150,8 @@ mod tests {
                 durability: Durability::Local,
                 node: spec(1),
             },
+            // Its id is its index, 1.
+            ClusterCmd::SessionOpen { node: NodeId(1), boot: 1, nonce: 1 },
             token(2),
             join(2, 2),
             token(3),
@@ -168,14 +172,16 @@ mod tests {
         let state = StateStore::open(temp.path(), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
         let mut machine = Machine::open(state.kv()).unwrap();
         for (index, cmd) in commands.iter().enumerate() {
+            let cmd = Command::Cluster(cmd.clone());
+            let request = RequestId { session: SessionId(1), seq: index as u64 };
             let entry = Entry {
                 tick: 1,
                 at: 1,
                 actor: Actor::System,
                 access: AccessRevisions::default(),
-                request: None,
+                request: cmd.needs_session().then_some(request),
                 deadline: None,
-                cmd: Command::Cluster(cmd.clone()),
+                cmd,
             };
             let pos = LogPos { term: 1, node: 1, index: index as u64 };
             let answers = machine.apply(&[LogItem { pos, payload: Payload::Entry(entry) }]).unwrap();

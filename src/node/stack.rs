@@ -153,6 +153,10 @@ impl Stack {
             // A panic in it has aborted the process already.
             let _ = serving.await;
         }
+        // Last, when nothing writes any more: uploads and fetches resume from here.
+        if let Err(error) = self.replicate.blobs().close().await {
+            tracing::error!(%error, "the blob store did not close cleanly; it recovers at the next start");
+        }
     }
 }
 

@@ -219,7 +219,9 @@ impl BlobView {
     pub fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
         match &self.body {
             Some(read) => read(range),
-            None => stream::once(async { Err(Error::internal("the blob was not opened for reading")) }).boxed(),
+            None => {
+                stream::once(async { Err(Error::internal("the blob was not opened for reading")) }).boxed()
+            }
         }
     }
 
@@ -304,7 +306,6 @@ fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::E
     }
     map.end()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -64,9 +64,8 @@ impl From<Rejected> for Error {
             Rejected::NameUnknown => Error::code(ErrorCode::NameUnknown, text),
             Rejected::BlobUnknown => Error::code(ErrorCode::BlobUnknown, text),
             Rejected::ManifestUnknown => Error::code(ErrorCode::ManifestUnknown, text),
-            Rejected::BlobReferenced(manifest) => {
-                Error::code(ErrorCode::Unsupported, text).with_detail(json!({ "manifest": manifest.to_string() }))
-            }
+            Rejected::BlobReferenced(manifest) => Error::code(ErrorCode::Unsupported, text)
+                .with_detail(json!({ "manifest": manifest.to_string() })),
             Rejected::PreconditionFailed(current) => {
                 let detail = json!({ "current": current.as_ref().map(Digest::to_string) });
                 let kind = Kind::PreconditionFailed { current: current.map(Box::new) };

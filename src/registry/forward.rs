@@ -92,7 +92,8 @@ impl Registry {
     fn check_member(&self, owner: NodeId) -> Result<(), Error> {
         let state = self.state();
         let member = clawhub_state::View::new(&*state).node(owner)?.is_some_and(|node| !node.removed);
-        let unknown = || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
+        let unknown =
+            || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
         member.then_some(()).ok_or_else(unknown)
     }
 }
@@ -206,9 +207,13 @@ fn decode_error(wire: pb::UploadError) -> Error {
     use pb::upload_error::Kind as Wire;
     let kind = match wire.kind() {
         Wire::Code => ErrorCode::ALL.into_iter().find(|code| code.as_str() == wire.code).map(Kind::Code),
-        Wire::Range => wire.position.as_ref().and_then(|p| view(p).ok()).map(|upload| Kind::RangeInvalid { upload }),
+        Wire::Range => {
+            wire.position.as_ref().and_then(|p| view(p).ok()).map(|upload| Kind::RangeInvalid { upload })
+        }
         Wire::NoSpace => Some(Kind::NoSpace),
-        Wire::Unavailable => Some(Kind::Unavailable { retry_after: Duration::from_millis(wire.retry_after_ms) }),
+        Wire::Unavailable => {
+            Some(Kind::Unavailable { retry_after: Duration::from_millis(wire.retry_after_ms) })
+        }
         Wire::Internal => None,
     };
     Error::new(kind.unwrap_or(Kind::Internal), wire.message)

@@ -36,8 +36,8 @@ use clawhub_types::{AccessRevisions, Action, Actor, NodeId, RepoName, Scope};
 use futures::future::BoxFuture;
 
 pub use api::{
-    Access, BlobView, BodyError, BodyStream, Error, Freshness, Kind, ManifestView, Page, PutManifest, PutView,
-    Referrer, UploadView,
+    Access, BlobView, BodyError, BodyStream, Error, Freshness, Kind, ManifestView, Page, PutManifest,
+    PutView, Referrer, UploadView,
 };
 pub use manifest::MAX_MANIFEST;
 pub use reconcile::Reconciled;
@@ -68,7 +68,8 @@ pub struct Limits {
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
-        let inner = Inner { consensus, replicate, authorizer, limits, sessions: session::Sessions::default() };
+        let inner =
+            Inner { consensus, replicate, authorizer, limits, sessions: session::Sessions::default() };
         Registry { inner: Arc::new(inner) }
     }
 

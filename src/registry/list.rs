@@ -29,7 +29,9 @@ impl Registry {
         self.barrier().await?;
         let state = self.state();
         let view = View::new(&*state);
-        let known = view.repo(repo)?.ok_or_else(|| Error::code(ErrorCode::NameUnknown, "the repository is unknown"))?;
+        let known = view
+            .repo(repo)?
+            .ok_or_else(|| Error::code(ErrorCode::NameUnknown, "the repository is unknown"))?;
         let (items, more) = view.tags(&known, after, limit)?;
         Ok(Page { items, more })
     }
@@ -72,7 +74,9 @@ impl Registry {
             let full = step.len() == REFERRERS_STEP;
             for (digest, record) in step {
                 cursor = Some(digest.clone());
-                if !types.is_empty() && !record.facts.artifact_type.as_ref().is_some_and(|own| types.contains(own)) {
+                if !types.is_empty()
+                    && !record.facts.artifact_type.as_ref().is_some_and(|own| types.contains(own))
+                {
                     continue;
                 }
                 let referrer = self.referrer(repo, digest, record).await?;
@@ -103,7 +107,12 @@ impl Registry {
         }
     }
 
-    async fn referrer(&self, repo: &RepoName, digest: Digest, record: ManifestRecord) -> Result<Referrer, Error> {
+    async fn referrer(
+        &self,
+        repo: &RepoName,
+        digest: Digest,
+        record: ManifestRecord,
+    ) -> Result<Referrer, Error> {
         let annotations = match record.facts.annotations.clone() {
             Some(annotations) => annotations,
             None => annotations_of(&self.manifest_bytes(repo, &digest, &record).await?),

@@ -125,7 +125,11 @@ fn media_type(document: &Document, shape: Shape, content_type: Option<&str>) -> 
         MediaType::OCI_INDEX | MediaType::DOCKER_LIST => Shape::Index,
         other => return Err(invalid(format!("unsupported manifest type {other}"))),
     };
-    if expected == shape { Ok(media_type) } else { Err(invalid("the document's fields do not fit its media type")) }
+    if expected == shape {
+        Ok(media_type)
+    } else {
+        Err(invalid("the document's fields do not fit its media type"))
+    }
 }
 
 fn references(document: &Document, shape: Shape) -> Result<Vec<Ref>, Error> {

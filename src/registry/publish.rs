@@ -83,7 +83,9 @@ impl Registry {
         repo: &RepoName,
         cmd: ArtifactCmd,
     ) -> Result<(Digest, Vec<clawhub_types::Tag>), Error> {
-        let short = || Error::unavailable(RETRY, "the manifest's blobs have too few copies and no more could be made");
+        let short = || {
+            Error::unavailable(RETRY, "the manifest's blobs have too few copies and no more could be made")
+        };
         for _ in 0..PUTS {
             match self.propose(permit, Command::Artifact(cmd.clone())).await {
                 Ok(committed) => match committed.reply {

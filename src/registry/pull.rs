@@ -43,7 +43,8 @@ impl Registry {
         }
         self.barrier().await?;
         let found = self.find_manifest(repo, reference)?;
-        let (digest, record) = found.ok_or_else(|| Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown"))?;
+        let (digest, record) =
+            found.ok_or_else(|| Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown"))?;
         self.manifest_view(repo, digest, record, with_bytes, Freshness::Linearizable).await
     }
 
@@ -65,7 +66,8 @@ impl Registry {
             return Ok(local_view(digest, &link, blob, self.by_digest()?));
         }
         self.barrier().await?;
-        let unknown = || Error::code(ErrorCode::BlobUnknown, "the blob is unknown").with_detail(digest_detail(digest));
+        let unknown =
+            || Error::code(ErrorCode::BlobUnknown, "the blob is unknown").with_detail(digest_detail(digest));
         let link = self.find_link(repo, digest)?.ok_or_else(unknown)?;
         if access == Access::Stat {
             self.renew(permit, repo, digest, &link).await?;
@@ -79,9 +81,12 @@ impl Registry {
             Source::Coming(fetch) => fetch,
         };
         let partial = fetch.partial().clone();
-        Ok(BlobView::readable(digest.clone(), link.size, Freshness::Linearizable, move |range: Range<u64>| {
-            partial.read(range).map(|piece| piece.map_err(Error::from)).boxed()
-        }))
+        Ok(BlobView::readable(
+            digest.clone(),
+            link.size,
+            Freshness::Linearizable,
+            move |range: Range<u64>| partial.read(range).map(|piece| piece.map_err(Error::from)).boxed(),
+        ))
     }
 
     /// All bytes of a small blob: a manifest too large for the log.
@@ -136,7 +141,9 @@ impl Registry {
             // Another reader's fetch ended since this one looked.
             Err(ReplicateError::Local(BlobError::Held(_))) => {
                 let blob = self.open_local(root).await?;
-                return blob.map(Source::Here).ok_or_else(|| Error::unavailable(RETRY, "the copy here was just lost"));
+                return blob
+                    .map(Source::Here)
+                    .ok_or_else(|| Error::unavailable(RETRY, "the copy here was just lost"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -177,7 +184,13 @@ impl Registry {
             true => Some(self.manifest_bytes(repo, &digest, &record).await?),
             false => None,
         };
-        Ok(ManifestView { digest, media_type: record.facts.media_type, size: record.facts.size, bytes, fresh })
+        Ok(ManifestView {
+            digest,
+            media_type: record.facts.media_type,
+            size: record.facts.size,
+            bytes,
+            fresh,
+        })
     }
 
     /// The bytes of a manifest, from the state or from the blob stores.
@@ -213,7 +226,13 @@ impl Registry {
     }
 
     /// A HEAD that says 200 promises that a push may go on to rely on the blob.
-    async fn renew(&self, permit: &Permit, repo: &RepoName, digest: &Digest, link: &LinkRecord) -> Result<(), Error> {
+    async fn renew(
+        &self,
+        permit: &Permit,
+        repo: &RepoName,
+        digest: &Digest,
+        link: &LinkRecord,
+    ) -> Result<(), Error> {
         let state = self.state();
         let tick = View::new(&*state).tick()?;
         if link.lease_until.is_none_or(|until| until > tick.saturating_add(HALF_LIFE_MS)) {
@@ -231,7 +250,9 @@ impl Registry {
         match status.cut_off {
             None => Ok(Freshness::ByDigest { index }),
             Some(age) if age <= self.inner.limits.cut_off => Ok(Freshness::CutOff { index, age }),
-            Some(_) => Err(Error::unavailable(RETRY, "this node has been cut off from the cluster for too long")),
+            Some(_) => {
+                Err(Error::unavailable(RETRY, "this node has been cut off from the cluster for too long"))
+            }
         }
     }
 }

@@ -107,7 +107,12 @@ impl Registry {
     ///
     /// # Errors
     /// `BLOB_UPLOAD_UNKNOWN`; 503 if its owner cannot be reached.
-    pub async fn upload_status(&self, permit: &Permit, repo: &RepoName, id: UploadId) -> Result<UploadView, Error> {
+    pub async fn upload_status(
+        &self,
+        permit: &Permit,
+        repo: &RepoName,
+        id: UploadId,
+    ) -> Result<UploadView, Error> {
         if id.node == self.me() {
             return self.own_status(repo, id).await;
         }
@@ -143,11 +148,16 @@ impl Registry {
             let cmd = BlobCmd::Mount { from: source.clone(), to: repo.clone(), digest: digest.clone() };
             match self.propose(to, Command::Blob(cmd)).await {
                 Ok(committed) => return Ok(matches!(committed.reply, Reply::Linked { .. })),
-                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => self.more_copies(repo, &roots).await?,
+                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => {
+                    self.more_copies(repo, &roots).await?
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::unavailable(RETRY, "the blob has too few copies for this project and no more could be made"))
+        Err(Error::unavailable(
+            RETRY,
+            "the blob has too few copies for this project and no more could be made",
+        ))
     }
 
     /// Removes a repository's link to a blob.
@@ -175,12 +185,17 @@ impl Registry {
     ) -> Result<(), Error> {
         let mut receipts = self.enough_copies(repo, receipts).await?;
         for _ in 0..COMMITS {
-            let cmd = BlobCmd::Commit { repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
+            let cmd =
+                BlobCmd::Commit { repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
             match self.propose(permit, Command::Blob(cmd)).await {
                 Ok(_) => return Ok(()),
-                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => self.more_copies(repo, &roots).await?,
+                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => {
+                    self.more_copies(repo, &roots).await?
+                }
                 // The root began a new generation, or a holder deleted since: what is here counts anew.
-                Err(ProposeError::Rejected(Rejected::BadReceipt)) => receipts = self.renewed(repo, receipts).await?,
+                Err(ProposeError::Rejected(Rejected::BadReceipt)) => {
+                    receipts = self.renewed(repo, receipts).await?
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -197,7 +212,11 @@ impl Registry {
 
     /// Adds receipts of further nodes until, with the holders that the state knows, the repository's
     /// policy is met.
-    pub(crate) async fn enough_copies(&self, repo: &RepoName, mut receipts: Vec<Receipt>) -> Result<Vec<Receipt>, Error> {
+    pub(crate) async fn enough_copies(
+        &self,
+        repo: &RepoName,
+        mut receipts: Vec<Receipt>,
+    ) -> Result<Vec<Receipt>, Error> {
         let Some(first) = receipts.first().cloned() else { return Ok(receipts) };
         let (policy, layout) = self.placement(repo)?;
         let mut holders = self.holders(&first.root)?;
@@ -206,9 +225,11 @@ impl Registry {
         holders.dedup();
         let wanted = wanted(&first.root, first.size, first.generation, &first.digests, holders);
         if !satisfied(&policy, &layout, &wanted.holders) {
-            let mut candidates = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &first.root.0);
+            let mut candidates =
+                partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &first.root.0);
             self.inner.replicate.recent_first(&mut candidates);
-            let more = self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await;
+            let more =
+                self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await;
             receipts.extend(more);
         }
         Ok(receipts)
@@ -224,8 +245,11 @@ impl Registry {
             let live = self.inner.replicate.live();
             let anchor = wanted.holders.first().copied().unwrap_or(self.me());
             let mut candidates = partners(&policy, &layout, anchor, &live, &root.0);
-            candidates.extend(live.iter().filter(|node| !candidates.contains(node)).copied().collect::<Vec<_>>());
-            receipts.extend(self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await);
+            candidates
+                .extend(live.iter().filter(|node| !candidates.contains(node)).copied().collect::<Vec<_>>());
+            receipts.extend(
+                self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await,
+            );
         }
         if !receipts.is_empty() {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
@@ -257,7 +281,8 @@ impl Registry {
             layout.nodes.iter().any(|node| {
                 node.id == id
                     && node.storage
-                    && (!policy.confined || policy.regions.as_ref().is_none_or(|r| r.contains(&node.location.region)))
+                    && (!policy.confined
+                        || policy.regions.as_ref().is_none_or(|r| r.contains(&node.location.region)))
             })
         };
         if stores(self.me()) {

@@ -79,7 +79,8 @@ impl Registry {
         if id.node != self.me() {
             return Err(Error::code(ErrorCode::BlobUploadUnknown, "this node does not own the upload"));
         }
-        let chunk = || Chunk { range: step.range_start.zip(step.range_end), length: step.length, body: body(recv) };
+        let chunk =
+            || Chunk { range: step.range_start.zip(step.range_end), length: step.length, body: body(recv) };
         match op {
             Op::Append(_) => self.own_append(&repo, id, chunk()).await.map(position),
             Op::Status(_) => self.own_status(&repo, id).await.map(position),
@@ -103,7 +104,11 @@ fn permit(access: pb::Access, repo: &RepoName) -> Result<Permit, Error> {
     let actor = actors.into_iter().find(|actor| actor.to_string() == access.actor);
     let actor = actor.ok_or_else(|| Error::internal("a peer vouched for an unknown kind of client"))?;
     let project = access.project.map(|project| (ProjectId(project), access.project_revision));
-    Ok(Permit::vouched(actor, repo.clone(), AccessRevisions { project, principal: access.principal_revision }))
+    Ok(Permit::vouched(
+        actor,
+        repo.clone(),
+        AccessRevisions { project, principal: access.principal_revision },
+    ))
 }
 
 /// The client's body as the ingress sends it on. It is read by a task of its own, so that a stream that

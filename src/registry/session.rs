@@ -74,7 +74,8 @@ impl Sessions {
 
     fn kept(&self, id: UploadId, repo: &RepoName, digest: &Digest) -> Option<Vec<Receipt>> {
         let all = self.kept.lock();
-        let kept = all.iter().rev().find(|kept| kept.id == id && kept.repo == *repo && kept.digest == *digest)?;
+        let kept =
+            all.iter().rev().find(|kept| kept.id == id && kept.repo == *repo && kept.digest == *digest)?;
         Some(kept.receipts.clone())
     }
 }
@@ -104,7 +105,12 @@ impl Registry {
     }
 
     /// Appends a chunk; the answer's offset is durable here and on the partner.
-    pub(crate) async fn own_append(&self, repo: &RepoName, id: UploadId, chunk: Chunk) -> Result<UploadView, Error> {
+    pub(crate) async fn own_append(
+        &self,
+        repo: &RepoName,
+        id: UploadId,
+        chunk: Chunk,
+    ) -> Result<UploadView, Error> {
         let mut session = self.turn(repo, id).await?;
         self.receive(repo, id, &mut session, chunk).await?;
         let offset = self.flush(id, &mut session).await?;
@@ -163,14 +169,20 @@ impl Registry {
         short.map_err(|short| Error::unavailable(RETRY, short.to_string()))
     }
 
-    async fn open_mirror(&self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<Option<Mirror>, Error> {
+    async fn open_mirror(
+        &self,
+        id: UploadId,
+        repo: &RepoName,
+        sha512: bool,
+    ) -> Result<Option<Mirror>, Error> {
         let (policy, layout) = self.placement(repo)?;
         if clawhub_policy::satisfied(&policy, &layout, &[self.me()]) {
             return Ok(None);
         }
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(&id.random);
-        let mut ranked: Vec<NodeId> = partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &seed);
+        let mut ranked: Vec<NodeId> =
+            partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &seed);
         self.inner.replicate.recent_first(&mut ranked);
         for partner in ranked.into_iter().take(MIRROR_TRIES) {
             match self.inner.replicate.mirror(partner, id, repo, sha512).await {
@@ -193,12 +205,19 @@ impl Registry {
     /// Where the store's session ends now.
     fn known(&self, repo: &RepoName, id: UploadId) -> Result<u64, Error> {
         let status = self.blobs().upload(id).filter(|status| status.repo == *repo);
-        let unknown = || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
+        let unknown =
+            || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
         status.map(|status| status.offset).ok_or_else(unknown)
     }
 
     /// Streams a chunk into the store and the mirror.
-    async fn receive(&self, repo: &RepoName, id: UploadId, session: &mut Session, chunk: Chunk) -> Result<(), Error> {
+    async fn receive(
+        &self,
+        repo: &RepoName,
+        id: UploadId,
+        session: &mut Session,
+        chunk: Chunk,
+    ) -> Result<(), Error> {
         // Looked up again under the lock: an earlier step may have moved or ended the session.
         let mut at = self.known(repo, id)?;
         let expected = expected_length(&chunk, UploadView { id, offset: at })?;
@@ -210,7 +229,10 @@ impl Registry {
             let ended = next.is_none();
             match next {
                 Some(Ok(bytes)) if bytes.len() as u64 > left => {
-                    return Err(Error::code(ErrorCode::SizeInvalid, "the body is longer than its Content-Range"));
+                    return Err(Error::code(
+                        ErrorCode::SizeInvalid,
+                        "the body is longer than its Content-Range",
+                    ));
                 }
                 Some(Ok(bytes)) => {
                     left -= bytes.len() as u64;
@@ -317,7 +339,8 @@ fn expected_length(chunk: &Chunk, view: UploadView) -> Result<Option<u64>, Error
         return Err(Error::new(Kind::RangeInvalid { upload: view }, message));
     }
     let span = end.checked_sub(start).and_then(|n| n.checked_add(1));
-    let span = span.ok_or_else(|| Error::code(ErrorCode::SizeInvalid, "Content-Range ends before it begins"))?;
+    let span =
+        span.ok_or_else(|| Error::code(ErrorCode::SizeInvalid, "Content-Range ends before it begins"))?;
     match chunk.length {
         Some(length) if length != span => {
             Err(Error::code(ErrorCode::SizeInvalid, format!("{length} bytes for a Content-Range of {span}")))

@@ -47,8 +47,12 @@ impl Replicate {
             return self.fetch(wanted.clone(), Class::Foreground).await?.receipt().await;
         }
         let gone = |error: FrameError| ReplicateError::unreachable(node, error);
-        let (mut send, mut recv) =
-            self.inner.endpoint.open(node, Class::Foreground).await.map_err(|e| ReplicateError::peer(node, e))?;
+        let (mut send, mut recv) = self
+            .inner
+            .endpoint
+            .open(node, Class::Foreground)
+            .await
+            .map_err(|e| ReplicateError::peer(node, e))?;
         let replica = pb::Replica {
             root: bytes::Bytes::copy_from_slice(&wanted.root.0),
             size: wanted.size,
@@ -63,7 +67,8 @@ impl Replicate {
             match reply.outcome {
                 Some(Outcome::Progress(_)) => {}
                 Some(Outcome::Receipt(receipt)) => {
-                    let receipt = Receipt::try_from(receipt).map_err(|e| ReplicateError::unreachable(node, e))?;
+                    let receipt =
+                        Receipt::try_from(receipt).map_err(|e| ReplicateError::unreachable(node, e))?;
                     let right = receipt.node == node && receipt.root == wanted.root;
                     return right.then_some(receipt).ok_or(ReplicateError::NotHeld(node));
                 }

@@ -12,8 +12,8 @@ use clawhub_wire::blob as pb;
 use quinn::RecvStream;
 use tokio::sync::watch;
 
-use crate::frame::read_exact;
 use crate::frame::STALL as STALLED;
+use crate::frame::read_exact;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// Verified and written in pieces of this size: whole groups, few system calls.
@@ -155,7 +155,12 @@ impl Replicate {
             let Some(run) = partial.missing(0).or_else(|| groups.then_some(0..0)) else { return Ok(()) };
             let (mut send, mut recv) =
                 self.inner.endpoint.open(holder, class).await.map_err(|e| ReplicateError::peer(holder, e))?;
-            let get = pb::Get { root: bytes::Bytes::copy_from_slice(&wanted.root.0), start: run.start, end: run.end, groups };
+            let get = pb::Get {
+                root: bytes::Bytes::copy_from_slice(&wanted.root.0),
+                start: run.start,
+                end: run.end,
+                groups,
+            };
             let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Get(get)) };
             let gone = |error: FrameError| ReplicateError::unreachable(holder, error);
             write_message(&mut send, &request).await.map_err(gone)?;

@@ -47,7 +47,10 @@ pub async fn write_message<M: Message>(send: &mut SendStream, message: &M) -> Re
 ///
 /// # Errors
 /// [`FrameError`] if the stream fails, stalls, or carries something else.
-pub async fn read_message<M: Message + Default>(recv: &mut RecvStream, patience: Duration) -> Result<M, FrameError> {
+pub async fn read_message<M: Message + Default>(
+    recv: &mut RecvStream,
+    patience: Duration,
+) -> Result<M, FrameError> {
     let mut header = [0; 4];
     within(patience, recv.read_exact(&mut header)).await?;
     let length = u32::from_be_bytes(header) as usize;
@@ -122,12 +125,17 @@ pub async fn read_body(recv: &mut RecvStream, patience: Duration) -> Result<Body
     match u32::from_be_bytes(header) {
         BODY_END => Ok(BodyFrame::End),
         BODY_ABORTED => Ok(BodyFrame::Aborted),
-        length if length as usize <= MAX_BODY_FRAME => Ok(BodyFrame::Data(read_exact(recv, length as usize).await?)),
+        length if length as usize <= MAX_BODY_FRAME => {
+            Ok(BodyFrame::Data(read_exact(recv, length as usize).await?))
+        }
         length => Err(FrameError::Malformed(format!("body frame of {length} bytes"))),
     }
 }
 
-async fn within<T, E: ToString>(limit: Duration, io: impl Future<Output = Result<T, E>>) -> Result<T, FrameError> {
+async fn within<T, E: ToString>(
+    limit: Duration,
+    io: impl Future<Output = Result<T, E>>,
+) -> Result<T, FrameError> {
     match tokio::time::timeout(limit, io).await {
         Ok(done) => done.map_err(|error| FrameError::Stream(error.to_string())),
         Err(_) => Err(FrameError::Stalled),

@@ -108,7 +108,8 @@ impl Replicate {
     /// Starts watching the cluster's members. Must be called within a tokio runtime; the watcher ends
     /// with the last handle.
     pub fn start(me: NodeId, blobs: BlobStore, endpoint: Endpoint, state: StateSource) -> Self {
-        let inner = Inner { me, blobs, endpoint, state, live: live::Table::default(), fetches: Mutex::default() };
+        let inner =
+            Inner { me, blobs, endpoint, state, live: live::Table::default(), fetches: Mutex::default() };
         let this = Replicate { inner: Arc::new(inner) };
         live::watch(&this);
         this

@@ -48,7 +48,8 @@ impl Replicate {
 
     /// Whether a member answered lately, whatever it takes.
     pub fn is_reachable(&self, node: NodeId) -> bool {
-        node == self.inner.me || self.inner.live.seen.read().get(&node).is_some_and(|s| s.at.elapsed() < FRESH)
+        node == self.inner.me
+            || self.inner.live.seen.read().get(&node).is_some_and(|s| s.at.elapsed() < FRESH)
     }
 
     /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
@@ -103,8 +104,12 @@ impl Replicate {
 
     async fn ask(&self, node: NodeId) -> Result<pb::Pong, ReplicateError> {
         let gone = |error: FrameError| ReplicateError::unreachable(node, error);
-        let (mut send, mut recv) =
-            self.inner.endpoint.open(node, Class::Control).await.map_err(|e| ReplicateError::peer(node, e))?;
+        let (mut send, mut recv) = self
+            .inner
+            .endpoint
+            .open(node, Class::Control)
+            .await
+            .map_err(|e| ReplicateError::peer(node, e))?;
         let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Ping(pb::Ping {})) };
         write_message(&mut send, &request).await.map_err(gone)?;
         read_message(&mut recv, PATIENCE).await.map_err(gone)

@@ -113,7 +113,11 @@ impl Mirror {
         match self.reply(FSYNC).await? {
             Outcome::Receipt(receipt) => {
                 let receipt = Receipt::try_from(receipt).map_err(|error| self.gone(error))?;
-                if receipt.node == self.partner { Ok(receipt) } else { Err(self.gone("a receipt of another node")) }
+                if receipt.node == self.partner {
+                    Ok(receipt)
+                } else {
+                    Err(self.gone("a receipt of another node"))
+                }
             }
             other => Err(self.confused(&other)),
         }

@@ -129,12 +129,17 @@ impl Replicate {
         let outcome = opened.map_or_else(|e| Outcome::Failed(e.to_string()), Outcome::Opened);
         let refused = matches!(outcome, Outcome::Failed(_));
         write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?;
-        while !refused {
+        if refused {
+            return finish(send);
+        }
+        loop {
             let frame: pb::MirrorFrame = read_message(&mut recv, MIRROR_IDLE).await?;
             let done = matches!(frame.op, Some(Op::Keep(_) | Op::Abort(_)) | None);
             match self.mirror_frame(id, frame, &mut recv).await {
                 Ok(None) => {}
-                Ok(Some(outcome)) => write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?,
+                Ok(Some(outcome)) => {
+                    write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?
+                }
                 Err(MirrorError::Stream(error)) => return Err(error),
                 Err(MirrorError::Store(error)) => {
                     let outcome = Some(Outcome::Failed(error.to_string()));

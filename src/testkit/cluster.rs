@@ -378,8 +378,9 @@ pub fn admin(data: &Path, args: &[&str]) -> Result<Value> {
     if output.stdout.trim_ascii().is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("clawhub cluster {}: {}", args.join(" "), String::from_utf8_lossy(&output.stdout)))
+    serde_json::from_slice(&output.stdout).with_context(|| {
+        format!("clawhub cluster {}: {}", args.join(" "), String::from_utf8_lossy(&output.stdout))
+    })
 }
 
 /// Whether the blob of this BLAKE3 root (64 hex digits) lies in the store of a data folder.

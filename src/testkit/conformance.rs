@@ -182,10 +182,10 @@ fn read_results(yaml: &str) -> BTreeMap<String, String> {
     for line in yaml.lines() {
         if !line.starts_with(' ') {
             section = line.trim_end_matches(':');
-        } else if matches!(section, "apis" | "data") {
-            if let Some((name, status)) = line.trim().rsplit_once(": ") {
-                statuses.insert(name.to_owned(), status.trim_matches('"').to_owned());
-            }
+        } else if matches!(section, "apis" | "data")
+            && let Some((name, status)) = line.trim().rsplit_once(": ")
+        {
+            statuses.insert(name.to_owned(), status.trim_matches('"').to_owned());
         }
     }
     statuses
@@ -213,7 +213,11 @@ fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&#34;", "\"").replace("&quot;", "\"").replace("&amp;", "&")
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&#34;", "\"")
+        .replace("&quot;", "\"")
+        .replace("&amp;", "&")
 }
 
 /// Runs a suite in `dir`, its output in a file there. Its exit code says nothing.
@@ -269,7 +273,8 @@ mod tests {
 
     #[test]
     fn only_listed_skips_are_allowed() {
-        let document = "- `not this`\n<!-- skips:begin -->\n- `a/b`: reason\ntext\n<!-- skips:end -->\n- `c`\n";
+        let document =
+            "- `not this`\n<!-- skips:begin -->\n- `a/b`: reason\ntext\n<!-- skips:end -->\n- `c`\n";
         let allowed = allowed_skips(document);
         assert_eq!(allowed, ["a/b"]);
         let outcome = Outcome { passed: 1, failed: vec![], skipped: vec!["a/b".into()] };

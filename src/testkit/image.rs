@@ -55,7 +55,8 @@ impl Layout {
     /// # Errors
     /// If `dpkg-deb` or `gzip` fails.
     pub fn layer_of(&self, package: &Path) -> Result<Layer> {
-        let tar = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stderr(Stdio::inherit()).output()?;
+        let tar =
+            Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stderr(Stdio::inherit()).output()?;
         ensure!(tar.status.success(), "dpkg-deb --fsys-tarfile {}: {}", package.display(), tar.status);
         let diff_id = sha256(&tar.stdout);
         let blob = self.blob(manifest::OCI_LAYER, &gzip(&tar.stdout)?)?;
@@ -143,8 +144,7 @@ pub fn annotate_chunked(dir: &Path) -> Result<Digest> {
     for layer in image["layers"].as_array_mut().context("no layers")? {
         let (place, checksum) = table_of_contents(&fs::read(named(layer)?)?)?;
         layer["annotations"]["io.containers.zstd-chunked.manifest-position"] = json!(place);
-        layer["annotations"]["io.containers.zstd-chunked.manifest-checksum"] =
-            json!(checksum.to_string());
+        layer["annotations"]["io.containers.zstd-chunked.manifest-checksum"] = json!(checksum.to_string());
     }
     let bytes = image.to_string().into_bytes();
     let digest = sha256(&bytes);

@@ -30,7 +30,7 @@ const CALM: Duration = Duration::from_secs(60);
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
 struct Run {
-    acknowledged: usize,
+    acknowledged: u64,
     unknown: u64,
     reads: u64,
     index: u64,
@@ -65,7 +65,7 @@ fn simulate(seed: u64) -> Run {
         }
         let history = std::mem::take(&mut *work.history.lock());
         Run {
-            acknowledged: history.stored.len(),
+            acknowledged: history.stored.len() as u64,
             unknown: history.unknown,
             reads: history.reads,
             index,
@@ -213,20 +213,37 @@ fn seeds() -> std::ops::Range<u64> {
     chosen.map_or(0..50, |(a, b)| a.parse().unwrap()..b.parse().unwrap())
 }
 
+/// Runs seeds on every core; each run has a thread to itself.
+#[cfg(not(feature = "unsafe-local-reads"))]
+fn simulate_all(seeds: std::ops::Range<u64>) -> Vec<(u64, Run)> {
+    let left = parking_lot::Mutex::new(seeds);
+    let runs = parking_lot::Mutex::new(Vec::new());
+    let next = || left.lock().next();
+    std::thread::scope(|threads| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            threads.spawn(|| {
+                while let Some(seed) = next() {
+                    println!("seed {seed}");
+                    let run = simulate(seed);
+                    runs.lock().push((seed, run));
+                }
+            });
+        }
+    });
+    runs.into_inner()
+}
+
 #[test]
 #[cfg(not(feature = "unsafe-local-reads"))]
 fn fifty_seeds_keep_every_promise() {
-    let (mut acknowledged, mut unknown, mut reads, mut purged, mut installed) = (0, 0, 0, 0, 0);
-    for seed in seeds() {
-        let run = simulate(seed);
+    let runs = simulate_all(seeds());
+    for (seed, run) in &runs {
         assert_eq!(run.broken, Vec::<String>::new(), "seed {seed}");
         assert!(run.acknowledged > 100, "seed {seed} did nearly nothing: {run:?}");
-        acknowledged += run.acknowledged;
-        unknown += run.unknown;
-        reads += run.reads;
-        purged += u64::from(run.purged > 0);
-        installed += run.installed;
     }
+    let sum = |of: fn(&Run) -> u64| runs.iter().map(|(_, run)| of(run)).sum::<u64>();
+    let (acknowledged, unknown, reads) = (sum(|r| r.acknowledged), sum(|r| r.unknown), sum(|r| r.reads));
+    let (purged, installed) = (sum(|r| u64::from(r.purged > 0)), sum(|r| r.installed));
     println!("{acknowledged} writes, {unknown} of unknown outcome, {reads} reads");
     println!("{purged} runs purged their log, {installed} snapshots were installed");
     assert!(unknown > 0, "the faults hit no write");
