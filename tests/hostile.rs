@@ -3,7 +3,6 @@
 //!
 //! `CLAWHUB_HOSTILE_SECONDS` sets how long (all listeners at once, so each gets all of it) and
 //! `CLAWHUB_HOSTILE_SEED` repeats a run.
-#![expect(clippy::print_stdout, reason = "what a test measured belongs in its output")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

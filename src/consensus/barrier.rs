@@ -132,6 +132,7 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// As leader: the position a read must wait for, confirmed by a quorum after this call.
     pub async fn on_read_index(&self, ttl: Duration) -> ReadIndexReply {
+        let ttl = ttl.min(self.shared.settings.profile.wait());
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(ttl);
         match self.shared.raft.get_read_log_id(option).await {
             Ok((read, _)) => {

@@ -229,8 +229,17 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
     where
         S: Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
     {
-        let replies: BoxStream<'s, _> = self.pipeline(input);
-        async move { Ok(replies) }.boxed()
+        async move {
+            // The back-off of an unreachable peer sleeps inside `input`. A connection that fails before it
+            // asks for the first request would skip that sleep, and be tried again at once, for ever.
+            let (first, rest) = input.into_future().await;
+            let replies: BoxStream<'s, _> = match first {
+                Some(first) => self.pipeline(stream::iter([first]).chain(rest)),
+                None => stream::empty().boxed(),
+            };
+            Ok(replies)
+        }
+        .boxed()
     }
 
     async fn vote(

@@ -272,39 +272,41 @@ mod tests {
         LogPos { term: 3, node: 300, index: 70_000 }
     }
 
+    fn normal() -> Payload {
+        EntryPayload::Normal(Proposal(Bytes::from_static(b"abc")))
+    }
+
+    /// Decodes released bytes, compares, and encodes them again to the same.
+    fn golden<T: PartialEq + std::fmt::Debug>(
+        bytes: &str,
+        value: &T,
+        encode: impl Fn(&T) -> Vec<u8>,
+        decode: impl Fn(&[u8]) -> Result<T, RecordError>,
+    ) {
+        assert_eq!(hex::encode(encode(value)), bytes, "{value:?}");
+        assert_eq!(&decode(&hex::decode(bytes).unwrap()).unwrap(), value);
+    }
+
     /// Written by the first release. If one of these fails, a released shape was changed.
     #[test]
     fn golden_bytes_of_every_shape() {
         let vote = types::vote(Ballot { term: 3, node: 300, committed: true });
-        assert_eq!(hex::encode(encode_vote(&vote)), "000103ac0201");
-        assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
-
+        golden("000103ac0201", &vote, encode_vote, decode_vote);
         let id = types::log_id(position());
-        assert_eq!(hex::encode(encode_position(&id)), "000103ac02f0a204");
-        assert_eq!(decode_position(&encode_position(&id)).unwrap(), id);
-
-        assert_eq!(
-            hex::encode(encode_membership(&joint())),
-            "000102020102020".to_owned() + "2ac0204010207ac02"
-        );
-        assert_eq!(decode_membership(&encode_membership(&joint())).unwrap(), joint());
-
-        let payloads = [
-            (EntryPayload::Blank, "000100"),
-            (EntryPayload::Normal(Proposal(Bytes::from_static(b"abc"))), "00010103616263"),
-            (EntryPayload::Membership(joint()), "00010202020102"),
-        ];
-        for (payload, golden) in payloads {
-            let bytes = encode_payload(&payload);
-            assert!(hex::encode(&bytes).starts_with(golden), "{}", hex::encode(&bytes));
-            assert_eq!(decode_payload(&bytes).unwrap(), payload);
-        }
-
-        let entry =
-            RaftEntry { log_id: id, payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"abc"))) };
-        let bytes = encode_entry(&entry);
-        assert_eq!(hex::encode(&bytes[10..]), "03ac02f0a2040103616263");
-        assert_eq!(decode_entry(70_000, &bytes).unwrap(), entry);
+        golden("000103ac02f0a204", &id, encode_position, decode_position);
+        golden("0001020201020202ac0204010207ac02", &joint(), encode_membership, decode_membership);
+        golden("000100", &EntryPayload::Blank, encode_payload, decode_payload);
+        golden("00010103616263", &normal(), encode_payload, decode_payload);
+        let membership = EntryPayload::Membership(joint());
+        golden("000102020201020202ac0204010207ac02", &membership, encode_payload, decode_payload);
+        let entry = RaftEntry { log_id: id, payload: normal() };
+        golden("0001029d6d31db5abeff03ac02f0a2040103616263", &entry, encode_entry, |b| {
+            decode_entry(70_000, b)
+        });
+        let file = FileEntry { name: "1.sst".into(), size: 300, hash: [9; 32] };
+        let manifest = Manifest { last: Some(position()), membership: None, files: vec![file] };
+        let bytes = "00010103ac02f0a2040001".to_owned() + "05312e737374ac02" + &"09".repeat(32);
+        golden(&bytes, &manifest, encode_manifest, decode_manifest);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The node: the only crate that chooses concrete types and puts them together.
 //!
 //! [`config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
-//! Then [`run`] opens listeners at once: clients get `/healthz` and 503, operators get the
-//! administration socket. When the node is a member, or as soon as it becomes one ([`becoming`]), the
-//! [`stack`] is built and clients are let in. [`upkeep`] and [`membership`] keep the member in order.
+//! Then `run` opens listeners at once: clients get `/healthz` and 503, operators get the
+//! administration socket. When the node is a member, or as soon as it becomes one (`becoming`), the
+//! `stack` is built and clients are let in. `upkeep` and `membership` keep the member in order.
 //!
 //! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory, and the facts in the
 //! `local` store (boot counter, epoch, known peers). A crash loses none of it.

@@ -18,7 +18,7 @@ use clawhub_replicate::Mirror;
 use clawhub_types::{Digest, ErrorCode, NodeId, Receipt, RepoName, UploadId};
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use crate::errors::RETRY;
 use crate::{BodyStream, Error, Kind, Registry, UploadView};
@@ -29,12 +29,16 @@ const PIECE: usize = 512 * 1024;
 const TURN: Duration = Duration::from_secs(20);
 /// So many partners are tried before an upload goes on alone.
 const MIRROR_TRIES: usize = 3;
+/// Steps that take bytes at the same time. Each may have 8 MiB between receiving and mirroring, but only
+/// while the disk is slower than its client; slow clients, of whom there may be many, have half a MiB.
+const ACTIVE: usize = 256;
 /// So many finished uploads are remembered.
 const KEPT: usize = 4096;
 
 /// The open sessions of this node.
-#[derive(Default)]
 pub(crate) struct Sessions {
+    /// Bounds the memory of uploads.
+    active: Semaphore,
     open: Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<Session>>>>,
     kept: Mutex<VecDeque<Kept>>,
 }
@@ -52,6 +56,12 @@ struct Kept {
 #[derive(Default)]
 pub(crate) struct Session {
     mirror: Option<Mirror>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Sessions { active: Semaphore::new(ACTIVE), open: Mutex::default(), kept: Mutex::default() }
+    }
 }
 
 impl Sessions {
@@ -218,6 +228,9 @@ impl Registry {
         session: &mut Session,
         chunk: Chunk,
     ) -> Result<(), Error> {
+        let late = |_| Error::unavailable(RETRY, "this node takes as many uploads as it can");
+        let active = tokio::time::timeout(TURN, self.inner.sessions.active.acquire()).await.map_err(late)?;
+        let _active = active.map_err(|_| Error::internal("the node is stopping"))?;
         // Looked up again under the lock: an earlier step may have moved or ended the session.
         let mut at = self.known(repo, id)?;
         let expected = expected_length(&chunk, UploadView { id, offset: at })?;

@@ -98,19 +98,19 @@ fn run(kv: &dyn Kv, waiting: &Receiver<Done>) {
     while let Ok(first) = waiting.recv() {
         // Whoever is in the queue by now has written, so this sync covers them all.
         let others: Vec<Done> = waiting.try_iter().take(QUEUE).collect();
-        let mut result = sync(kv, &mut fault);
+        let result = sync(kv, &mut fault);
         if let Err(e) = &result {
             tracing::error!(error = %e, "the log cannot be synced");
         }
-        first(copy(&mut result));
+        first(copy(&result));
         for done in others {
-            done(copy(&mut result));
+            done(copy(&result));
         }
     }
 }
 
 /// An `io::Error` cannot be cloned, its text can.
-fn copy(result: &mut io::Result<()>) -> io::Result<()> {
+fn copy(result: &io::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) => Ok(()),
         Err(e) => Err(io::Error::other(e.to_string())),

@@ -384,4 +384,41 @@ mod tests {
         let witnesses = layouts[2].1.iter().filter(|node| !node.node.roles.storage).count();
         assert_eq!(witnesses, 1);
     }
+
+    #[test]
+    fn the_reference_beside_the_configurations_lists_every_key_and_its_default() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-configs/README.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut sections = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for row in text.lines().filter_map(|line| line.strip_prefix("| `[")) {
+            let (section, rest) = row.split_once("] ").unwrap();
+            let (keys, rest) = rest.split_once(" | ").unwrap();
+            let default = rest.split(" | ").next().unwrap().trim_matches('`');
+            for key in keys.split(", ").map(|key| key.trim_matches('`')) {
+                let value = match default {
+                    value if value.starts_with(['"', '[', 't', 'f']) || value.parse::<u64>().is_ok() => value,
+                    _ => continue,
+                };
+                sections.entry(section).or_default().push(format!("{key} = {value}"));
+            }
+        }
+        // Every default that is written down, set: the same as saying nothing.
+        let defaults = |section: &str| sections[section].join("\n");
+        let spelled = format!(
+            "[node]\nname = \"n1\"\nregion = \"r1\"\nzone = \"a\"\ndata = \"d\"\n{}\n[http]\n{}\n\
+             [peer]\n{}\nadvertise = \"h:1\"\n[raft]\n{}\n[storage]\n{}\n[limits]\n{}\n[log]\n{}\n",
+            defaults("node"),
+            defaults("http"),
+            defaults("peer"),
+            defaults("raft"),
+            defaults("storage"),
+            defaults("limits"),
+            defaults("log"),
+        );
+        let silent = "[node]\nname = \"n1\"\nregion = \"r1\"\nzone = \"a\"\ndata = \"d\"\n\
+                      [peer]\nadvertise = \"h:1\"\n";
+        assert_eq!(Config::parse(&spelled).unwrap(), Config::parse(silent).unwrap());
+        let spelled_keys: usize = sections.values().map(Vec::len).sum();
+        assert_eq!(spelled_keys, 12, "{sections:?}");
+    }
 }

@@ -215,6 +215,7 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// Runs seeds on every core; each run has a thread to itself.
 #[cfg(not(feature = "unsafe-local-reads"))]
+#[expect(clippy::print_stdout, reason = "a run that panics must have told its seed")]
 fn simulate_all(seeds: std::ops::Range<u64>) -> Vec<(u64, Run)> {
     let left = parking_lot::Mutex::new(seeds);
     let runs = parking_lot::Mutex::new(Vec::new());
