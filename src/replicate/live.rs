@@ -68,11 +68,13 @@ impl Replicate {
         node: NodeId,
         work: impl Future<Output = Result<T, ReplicateError>>,
     ) -> Result<T, ReplicateError> {
+        // A peer that was never asked yet, or not since this node started, gets as long to show up.
+        let began = Instant::now();
         let dead = async {
             let mut look = tokio::time::interval(EVERY);
             loop {
                 look.tick().await;
-                if !self.is_reachable(node) {
+                if began.elapsed() > FRESH && !self.is_reachable(node) {
                     return;
                 }
             }
