@@ -6,13 +6,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use clawhub_types::ErrorCode;
-use http::header::X_CONTENT_TYPE_OPTIONS;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::header::{CONNECTION, EXPECT, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use crate::body::ClientBody;
+use crate::body::{ClientBody, Rest};
 use crate::connection::Flight;
 use crate::error::ApiError;
 use crate::log::{Logged, Record, RequestId};
@@ -65,7 +65,20 @@ impl App {
                 .into_response();
         }
         let idle = self.limits.idle;
-        let request = request.map(|body| Body::new(ClientBody::new(body, idle)));
+        let rest = Rest::default();
+        let h1 = request.version() < Version::HTTP_2;
+        let asked = request.headers().contains_key(EXPECT);
+        let request = request.map(|body| Body::new(ClientBody::new(body, idle, rest.clone())));
+        let mut response = self.handle(request).await;
+        // Who asks before sending is not invited to send what nobody wants.
+        let kept = if asked { rest.is_empty() } else { rest.drained().await };
+        if h1 && !kept {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn handle(&self, request: Request<Body>) -> Response {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let answer = self.router.clone().oneshot(request);
         if reads {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,20 +13,65 @@ use futures::StreamExt;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// So much of an unread body is read to keep its connection.
+const DRAIN_BYTES: usize = 1024 * 1024;
+/// For so long.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// A client's body that fails once no byte has come for the idle limit. There is no limit on the
 /// whole: a large layer over a slow line takes as long as it takes.
 pub(crate) struct ClientBody {
-    inner: Incoming,
+    /// There until the body is dropped.
+    inner: Option<Incoming>,
+    rest: Rest,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
 impl ClientBody {
-    pub(crate) fn new(inner: Incoming, idle: Duration) -> ClientBody {
-        ClientBody { inner, idle, timer: Box::pin(sleep(idle)), waiting: false }
+    pub(crate) fn new(inner: Incoming, idle: Duration, rest: Rest) -> ClientBody {
+        ClientBody { inner: Some(inner), rest, idle, timer: Box::pin(sleep(idle)), waiting: false }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take().filter(|inner| !inner.is_end_stream()) {
+            *self.rest.0.lock() = Some(inner);
+        }
+    }
+}
+
+/// What a handler left unread of a body. A connection with unread bytes must be closed, and a client
+/// that is not told will send its next request into the closing.
+#[derive(Clone, Default)]
+pub(crate) struct Rest(Arc<Mutex<Option<Incoming>>>);
+
+impl Rest {
+    /// Reads the rest, up to a limit in bytes and time. Returns whether that was all of it.
+    pub(crate) async fn drained(&self) -> bool {
+        let Some(mut rest) = self.0.lock().take() else { return true };
+        let drain = async {
+            let mut left = DRAIN_BYTES;
+            while let Some(Ok(frame)) = rest.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                if length > left {
+                    return false;
+                }
+                left -= length;
+            }
+            rest.is_end_stream()
+        };
+        timeout(DRAIN_TIME, drain).await.unwrap_or(false)
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_none()
     }
 }
 
@@ -38,7 +84,8 @@ impl HttpBody for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.waiting = false;
                 let broken = |error: hyper::Error| BodyError::Broken(error.to_string());
@@ -59,11 +106,11 @@ impl HttpBody for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }
 
