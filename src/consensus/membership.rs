@@ -1,15 +1,15 @@
 //! Who takes part, changed one step at a time, by the leader. Any node passes a wish on to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant, ServerState};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, EmptyNode, Instant, Precondition, ServerState};
 
 use crate::transport::{Change, ChangeReply};
-use crate::types::{Metrics, Types};
+use crate::types::Metrics;
 use crate::{Consensus, Unavailable, record};
 
 /// A learner that lacks at most this many entries may vote.
@@ -28,9 +28,6 @@ pub enum ChangeError {
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
-
-/// What a write of openraft may answer.
-type Write<R, T> = Result<T, RaftError<Types<R>, ClientWriteError<Types<R>>>>;
 
 impl<R: AsyncRuntime> Consensus<R> {
     /// Replicates to a node from now on, without giving it a vote. One that takes part already is left
@@ -70,7 +67,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// answered.
     async fn change(&self, change: Change, wait: Duration) -> Result<(), ChangeError> {
         let deadline = R::Instant::now() + wait;
-        let mut doubt = None;
+        let (mut doubt, mut reason) = (None, "there is no leader".to_owned());
         while R::Instant::now() < deadline {
             let leader = self.leader();
             let ttl = deadline.saturating_duration_since(R::Instant::now());
@@ -87,13 +84,14 @@ impl<R: AsyncRuntime> Consensus<R> {
                 ChangeReply::Done => return Ok(()),
                 ChangeReply::Refused(why) => return Err(ChangeError::Refused(why)),
                 ChangeReply::Unknown(why) => doubt = Some(why),
+                ChangeReply::Busy(why) => reason = why,
                 ChangeReply::NotLeader(_) => {}
             }
             self.pause(leader, deadline).await;
         }
         match doubt {
             Some(why) => Err(ChangeError::Unknown(why)),
-            None => Err(self.unavailable("there is no leader".to_owned()).into()),
+            None => Err(self.unavailable(reason).into()),
         }
     }
 
@@ -104,8 +102,12 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
         let work = async {
             let _one_at_a_time = self.shared.changes.lock().await;
-            if !members(&self.metrics()).contains(&self.node().0) {
-                return ChangeReply::NotLeader(None);
+            if !matches!(change, Change::Transfer(_)) {
+                // On top of an unfinished change another one could leave this leader out, half-way.
+                match self.settled().await {
+                    ChangeReply::Done => {}
+                    other => return other,
+                }
             }
             match change {
                 Change::AddLearner(node) => self.add(node).await,
@@ -124,13 +126,13 @@ impl<R: AsyncRuntime> Consensus<R> {
         if members(&self.metrics()).contains(&node.0) {
             return ChangeReply::Done;
         }
-        changed::<R, _>(self.shared.raft.add_learner(node.0, record::node(), false).await)
+        self.write(ChangeMembers::AddNodes(BTreeMap::from([(node.0, record::node())])), true).await
     }
 
     async fn make_voter(&self, node: NodeId, ttl: Duration) -> ChangeReply {
         let metrics = self.metrics();
         if voters(&metrics).contains(&node.0) {
-            return self.settled().await;
+            return ChangeReply::Done;
         }
         if !members(&metrics).contains(&node.0) {
             return ChangeReply::Refused(format!("node {node} is not a learner"));
@@ -144,14 +146,14 @@ impl<R: AsyncRuntime> Consensus<R> {
             });
         }
         let add = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
-        changed::<R, _>(self.shared.raft.change_membership(add, true).await)
+        self.write(add, true).await
     }
 
     async fn remove(&self, node: NodeId) -> ChangeReply {
         let metrics = self.metrics();
         let (voters, gone) = (voters(&metrics), BTreeSet::from([node.0]));
         if !members(&metrics).contains(&node.0) {
-            return self.settled().await;
+            return ChangeReply::Done;
         }
         if voters == gone {
             return ChangeReply::Refused("the last voter cannot be removed".to_owned());
@@ -168,7 +170,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             true => ChangeMembers::RemoveVoters(gone),
             false => ChangeMembers::RemoveNodes(gone),
         };
-        changed::<R, _>(self.shared.raft.change_membership(remove, false).await)
+        self.write(remove, false).await
     }
 
     async fn hand_over(&self, to: Option<NodeId>) -> ChangeReply {
@@ -202,7 +204,36 @@ impl<R: AsyncRuntime> Consensus<R> {
             return ChangeReply::Done;
         }
         let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
-        changed::<R, _>(self.shared.raft.change_membership(nothing_new, true).await)
+        self.write(nothing_new, true).await
+    }
+
+    /// Makes a change from the membership this node sees, as the leader it now is, or not at all. Without
+    /// these conditions a leader that was removed in between would be asked to change a membership that
+    /// it is no part of, which openraft asserts never happens.
+    async fn write(&self, change: ChangeMembers<u64, EmptyNode>, retain: bool) -> ChangeReply {
+        let seen = self.shared.raft.server_metrics().borrow_watched().clone();
+        let member = seen.membership_config.get_node(&self.node().0).is_some();
+        if seen.state != ServerState::Leader || !member {
+            return ChangeReply::NotLeader(None);
+        }
+        let conditions = [
+            Precondition::CommittedLeaderId { committed_leader_id: seen.vote.leader_id },
+            Precondition::LastMembershipLogId { last_membership_log_id: *seen.membership_config.log_id() },
+        ];
+        match self.shared.raft.change_membership_if(change, retain, conditions).await {
+            Ok(_) => ChangeReply::Done,
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                ChangeReply::NotLeader(to.leader_id.map(NodeId))
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e))) => match e {
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                    ChangeReply::Busy(e.to_string())
+                }
+                _ => ChangeReply::Refused(e.to_string()),
+            },
+            // A failed condition too: it may be that of the second of two steps.
+            Err(e) => ChangeReply::Unknown(e.to_string()),
+        }
     }
 
     /// While this node leads: ends interrupted changes. Runs until the node stops.
@@ -265,17 +296,4 @@ fn members<R: AsyncRuntime>(metrics: &Metrics<R>) -> BTreeSet<u64> {
 fn lag<R: AsyncRuntime>(metrics: &Metrics<R>, node: NodeId) -> Option<u64> {
     let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
     Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched.index))
-}
-
-fn changed<R: AsyncRuntime, T>(result: Write<R, T>) -> ChangeReply {
-    match result {
-        Ok(_) => ChangeReply::Done,
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-            ChangeReply::NotLeader(to.leader_id.map(NodeId))
-        }
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e))) => {
-            ChangeReply::Refused(e.to_string())
-        }
-        Err(e) => ChangeReply::Unknown(e.to_string()),
-    }
 }

@@ -188,6 +188,8 @@ pub enum ChangeReply {
     NotLeader(Option<NodeId>),
     /// Refused, and why.
     Refused(String),
+    /// Not now: another change is not finished.
+    Busy(String),
     /// It may yet happen.
     Unknown(String),
 }

@@ -291,6 +291,7 @@ impl From<ChangeReply> for peer::ChangeMembershipReply {
             ChangeReply::Done => Out::Changed(peer::Changed {}),
             ChangeReply::NotLeader(leader) => Out::NotLeader(not_leader(leader)),
             ChangeReply::Refused(reason) => Out::Refused(peer::Refused { reason }),
+            ChangeReply::Busy(reason) => Out::Busy(unavailable(reason)),
             ChangeReply::Unknown(reason) => Out::Unknown(peer::OutcomeUnknown { reason }),
         };
         peer::ChangeMembershipReply { result: Some(result) }
@@ -303,6 +304,7 @@ pub(super) fn change_reply(r: peer::ChangeMembershipReply) -> Result<ChangeReply
         In::Changed(_) => ChangeReply::Done,
         In::NotLeader(n) => ChangeReply::NotLeader(n.leader.map(NodeId)),
         In::Refused(r) => ChangeReply::Refused(r.reason),
+        In::Busy(u) => ChangeReply::Busy(u.reason),
         In::Unknown(u) => ChangeReply::Unknown(u.reason),
     })
 }
