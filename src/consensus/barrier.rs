@@ -1,9 +1,14 @@
 //! Linearizable reads on any node.
 //!
 //! A round asks the leader for the position that a read must wait for; the leader answers only after a
-//! quorum confirmed, later than the question, that it still leads. One round is under way per node.
+//! quorum confirmed, later than the reads began, that it still leads. One round is under way per node.
 //! Who comes while it runs joins the next one, together with everybody else who came: the answer to a
 //! question asked earlier says nothing about writes acknowledged since.
+//!
+//! The question carries the asker's vote. A voter that has promised itself to nobody above the leader
+//! confirms by asking what it would by answering a heartbeat, so where it and the leader are a quorum
+//! (three voters) the leader answers at once (ADR 4). Otherwise it sends heartbeats first (ReadIndex:
+//! Ongaro's thesis, section 6.4).
 
 use std::time::Duration;
 
@@ -13,11 +18,11 @@ use futures::channel::oneshot;
 use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{LinearizerOption, ServerState};
+use openraft::{LinearizerOption, RaftState, ServerState};
 use parking_lot::Mutex;
 
-use crate::transport::ReadIndexReply;
-use crate::types::{self, LeaderId};
+use crate::transport::{ReadIndexReply, ReadIndexRequest};
+use crate::types::{self, LeaderId, LogId, Types, Vote};
 use crate::{Consensus, Unavailable};
 
 type Answer = Result<u64, String>;
@@ -107,7 +112,6 @@ impl<R: AsyncRuntime> Consensus<R> {
             let remaining = deadline.saturating_duration_since(R::Instant::now());
             let reply = match leader {
                 None => Ok(ReadIndexReply::NotLeader(None)),
-                Some(node) if node == self.node() => Ok(self.on_read_index(remaining).await),
                 Some(node) => self.ask(node, remaining).await,
             };
             match reply {
@@ -120,9 +124,14 @@ impl<R: AsyncRuntime> Consensus<R> {
         Err(reason)
     }
 
-    /// Asks another node, until it ceases to be the leader.
+    /// Asks the leader, until it ceases to be the leader.
     async fn ask(&self, node: NodeId, ttl: Duration) -> Result<ReadIndexReply, String> {
-        let asked = R::timeout(ttl, self.shared.transport.read_index(node, ttl));
+        let vote = self.shared.log.vote().as_ref().map(types::ballot);
+        let request = ReadIndexRequest { vote, ttl };
+        if node == self.node() {
+            return Ok(self.on_read_index(node, request).await);
+        }
+        let asked = R::timeout(ttl, self.shared.transport.read_index(node, request));
         match R::select2(asked, self.leader_other_than(Some(node))).await {
             Select2::First(Ok(reply)) => reply.map_err(|e| e.to_string()),
             Select2::First(Err(_)) => Err("the leader does not answer".to_owned()),
@@ -130,9 +139,16 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
-    /// As leader: the position a read must wait for, confirmed by a quorum after this call.
-    pub async fn on_read_index(&self, ttl: Duration) -> ReadIndexReply {
-        let ttl = ttl.min(self.shared.settings.profile.wait());
+    /// As leader: the position a read must wait for, confirmed by a quorum after the reads began that
+    /// `from` asks for.
+    pub async fn on_read_index(&self, from: NodeId, request: ReadIndexRequest) -> ReadIndexReply {
+        if let Some(vote) = request.vote
+            && let Some(id) = self.confirmed_by(from, types::vote(vote)).await
+        {
+            let pos = types::log_pos(&id);
+            return ReadIndexReply::Ready { pos, tick: self.tick().unwrap_or_default() };
+        }
+        let ttl = request.ttl.min(self.shared.settings.profile.wait());
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(ttl);
         match self.shared.raft.get_read_log_id(option).await {
             Ok((read, _)) => {
@@ -144,6 +160,28 @@ impl<R: AsyncRuntime> Consensus<R> {
             }
             Err(e) => ReadIndexReply::Unavailable(e.to_string()),
         }
+    }
+
+    /// The position to read at if this node leads and the asker's vote already says that nobody else does:
+    /// any later leader needs the vote of one of a quorum, and neither of these two has given it.
+    ///
+    /// `None` if that is not enough, or if nothing of this node's own term is committed yet: then entries
+    /// of earlier terms may be committed that it does not know to be (Raft, section 8).
+    async fn confirmed_by(&self, from: NodeId, vote: Vote) -> Option<LogId> {
+        let me = self.node().0;
+        let look = move |state: &RaftState<Types<R>>| {
+            let mine = state.vote_ref();
+            let leads = state.server_state == ServerState::Leader && mine.committed;
+            let agreed = mine.leader_id.node_id == me && mine.leader_id == vote.leader_id;
+            let configs = state.membership_state.effective().get_joint_config();
+            let quorum = configs.iter().all(|voters| {
+                let confirmed = voters.iter().filter(|id| **id == me || **id == from.0).count();
+                confirmed > voters.len() / 2
+            });
+            let committed = *state.local_committed()?;
+            (leads && agreed && quorum && committed.leader_id == mine.leader_id).then_some(committed)
+        };
+        self.shared.raft.with_raft_state(look).await.ok().flatten()
     }
 
     /// The leader's tick, or the last one applied.

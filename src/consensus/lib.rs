@@ -107,6 +107,7 @@ impl<R: AsyncRuntime> Clone for Consensus<R> {
 struct Shared<R: AsyncRuntime> {
     settings: Settings,
     raft: types::Raft<R>,
+    log: LogStore,
     store: StateStore,
     transport: Arc<dyn Transport>,
     clock: clock::Clock<R>,
@@ -152,13 +153,15 @@ impl<R: AsyncRuntime> Consensus<R> {
             transport: Arc::clone(&transport),
             runtime: PhantomData,
         };
-        let raft = types::Raft::<R>::new(settings.node.0, Arc::new(config), network, log, machine).await;
+        let raft =
+            types::Raft::<R>::new(settings.node.0, Arc::new(config), network, log.clone(), machine).await;
         let raft = raft.map_err(|e| ConsensusError::Raft(e.to_string()))?;
         let budget = budget::Budget::new(settings.proposal_budget);
         let forwarded = budget::Budget::new(settings.proposal_budget);
         let shared = Shared {
             settings,
             raft,
+            log,
             store: state,
             transport,
             clock: clock::Clock::new(),

@@ -150,6 +150,15 @@ pub enum ForwardReply {
     Unknown(String),
 }
 
+/// Asks for the position that a linearizable read must wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadIndexRequest {
+    /// The asker's vote, taken after every read that waits for the answer had begun.
+    pub vote: Option<Ballot>,
+    /// How long the asker waits.
+    pub ttl: Duration,
+}
+
 /// A position for a linearizable read.
 #[derive(Clone, Debug)]
 pub enum ReadIndexReply {
@@ -244,7 +253,7 @@ pub trait Transport: Send + Sync + 'static {
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply>;
 
     /// Asks the leader for a read position.
-    fn read_index(&self, to: NodeId, ttl: Duration) -> Reply<ReadIndexReply>;
+    fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply>;
 
     /// Asks the leader for a change of membership.
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply>;

@@ -17,7 +17,8 @@ use tonic::{Code, Status};
 use super::convert;
 use crate::transport::{
     AppendReply, AppendRequest, Change, ChangeReply, ForwardReply, ForwardRequest, Lane, ReadIndexReply,
-    Reply, SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError, VoteReply, VoteRequest,
+    ReadIndexRequest, Reply, SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError,
+    VoteReply, VoteRequest,
 };
 
 /// Gives the channel to a node on a lane. It connects when it is used and again when it broke.
@@ -133,10 +134,10 @@ impl Transport for GrpcTransport {
         .boxed()
     }
 
-    fn read_index(&self, to: NodeId, ttl: Duration) -> Reply<ReadIndexReply> {
+    fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
         let mut client = self.client(to, Lane::Control);
         async move {
-            let answer = client.read_index(peer::ReadIndexRequest { ttl_ms: convert::millis(ttl) }).await;
+            let answer = client.read_index(peer::ReadIndexRequest::from(request)).await;
             convert::read_index_reply(answer.map_err(failed)?.into_inner()).map_err(invalid)
         }
         .boxed()

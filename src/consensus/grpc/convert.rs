@@ -8,8 +8,8 @@ use clawhub_wire::{Invalid, array, peer, required};
 
 use crate::transport::{
     AppendReply, AppendRequest, Ballot, Change, ChangeReply, FileEntry, ForwardReply, ForwardRequest,
-    ReadIndexReply, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest, VoteReply, VoteRequest,
-    WireEntry,
+    ReadIndexReply, ReadIndexRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest,
+    VoteReply, VoteRequest, WireEntry,
 };
 
 /// No caller waits longer than this for an answer; a longer wish is cut to it.
@@ -36,8 +36,11 @@ fn out_vote(b: Ballot) -> peer::Vote {
 }
 
 fn ballot(field: &'static str, vote: Option<peer::Vote>) -> Result<Ballot, Invalid> {
-    let vote = required(field, vote)?;
-    Ok(Ballot { term: vote.term, node: vote.node, committed: vote.committed })
+    Ok(from_vote(required(field, vote)?))
+}
+
+fn from_vote(vote: peer::Vote) -> Ballot {
+    Ballot { term: vote.term, node: vote.node, committed: vote.committed }
 }
 
 impl From<AppendRequest> for peer::AppendRequest {
@@ -237,6 +240,18 @@ pub(super) fn forward_reply(r: peer::ProposeReply) -> Result<ForwardReply, Inval
         In::Unavailable(u) => ForwardReply::Unavailable(u.reason),
         In::Unknown(u) => ForwardReply::Unknown(u.reason),
     })
+}
+
+impl From<ReadIndexRequest> for peer::ReadIndexRequest {
+    fn from(r: ReadIndexRequest) -> Self {
+        peer::ReadIndexRequest { ttl_ms: millis(r.ttl), vote: r.vote.map(out_vote) }
+    }
+}
+
+impl From<peer::ReadIndexRequest> for ReadIndexRequest {
+    fn from(r: peer::ReadIndexRequest) -> Self {
+        ReadIndexRequest { vote: r.vote.map(from_vote), ttl: duration(r.ttl_ms) }
+    }
 }
 
 impl From<ReadIndexReply> for peer::ReadIndexReply {

@@ -122,9 +122,9 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         &self,
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexReply>, Status> {
-        caller(&request)?;
-        let ttl = convert::duration(request.into_inner().ttl_ms);
-        Ok(Response::new(self.consensus.on_read_index(ttl).await.into()))
+        let from = caller(&request)?;
+        let request = request.into_inner().into();
+        Ok(Response::new(self.consensus.on_read_index(from, request).await.into()))
     }
 
     async fn propose(

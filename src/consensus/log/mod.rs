@@ -120,6 +120,11 @@ impl LogStore {
     fn ends(&self) -> Ends {
         *self.inner.ends.lock()
     }
+
+    /// The vote of this node, at least as high as any that it has told another node.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.ends().vote
+    }
 }
 
 fn check_entries(kv: &dyn Kv, ends: &mut Ends) -> Result<(), io::Error> {
@@ -157,13 +162,13 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        // First: who asks `vote` must never see one lower than what others have been told.
+        self.inner.ends.lock().vote = Some(*vote);
         let mut batch = Batch::default();
         batch.put(VOTE, record::encode_vote(vote));
         self.write(batch)?;
         // Behind the entries written before it, never ahead of them.
-        self.inner.flusher.wait().await?;
-        self.inner.ends.lock().vote = Some(*vote);
-        Ok(())
+        self.inner.flusher.wait().await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

@@ -98,8 +98,12 @@ async fn a_node_that_fell_far_behind_gets_a_snapshot() {
         let writes = (0..60).map(|i| members[0].propose(put("latest", round * 60 + i, 20_000)));
         futures::future::join_all(writes).await;
     }
-    let purged = members[0].consensus.status().purged;
-    assert!(purged.is_some_and(|index| index > 200), "{purged:?}");
+    // Snapshots are made, and the log purged, beside the writes.
+    let until = Instant::now() + SOON;
+    while members[0].consensus.status().purged.is_none_or(|index| index <= 200) {
+        assert!(Instant::now() < until, "{:?}", members[0].consensus.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     let back = cluster.start(3).await;
     let index = members[0].propose(put("latest", 5_000, 100)).await;

@@ -5,6 +5,7 @@
 mod cluster;
 mod disk;
 mod net;
+mod questions;
 mod workload;
 
 use std::collections::BTreeMap;

@@ -194,8 +194,9 @@ impl Transport for Link {
         self.call(to, move |node| async move { Ok(node.on_forward(request).await) }.boxed())
     }
 
-    fn read_index(&self, to: NodeId, ttl: Duration) -> Reply<ReadIndexReply> {
-        self.call(to, move |node| async move { Ok(node.on_read_index(ttl).await) }.boxed())
+    fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
+        let from = self.me;
+        self.call(to, move |node| async move { Ok(node.on_read_index(from, request).await) }.boxed())
     }
 
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
