@@ -63,7 +63,9 @@ pub fn serve(config: &Path) -> ExitCode {
     };
     logging::init(&config.log);
     logging::abort_on_panic();
-    match run_to_end(config) {
+    let done = run_to_end(config);
+    logging::flush();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error);

@@ -15,6 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::logging;
 use crate::node::Node;
 use crate::stack::Stack;
 
@@ -145,6 +146,7 @@ fn process() -> Vec<Gauge> {
     vec![
         gauge("process_resident_bytes", "Memory in use", memory.resident),
         gauge("process_resident_peak_bytes", "Most memory ever in use (VmHWM)", memory.peak),
+        gauge("log_lines_dropped", "Log lines that nobody took in time", logging::dropped()),
     ]
 }
 

@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::logging;
+
 /// What ends a node that nobody told to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -80,6 +82,7 @@ impl Stop {
                 if stop.is_told() {
                     tracing::warn!(signal = name, "a second signal: ending at once");
                     // What was acknowledged is durable; the rest is for the next start to clean up.
+                    logging::flush();
                     std::process::exit(1);
                 }
                 tracing::info!(signal = name, "stopping");

@@ -22,6 +22,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How long a node that was told to stop may take. It drains for up to a minute of its own.
 const STOP_WITHIN: Duration = Duration::from_secs(75);
 
+/// Bytes of a node's log that are passed on at once.
+const RELAYED: usize = 64 * 1024;
+
 /// The exit code of a node that the cluster removed: starting it again is of no use.
 const EXIT_REMOVED: i32 = 5;
 
@@ -132,12 +135,20 @@ impl Launch {
     }
 }
 
-/// Passes a node's log on, line by line, until the node closes it.
+/// Passes a node's log on in whole lines, as many at once as have come, until the node closes it.
 async fn relay(name: String, log: ChildStderr) {
-    let mut lines = BufReader::new(log).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        // Nobody reading is no reason to stop reading: the node would block on a full pipe.
-        let _ = writeln!(io::stderr(), "{name} | {line}");
+    let mut log = BufReader::with_capacity(RELAYED, log);
+    let mut lines = format!("{name} | ").into_bytes();
+    let prefix = lines.len();
+    // A line that is not UTF-8 is passed on like any other.
+    while log.read_until(b'\n', &mut lines).await.is_ok_and(|read| read > 0) {
+        if log.buffer().contains(&b'\n') && lines.len() < RELAYED {
+            lines.extend_from_within(..prefix);
+            continue;
+        }
+        // Nobody reading is no reason to stop reading.
+        let _ = io::stderr().write_all(&lines);
+        lines.truncate(prefix);
     }
 }
 
