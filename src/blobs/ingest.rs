@@ -4,10 +4,6 @@
 //! SHA-256; a fourth feeds SHA-512 if the client named it. `push` returns when the chunk is queued, so
 //! receiving, hashing and writing overlap and use all cores; at most [`ROOM`] bytes are queued.
 //!
-//! Write-back starts early: after every [`STEP`] bytes an fdatasync runs beside the writer, so that
-//! the last one finds little left to do. All fdatasyncs of a file go through one lock: a failed one is
-//! reported once per open file, and nobody may take the next one's success for his own.
-//!
 //! A failed write or fdatasync ends the pass ([`Disk::check`]); the session falls back to its durable
 //! offset. A crash loses everything here: the pass is rebuilt by rehashing the durable prefix.
 
@@ -16,11 +12,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use clawhub_types::{Digests, Root};
-use parking_lot::Mutex;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::Semaphore;
@@ -30,6 +24,7 @@ use crate::detach::blocking;
 use crate::lane::{Chunk, Lane, Worker};
 use crate::paths::Files;
 use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
+use crate::writer::{Disk, Writer};
 
 /// Most bytes of one upload that are queued for the lanes.
 const ROOM: usize = 4 << 20;
@@ -37,8 +32,6 @@ const ROOM: usize = 4 << 20;
 pub(crate) const SLICE: usize = 1 << 20;
 /// What a small chunk counts for, so that the queue is bounded in entries too.
 const LEAST: usize = 4 << 10;
-/// Bytes written between two early fdatasyncs.
-const STEP: u64 = 32 << 20;
 /// Bytes of group values collected before they are written.
 const LIST_BUFFER: usize = 32 << 10;
 
@@ -51,90 +44,6 @@ pub struct Sealed {
     pub size: u64,
     /// SHA-256, and SHA-512 if it was asked for.
     pub digests: Digests,
-}
-
-/// The fsync state of one data file.
-struct Disk {
-    file: File,
-    /// How much is durable; locked while an fdatasync runs.
-    durable: Mutex<u64>,
-    /// An early fdatasync is queued or runs.
-    early: AtomicBool,
-    /// The first failure of a write or an fdatasync.
-    fault: Mutex<Option<io::Error>>,
-}
-
-impl Disk {
-    fn fail(&self, error: io::Error) {
-        self.fault.lock().get_or_insert(error);
-    }
-
-    fn check(&self) -> Result<(), BlobError> {
-        match &*self.fault.lock() {
-            None => Ok(()),
-            Some(error) => Err(BlobError::io("writing an upload")(copy_of(error))),
-        }
-    }
-
-    /// Blocking. Makes the first `end` bytes durable, unless they are.
-    fn sync(&self, end: u64) -> Result<(), BlobError> {
-        let mut durable = self.durable.lock();
-        self.check()?;
-        if *durable < end {
-            if let Err(error) = self.file.sync_data() {
-                self.fail(error);
-                return self.check();
-            }
-            *durable = end;
-        }
-        Ok(())
-    }
-}
-
-/// `io::Error` has no `Clone`; kind and text survive.
-fn copy_of(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
-/// Writes the data file.
-struct Writer {
-    disk: Arc<Disk>,
-    end: u64,
-    early_at: u64,
-}
-
-impl Writer {
-    /// Starts an fdatasync beside the writer, unless one runs.
-    fn sync_early(&mut self) {
-        self.early_at = self.end;
-        if self.disk.early.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (disk, end) = (self.disk.clone(), self.end);
-        tokio::task::spawn_blocking(move || {
-            // A failure stays in the fault and meets the next caller.
-            let _ = disk.sync(end);
-            disk.early.store(false, Ordering::Release);
-        });
-    }
-}
-
-impl Worker for Writer {
-    fn chunk(&mut self, bytes: &[u8]) {
-        if self.disk.fault.lock().is_some() {
-            return;
-        }
-        if let Err(error) = self.disk.file.write_all_at(bytes, self.end) {
-            return self.disk.fail(error);
-        }
-        self.end += bytes.len() as u64;
-        if self.end - self.early_at >= STEP {
-            self.sync_early();
-        }
-    }
 }
 
 /// Computes the group values and writes them to the list file.
@@ -229,12 +138,7 @@ impl Ingest {
         }
         file.set_len(durable).and_then(|()| ob.set_len(0)).map_err(failed)?;
 
-        let disk = Arc::new(Disk {
-            file,
-            durable: Mutex::new(durable),
-            early: AtomicBool::new(false),
-            fault: Mutex::new(None),
-        });
+        let disk = Arc::new(Disk::new(file, durable));
         let (tree, list) = (TreeHasher::new(), Vec::new());
         let mut lister = Lister { disk: disk.clone(), ob, end: 0, tree, list, list_at: 0 };
         let mut sha256 = Sha256::new();
@@ -248,7 +152,7 @@ impl Ingest {
         })
         .map_err(failed)?;
         Ok(Ingest {
-            writer: Lane::new(Writer { disk: disk.clone(), end: durable, early_at: durable }),
+            writer: Lane::new(Writer::new(disk.clone(), &files.data, durable)),
             lister: Lane::new(lister),
             disk,
             sha256: Lane::new(Sha(sha256)),
@@ -292,7 +196,7 @@ impl Ingest {
 
     /// Makes everything accepted durable and answers how much that is.
     pub(crate) async fn flush(&self) -> Result<u64, BlobError> {
-        let end = self.writer.call(|writer| writer.end).await?;
+        let end = self.writer.call(Writer::settle).await?;
         let disk = self.disk.clone();
         blocking(move || disk.sync(end)).await?;
         Ok(end)
@@ -307,7 +211,7 @@ impl Ingest {
             return Ok(sealed.clone());
         }
         let (written, root, sha256) = tokio::join!(
-            self.writer.call(|writer| writer.end),
+            self.writer.call(Writer::settle),
             self.lister.call(|lister| lister.tree.finish().root),
             Sha::digest(&self.sha256)
         );

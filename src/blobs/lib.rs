@@ -32,6 +32,7 @@ mod recover;
 mod session;
 mod store;
 mod tree;
+mod writer;
 
 pub use blob::Blob;
 pub use error::BlobError;
