@@ -23,6 +23,7 @@ pub(crate) fn rows(config: &Config) -> Vec<Row> {
         row("metadata caches and memtables", crate::stores::MEMORY),
         row("proposals under way, own and forwarded", 2 * config.limits.proposals),
         row("client connections", config.limits.connections as u64 * crate::http::CONNECTION_MEMORY),
+        row("log lines that wait to be written", crate::logging::MEMORY),
         row("connections of nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
     ]
 }
@@ -33,7 +34,7 @@ pub(crate) fn per_peer() -> u64 {
 }
 
 /// What each upload under way adds: pieces between receiving, hashing, writing and mirroring.
-pub(crate) const PER_UPLOAD: u64 = 8 << 20;
+pub(crate) const PER_UPLOAD: u64 = 9 << 20;
 
 /// Logs every row and the sum.
 pub(crate) fn log(config: &Config) {

@@ -13,8 +13,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Lines that may wait to be written: at 200 bytes each, 3 MiB.
+/// Lines that may wait to be written.
 const WAITING_LINES: usize = 16 * 1024;
+/// What they take, at 256 bytes each; a line is seldom longer.
+pub(crate) const MEMORY: u64 = WAITING_LINES as u64 * 256;
 /// What is written at once while many lines wait.
 const WRITE_BYTES: usize = 64 * 1024;
 
