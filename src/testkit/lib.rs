@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod conformance;
 pub mod content;
+pub mod fleet;
 pub mod image;
 pub mod manifest;
 pub mod oci;

@@ -1,0 +1,303 @@
+//! Nodes of the test's own making: each with a place, a folder, addresses and a way to start it that the
+//! test chooses. `clawhub dev` makes clusters for most tests; this makes those whose nodes live on devices
+//! or in networks of their own, are wiped, replaced, or never come back.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::cluster::{admin, free_port};
+use crate::process::{self, Process};
+use crate::{Registry, until};
+
+/// How long a node may take to answer, to be ready, or to join.
+const START: Duration = Duration::from_secs(60);
+
+/// Where a node is and how it runs.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name; also the name of its folder.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// The address that it listens at, for clients and peers.
+    pub ip: IpAddr,
+    /// What goes before the program on its command line: `ip netns exec NAME`, for example.
+    pub prefix: Vec<String>,
+    /// More of its environment.
+    pub env: Vec<(String, String)>,
+    /// Whole sections of the configuration file, after `[node]`, `[http]`, `[peer]` and `[raft]`.
+    pub sections: String,
+}
+
+impl Spec {
+    /// A node on loopback, in a zone of its own: `a`, `b`, … of region `home`.
+    pub fn zone(number: usize) -> Spec {
+        let zone = char::from(b'a' + u8::try_from(number % 26).unwrap_or(0)).to_string();
+        Spec {
+            name: format!("node{}", number + 1),
+            region: "home".into(),
+            zone,
+            ip: IpAddr::from([127, 0, 0, 1]),
+            prefix: Vec::new(),
+            env: Vec::new(),
+            sections: "[storage]\nmin_free = \"16MiB\"\n".into(),
+        }
+    }
+}
+
+/// A node. It stops when it is dropped; its folder stays.
+pub struct Member {
+    /// Where it is and how it runs.
+    pub spec: Spec,
+    dir: PathBuf,
+    http: String,
+    peer: String,
+    process: Option<Process>,
+    starts: usize,
+}
+
+impl Member {
+    /// A node whose folder is `home/NAME`, not started yet. The data goes to `data` below it, which may be
+    /// the mount point of a device of its own.
+    ///
+    /// # Errors
+    /// If its folder or file cannot be made.
+    pub fn new(home: &Path, spec: Spec) -> Result<Member> {
+        let dir = home.join(&spec.name);
+        fs::create_dir_all(dir.join("data"))?;
+        let (http, peer) = (format!("{}:{}", spec.ip, free_port()?), format!("{}:{}", spec.ip, free_port()?));
+        let member = Member { spec, dir, http, peer, process: None, starts: 0 };
+        member.configure()?;
+        Ok(member)
+    }
+
+    /// Writes the configuration file, anew after a change of [`Member::spec`].
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure(&self) -> Result<()> {
+        let Spec { name, region, zone, sections, .. } = &self.spec;
+        let insecure = if self.spec.ip.is_loopback() { "" } else { "insecure = true\n" };
+        let text = format!(
+            "[node]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{zone}\"\ndata = \"data\"\n\n\
+             [http]\nlisten = \"{}\"\n{insecure}\n[peer]\nlisten = \"{}\"\n\n[raft]\nprofile = \"lan\"\n\n{sections}",
+            self.http, self.peer
+        );
+        Ok(fs::write(self.dir.join("config.toml"), text)?)
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// `host:port` for clients.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// `host:port` for other nodes.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// A client of it.
+    pub fn registry(&self) -> Registry {
+        Registry::new(&self.http)
+    }
+
+    /// What its last process has printed.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(format!("node-{}.log", self.starts))
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let pid = self.process.as_ref().map(Process::pid);
+        pid.with_context(|| format!("{} does not run", self.spec.name))
+    }
+
+    /// Starts its process and waits until its administration socket answers.
+    ///
+    /// # Errors
+    /// If it ends or does not answer within a minute; with the end of its log.
+    pub async fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        let (data, log) = (self.data(), self.log());
+        let process = self.process.as_mut().context("just launched")?;
+        let answered = until("the node to answer", START, || {
+            let ended = process.ended();
+            let answer = admin(&data, &["status"]);
+            async move {
+                match ended? {
+                    Some(status) => bail!("clawhub serve ended with {status}"),
+                    None => Ok(answer.ok()),
+                }
+            }
+        });
+        answered.await.map(drop).map_err(|error| error.context(process::tail(&log, 30)))
+    }
+
+    /// Starts its process and waits for nothing: it may be one that must end by itself.
+    ///
+    /// # Errors
+    /// If it runs already or cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.spec.name);
+        let program = process::clawhub()?;
+        let mut words = self.spec.prefix.iter().map(PathBuf::from).chain([program]);
+        let mut command = Command::new(words.next().context("a program")?);
+        command.args(words).arg("serve").arg("--config").arg(self.dir.join("config.toml"));
+        command.envs(self.spec.env.iter().map(|(name, value)| (name, value)));
+        self.starts += 1;
+        self.process = Some(Process::spawn(&mut command, &self.log())?);
+        Ok(())
+    }
+
+    /// Waits for the process to end by itself, and answers what it printed.
+    ///
+    /// # Errors
+    /// If it does not within `limit`.
+    pub fn ended(&mut self, limit: Duration) -> Result<String> {
+        let mut process = self.process.take().context("it does not run")?;
+        process.wait(limit)?;
+        Ok(String::from_utf8_lossy(&fs::read(self.log())?).into_owned())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// If it is not within a minute; with the end of its log.
+    pub async fn ready(&self) -> Result<()> {
+        let registry = self.registry();
+        until("the node to be ready", START, || async { Ok(registry.ready().await.then_some(())) })
+            .await
+            .map_err(|error| error.context(process::tail(&self.log(), 30)))
+    }
+
+    /// Stops it as an operator does.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        process::kill(self.pid()?)?;
+        if let Some(mut process) = self.process.take() {
+            process.wait(Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes everything that it kept. It must not run.
+    ///
+    /// # Errors
+    /// If it runs, or something cannot be deleted.
+    pub fn wipe(&self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} still runs", self.spec.name);
+        for entry in fs::read_dir(self.data())? {
+            let path = entry?.path();
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// `clawhub cluster VERB … --json` on this node.
+    ///
+    /// # Errors
+    /// If the command fails, with what it printed.
+    pub fn admin(&self, args: &[&str]) -> Result<Value> {
+        admin(&self.data(), args)
+    }
+
+    /// Makes it the first node of a cluster and waits until it is ready.
+    ///
+    /// # Errors
+    /// If that is refused or takes too long.
+    pub async fn init(&self) -> Result<()> {
+        self.admin(&["init"])?;
+        self.ready().await
+    }
+
+    /// Makes it a member of `member`'s cluster and waits until it is ready. Answers its id.
+    ///
+    /// # Errors
+    /// If that is refused or takes too long.
+    pub async fn join(&self, member: &Member) -> Result<u64> {
+        let token = member.admin(&["token"])?;
+        let file = self.dir.join("token");
+        fs::write(&file, token["token"].as_str().context("no token in the answer")?)?;
+        let file = file.to_str().context("the path is text")?;
+        let joined = self.admin(&["join", "--peer", member.peer(), "--token-file", file])?;
+        self.ready().await?;
+        joined["node"].as_u64().with_context(|| format!("no id in {joined}"))
+    }
+
+    /// The id of the node that leads, as this node sees it.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn leader(&self) -> Result<Option<u64>> {
+        Ok(self.admin(&["status"])?["leader"].as_u64().filter(|id| *id != 0))
+    }
+}
+
+/// Starts nodes and makes them one cluster; the first one founds it. Their ids are 1, 2, … in this order.
+///
+/// # Errors
+/// If one does not start, join, or become ready.
+pub async fn form(home: &Path, specs: Vec<Spec>) -> Result<Vec<Member>> {
+    let mut members = Vec::new();
+    for spec in specs {
+        members.push(Member::new(home, spec)?);
+    }
+    gather(&mut members).await?;
+    Ok(members)
+}
+
+/// The same with nodes that exist and do not run yet.
+///
+/// # Errors
+/// See [`form`].
+pub async fn gather(members: &mut [Member]) -> Result<()> {
+    for member in members.iter_mut() {
+        member.start().await?;
+    }
+    let (first, others) = members.split_first().context("at least one node")?;
+    first.init().await?;
+    for other in others {
+        other.join(first).await?;
+    }
+    for member in members.iter() {
+        member.ready().await?;
+    }
+    voters(&members[0], members.len().min(if members.len() < 5 { 3 } else { 5 })).await
+}
+
+/// Waits until so many nodes vote and nobody's change is under way.
+///
+/// # Errors
+/// If that takes more than a minute.
+pub async fn voters(member: &Member, count: usize) -> Result<()> {
+    until("the votes to be spread", START, || async {
+        let status = member.admin(&["status"])?;
+        let voters = status["voters"].as_array().map_or(0, Vec::len);
+        Ok((voters == count).then_some(()))
+    })
+    .await
+}
