@@ -2,12 +2,13 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use clawhub_wire::admin::admin_client::AdminClient;
 use clawhub_wire::admin::{
-    InitRequest, JoinRequest, Member, MembersRequest, RemoveRequest, StatusReply, StatusRequest,
-    TokenCreateRequest, TransferLeaderRequest,
+    DrainRequest, InitRequest, JoinRequest, Member, MembersRequest, RemoveReply, RemoveRequest, StatusReply,
+    StatusRequest, TokenCreateRequest, TransferLeaderRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -16,6 +17,8 @@ use crate::{Failure, admin, configured, runtime, table};
 
 /// No token is longer: what stdin or a file holds beyond it is not one.
 const MAX_TOKEN: u64 = 4096;
+/// Between two looks at what is still to be copied.
+const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
@@ -70,6 +73,17 @@ enum Command {
     Status,
     /// List the members.
     Members,
+    /// Have the others make up for a member's copies, so that it can be removed. It goes on serving.
+    Drain {
+        /// The member's id.
+        node: u64,
+        /// Call it off.
+        #[arg(long)]
+        undo: bool,
+        /// Return once no blob has too few copies.
+        #[arg(long, conflicts_with = "undo")]
+        wait: bool,
+    },
     /// Remove a member for good. Its id is never used again.
     Remove {
         /// The member's id.
@@ -143,9 +157,18 @@ async fn call(
             let reply = client.members(MembersRequest {}).await?.into_inner();
             show(json, &reply, |r| members(&r.members))
         }
+        Command::Drain { node, undo, wait } => {
+            let reply = client.drain(DrainRequest { node, undo }).await?.into_inner();
+            if wait {
+                drained(&mut client, reply.index).await?;
+            }
+            let now = if undo { "no longer drains" } else { "drains" };
+            let done = if wait { ": no blob needs its copies any more" } else { "" };
+            show(json, &reply, |_| format!("node {node} {now}{done}\n"))
+        }
         Command::Remove { node, force } => {
             let reply = client.remove(RemoveRequest { node, force }).await?.into_inner();
-            show(json, &reply, |_| format!("node {node} removed\n"))
+            show(json, &reply, |r| removed(node, r))
         }
         Command::TransferLeader { node } => {
             let reply = client.transfer_leader(TransferLeaderRequest { to: node }).await?.into_inner();
@@ -161,6 +184,38 @@ fn show<T: Serialize>(json: bool, reply: &T, text: impl Fn(&T) -> String) -> Res
     let mut out = serde_json::to_string_pretty(reply).map_err(|e| Failure::failed(e.to_string()))?;
     out.push('\n');
     Ok(out)
+}
+
+/// Waits until the node has counted, from `index` on, that no blob has too few copies.
+async fn drained(client: &mut AdminClient<Channel>, index: u64) -> Result<(), Failure> {
+    let mut told = None;
+    loop {
+        let status = client.status(StatusRequest {}).await?.into_inner();
+        let short = status.under_target.filter(|_| status.counted_at >= index);
+        if short == Some(0) {
+            return Ok(());
+        }
+        if short.is_some() && short != told {
+            // Progress is for people; standard output stays for the answer.
+            eprintln!("{} blobs have too few copies", short.unwrap_or_default());
+            told = short;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn removed(node: u64, reply: &RemoveReply) -> String {
+    let mut text = format!("node {node} removed\n");
+    if reply.under_target > 0 {
+        text += &format!("{} blobs have too few copies now; more are being made\n", reply.under_target);
+    }
+    if reply.lost_count > 0 {
+        text += &format!("{} blobs have no copy left:\n", reply.lost_count);
+    }
+    for blob in &reply.lost {
+        text += &format!("{}  {} bytes\n", blob.digest, blob.size);
+    }
+    text
 }
 
 /// Reads a token from a file or standard input; it never stands in an argument, where every user of the
@@ -202,6 +257,9 @@ fn status(s: &StatusReply) -> String {
         ("learners", ids(&s.learners)),
         ("state", format!("{} at tick {}", s.state_hash, s.tick)),
     ];
+    if let Some(short) = s.under_target {
+        rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
+    }
     if let Some(age) = s.quorum_age_ms {
         rows.push(("quorum", format!("last confirmed {age} ms ago")));
     }
@@ -223,7 +281,7 @@ fn members(members: &[Member]) -> String {
                 m.name.clone(),
                 m.region.clone(),
                 m.zone.clone(),
-                m.standing.clone(),
+                if m.draining { format!("{}, draining", m.standing) } else { m.standing.clone() },
                 roles.to_owned(),
                 m.peer_addr.clone(),
                 m.http_addr.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clawhub_registry::Registry;
+use clawhub_registry::{Census, Registry};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -28,12 +28,13 @@ pub(crate) async fn run(registry: Registry, mut applied: watch::Receiver<u64>) {
 
 /// Looks at every root once; false if copies are still missing.
 async fn pass(registry: &Registry) -> bool {
-    let mut after = None;
-    let mut complete = true;
+    let index = registry.applied();
+    let (mut after, mut complete, mut short) = (None, true, 0);
     loop {
         match registry.reconcile(after).await {
             Ok(step) => {
                 complete &= step.failed == 0;
+                short += step.short;
                 after = step.next;
             }
             Err(error) => {
@@ -42,6 +43,7 @@ async fn pass(registry: &Registry) -> bool {
             }
         }
         if after.is_none() {
+            registry.note_census(Census { index, short });
             return complete;
         }
     }

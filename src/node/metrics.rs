@@ -182,6 +182,11 @@ fn storage(stack: &Stack) -> Vec<Gauge> {
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),
     ];
+    if let Some(census) = stack.registry.census() {
+        let help =
+            "Blobs with fewer copies than their projects ask for, cluster-wide, as this node last counted";
+        gauges.push(gauge("blobs_under_target", help, census.short));
+    }
     match stack.blobs.free_space() {
         Ok(free) => gauges.push(gauge("storage_free_bytes", "Room on the data directory's device", free)),
         Err(error) => tracing::warn!(%error, "free space cannot be read"),

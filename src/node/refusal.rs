@@ -29,6 +29,11 @@ pub(crate) fn fault(fault: Fault) -> Status {
     internal(fault)
 }
 
+/// A use case that could not be carried out; trying again may help.
+pub(crate) fn unavailable(error: clawhub_registry::Error) -> Status {
+    Status::unavailable(error.message)
+}
+
 /// A proposal that was not applied, or is not known to be.
 pub(crate) fn proposal(error: ProposeError) -> Status {
     match error {

@@ -14,6 +14,7 @@
 mod api;
 mod errors;
 mod forward;
+mod leave;
 mod list;
 mod manifest;
 mod publish;
@@ -39,8 +40,9 @@ pub use api::{
     Access, BlobView, BodyError, BodyStream, Error, Freshness, Kind, ManifestView, Page, PutManifest,
     PutView, Referrer, UploadView,
 };
+pub use leave::{Leaving, LostBlob};
 pub use manifest::MAX_MANIFEST;
-pub use reconcile::Reconciled;
+pub use reconcile::{Census, Reconciled};
 
 /// The use cases, over the parts they need. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +56,7 @@ struct Inner {
     authorizer: Authorizer,
     limits: Limits,
     sessions: session::Sessions,
+    census: parking_lot::Mutex<Option<Census>>,
 }
 
 /// Bounds of what one request may take.
@@ -68,8 +71,8 @@ pub struct Limits {
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
-        let inner =
-            Inner { consensus, replicate, authorizer, limits, sessions: session::Sessions::default() };
+        let (sessions, census) = (session::Sessions::default(), parking_lot::Mutex::default());
+        let inner = Inner { consensus, replicate, authorizer, limits, sessions, census };
         Registry { inner: Arc::new(inner) }
     }
 

@@ -1,6 +1,6 @@
 //! One step of bringing copies to where they belong. The loop that calls it lives in `jobs`.
 
-use clawhub_policy::needs_copy_here;
+use clawhub_policy::{complete, needs_copy_here};
 use clawhub_replicate::Wanted;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::{Command, View};
@@ -24,6 +24,17 @@ pub struct Reconciled {
     pub copied: usize,
     /// Copies that could not be made; the next pass tries again.
     pub failed: usize,
+    /// Linked roots with fewer copies than their projects ask for, as this step found them.
+    pub short: u64,
+}
+
+/// What a pass over all roots found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Everything up to this log index was looked at.
+    pub index: u64,
+    /// Linked roots that had fewer copies than their projects ask for.
+    pub short: u64,
 }
 
 impl Registry {
@@ -33,7 +44,7 @@ impl Registry {
     /// A fault of the state, or 503 if the new holders cannot be recorded: the copies are kept, and the
     /// next pass records them.
     pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
-        let (missing, next) = self.missing_here(after)?;
+        let Found { missing, next, short } = self.look(after)?;
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -54,7 +65,7 @@ impl Registry {
         if copied > 0 {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
-        Ok(Reconciled { next, copied, failed })
+        Ok(Reconciled { next, copied, failed, short })
     }
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
@@ -62,20 +73,31 @@ impl Registry {
         self.inner.consensus.status().applied
     }
 
+    /// What the last complete pass of this node found.
+    pub fn census(&self) -> Option<Census> {
+        *self.inner.census.lock()
+    }
+
+    /// Notes what a complete pass found.
+    pub fn note_census(&self, census: Census) {
+        *self.inner.census.lock() = Some(census);
+    }
+
     /// Forgets uploads that nobody has touched for `idle`.
     pub async fn expire_uploads(&self, idle: std::time::Duration) -> usize {
         self.blobs().expire(idle).await
     }
 
-    fn missing_here(&self, after: Option<Root>) -> Result<(Vec<Wanted>, Option<Root>), Error> {
+    fn look(&self, after: Option<Root>) -> Result<Found, Error> {
         let state = self.state();
         let view = View::new(&*state);
         let layout = view.layout()?;
         let roots = view.roots(after, PAGE)?;
         let next = (roots.len() == PAGE).then(|| roots.last().map(|(root, _)| *root)).flatten();
-        let mut missing = Vec::new();
+        let (mut missing, mut short) = (Vec::new(), 0);
         for (root, record) in roots {
             let policies = view.root_policies(&root)?;
+            short += u64::from(!complete(&policies, &layout, &record.holders));
             if needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
                 missing.push(Wanted {
                     root,
@@ -86,6 +108,13 @@ impl Registry {
                 });
             }
         }
-        Ok((missing, next))
+        Ok(Found { missing, next, short })
     }
+}
+
+/// What one page of roots shows.
+struct Found {
+    missing: Vec<Wanted>,
+    next: Option<Root>,
+    short: u64,
 }

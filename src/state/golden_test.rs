@@ -236,6 +236,7 @@ fn cluster_shapes() -> Vec<Shape> {
         boot: 3,
         nonce: u64::MAX,
         epoch: 4,
+        draining: true,
         removed: true,
     };
     let session = SessionRecord { node: NodeId(2), boot: 3, nonce: 9, floor: 12 };

@@ -80,6 +80,7 @@ fn cluster_cmd() -> impl Strategy<Value = Command> {
         }),
         1 => (2_u64..6, any::<bool>())
             .prop_map(|(node, force)| ClusterCmd::Remove { node: NodeId(node), force }),
+        1 => (node(), any::<bool>()).prop_map(|(node, on)| ClusterCmd::Drain { node, on }),
         1 => (2_u64..6, 0_u64..4, 0_u64..2)
             .prop_map(|(node, boot, nonce)| ClusterCmd::SessionOpen { node: NodeId(node), boot, nonce }),
         1 => (0_u64..60).prop_map(|floor| ClusterCmd::SessionFloor { session: SESSION, floor: floor / 4 }),

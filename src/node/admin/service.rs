@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use clawhub_consensus::Who;
 use clawhub_peer::{Ca, JoinToken};
+use clawhub_registry::Leaving;
 use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, View};
 use clawhub_types::{AccessRevisions, Actor, Durability, NodeId};
 use clawhub_wire::admin::admin_server::Admin;
 use clawhub_wire::admin::{
-    InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest, RemoveReply, RemoveRequest,
-    StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest, TransferLeaderReply,
-    TransferLeaderRequest,
+    DrainReply, DrainRequest, InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest,
+    RemoveReply, RemoveRequest, StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest,
+    TransferLeaderReply, TransferLeaderRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -47,11 +48,28 @@ impl Operator {
         self.node.stack().ok_or_else(outside)
     }
 
-    /// Proposes in the operator's name.
-    async fn propose(&self, cmd: ClusterCmd) -> Result<(), Status> {
+    /// Proposes in the operator's name; the log index.
+    async fn propose(&self, cmd: ClusterCmd) -> Result<u64, Status> {
         let who = Who { actor: Actor::Operator, access: AccessRevisions::default() };
         let proposed = self.stack()?.consensus.propose(Command::Cluster(cmd), who, refusal::PATIENCE);
-        proposed.await.map(drop).map_err(refusal::proposal)
+        proposed.await.map(|committed| committed.index).map_err(refusal::proposal)
+    }
+}
+
+/// Whether a member may go without force.
+fn may_remove(stack: &Stack, node: NodeId, leaving: &Leaving) -> Result<(), Status> {
+    let state = stack.consensus.state();
+    let view = View::new(&*state);
+    let cluster = view.cluster().map_err(refusal::fault)?;
+    let layout = view.layout().map_err(refusal::fault)?;
+    let durability = cluster.map_or(Durability::Zone, |cluster| cluster.durability);
+    membership::may_remove(&layout, durability, node).map_err(Status::failed_precondition)?;
+    match leaving.lost_count + leaving.short {
+        0 => Ok(()),
+        short => Err(Status::failed_precondition(format!(
+            "{short} blobs would have too few copies without node {node}: `clawhub cluster drain {node} \
+             --wait` makes more elsewhere; --force removes it all the same and lists what is lost"
+        ))),
     }
 }
 
@@ -115,16 +133,20 @@ impl Admin for Operator {
         Ok(Response::new(MembersReply { members }))
     }
 
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let DrainRequest { node, undo } = request.into_inner();
+        let index = self.propose(ClusterCmd::Drain { node: NodeId(node), on: !undo }).await?;
+        Ok(Response::new(DrainReply { index }))
+    }
+
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         let RemoveRequest { node, force } = request.into_inner();
         let (node, stack) = (NodeId(node), self.stack()?);
+        let leaving = stack.registry.leaving(node).await.map_err(refusal::unavailable)?;
         if !force {
-            let state = stack.consensus.state();
-            let view = View::new(&*state);
-            let cluster = view.cluster().map_err(refusal::fault)?;
-            let layout = view.layout().map_err(refusal::fault)?;
-            let durability = cluster.map_or(Durability::Zone, |cluster| cluster.durability);
-            membership::may_remove(&layout, durability, node).map_err(Status::failed_precondition)?;
+            may_remove(stack, node, &leaving)?;
+            // From here on nobody relies on its copies, so that they can be given up.
+            self.propose(ClusterCmd::Drain { node, on: true }).await?;
         }
         if stack.consensus.status().leader == Some(node) {
             // Spares the cluster an election time-out; it goes on without if there is nobody else.
@@ -133,8 +155,9 @@ impl Admin for Operator {
                 tracing::info!(%error, "the leader is removed while it leads");
             }
         }
+        stack.registry.give_up_copies(node, force).await.map_err(refusal::unavailable)?;
         self.propose(ClusterCmd::Remove { node, force }).await?;
-        Ok(Response::new(RemoveReply {}))
+        Ok(Response::new(view::removed(leaving)))
     }
 
     async fn transfer_leader(

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clawhub_consensus::Consensus;
+use clawhub_registry::Leaving;
 use clawhub_state::View;
 use clawhub_types::NodeId;
-use clawhub_wire::admin::{Member, StatusReply};
+use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -46,7 +47,20 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
     reply.quorum_age_ms = status.cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     reply.state_hash = hex::encode(hash);
     reply.tick = view.tick().map_err(refusal::fault)?;
+    if let Some(census) = stack.registry.census() {
+        (reply.under_target, reply.counted_at) = (Some(census.short), census.index);
+    }
     Ok(reply)
+}
+
+/// What a removal cost.
+pub(super) fn removed(leaving: Leaving) -> RemoveReply {
+    let lost = leaving.lost.into_iter();
+    RemoveReply {
+        lost: lost.map(|blob| LostBlob { digest: blob.digest.to_string(), size: blob.size }).collect(),
+        lost_count: leaving.lost_count,
+        under_target: leaving.short,
+    }
 }
 
 /// Every member.
@@ -72,6 +86,7 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
         peer_addr: node.spec.peer_addr,
         http_addr: node.spec.http_addr,
         boot: node.boot,
+        draining: node.draining,
     };
     Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
 }

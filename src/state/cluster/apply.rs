@@ -39,6 +39,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ClusterCmd) -> Result<Re
             boot_node(tx, *node, (*boot, *nonce), peer_addr, http_addr)
         }
         ClusterCmd::Remove { node, force } => remove(tx, cx, *node, *force),
+        ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
         ClusterCmd::SessionOpen { node, boot, nonce } => session::open(tx, cx, *node, *boot, *nonce),
         ClusterCmd::SessionClose { session } => {
             session::close(tx, *session)?;
@@ -98,7 +99,8 @@ fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
     let id = NodeId(next.node);
     next.node += 1;
     tx.put(keys::ids(), &next);
-    let record = NodeRecord { id, spec: spec.clone(), boot: 0, nonce: 0, epoch: 0, removed: false };
+    let spec = spec.clone();
+    let record = NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining: false, removed: false };
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, Event::NodeJoined { node: id })?;
     Ok(Reply::Joined(id))
@@ -166,6 +168,21 @@ pub(crate) fn raise_epoch(tx: &mut Tx<'_>, node: NodeId, epoch: u64) -> Result<R
         record.epoch = epoch;
         tx.put(keys::node(node), &record);
     }
+    Ok(Reply::Done)
+}
+
+/// A node that leaves must leave enough others: a cluster that could take no push would not be one.
+fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
+    let mut record = member(tx, node)?;
+    if on
+        && !record.draining
+        && let Some(cluster) = tx.view().cluster()?
+    {
+        let others = tx.view().layout()?.without(node);
+        clawhub_policy::accepts(cluster.durability, &others).map_err(Rejected::Layout)?;
+    }
+    record.draining = on;
+    tx.put(keys::node(node), &record);
     Ok(Reply::Done)
 }
 

@@ -180,6 +180,26 @@ fn a_node_whose_copies_are_needed_stays_unless_forced() {
 }
 
 #[test]
+fn a_draining_nodes_copies_do_not_count_until_that_is_called_off() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    let drain = |node, on| ClusterCmd::Drain { node: NodeId(node), on };
+    assert_eq!(world.ok(drain(2, true)), Reply::Done);
+    assert_eq!(world.ok(drain(2, true)), Reply::Done, "once more");
+    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)));
+    world.ok(commit("a/b", 3, &[1, 3]));
+    let release = || BlobCmd::Release { node: NodeId(2), roots: vec![root(1)] };
+    assert_eq!(world.ok(release()), Reply::Count(0), "the others are not enough yet");
+    world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
+    assert_eq!(world.ok(release()), Reply::Count(1));
+
+    assert!(matches!(world.refused(drain(3, true)), Rejected::Layout(_)), "one node could keep nothing");
+    assert_eq!(world.ok(drain(2, false)), Reply::Done);
+    world.ok(commit("a/b", 2, &[1, 2]));
+    assert_eq!(world.refused(drain(9, true)), Rejected::NodeUnknown(NodeId(9)));
+}
+
+#[test]
 fn roots_that_nobody_links_keep_no_node() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);

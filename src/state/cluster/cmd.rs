@@ -106,10 +106,19 @@ pub enum ClusterCmd {
         /// It is done up to this log index, or at most up to this command's; `None` forgets the reader.
         done: Option<u64>,
     },
+    /// Begins or calls off a node's leaving: its copies serve as sources and no longer count, it is given
+    /// no new ones, and the others make up for them. `Rejected::Layout` if without it the cluster could
+    /// not keep its own durability.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// Begin.
+        on: bool,
+    },
 }
 
 impl ClusterCmd {
     pub(crate) fn needs_session(&self) -> bool {
-        matches!(self, ClusterCmd::Remove { .. } | ClusterCmd::OutboxCursor { .. })
+        matches!(self, ClusterCmd::Remove { .. } | ClusterCmd::OutboxCursor { .. } | ClusterCmd::Drain { .. })
     }
 }

@@ -38,6 +38,8 @@ pub struct NodeRecord {
     pub nonce: u64,
     /// Its deletion epoch: receipts of older ones are void.
     pub epoch: u64,
+    /// Whether it is about to leave: its copies serve as sources and no longer count.
+    pub draining: bool,
     /// Whether it left.
     pub removed: bool,
 }
