@@ -30,6 +30,7 @@ mod stack;
 mod stop;
 mod stores;
 mod upkeep;
+mod wall;
 
 use std::io::Write;
 use std::path::Path;

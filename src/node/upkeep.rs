@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::stack::{Stack, Usage, keep_peers};
-use crate::{directory, membership, refusal};
+use crate::{directory, membership, refusal, wall};
 
 /// Between two looks at the members, however fast the log grows.
 const LOOK: Duration = Duration::from_millis(200);
@@ -37,6 +37,7 @@ pub(crate) fn start(node: &Arc<Node>) {
     tokio::spawn(watch_consensus(node.clone()));
     tokio::spawn(count(node.clone()));
     tokio::spawn(membership::run(node.clone()));
+    tokio::spawn(wall::run(node.clone()));
 }
 
 /// Logs this start: its counter, and where the node is now.

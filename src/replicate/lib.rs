@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 
 pub use fetch::Fetch;
 pub use frame::{BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message};
+pub use live::ClockReading;
 pub use mirror::Mirror;
 
 /// Why bytes could not be moved.

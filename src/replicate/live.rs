@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clawhub_peer::Class;
 use clawhub_types::NodeId;
@@ -30,6 +30,22 @@ pub(crate) struct Table {
 struct Seen {
     at: Instant,
     accepts: bool,
+    clock: ClockReading,
+}
+
+/// A member's wall clock against this node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// How far it is ahead, milliseconds; negative if it is behind.
+    pub ahead_ms: i64,
+    /// By how much that may be wrong: half the round trip, milliseconds.
+    pub slack_ms: i64,
+}
+
+/// This node's wall clock, milliseconds since 1970. For comparing, never for deciding when something ends.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Replicate {
@@ -50,6 +66,12 @@ impl Replicate {
     pub fn is_reachable(&self, node: NodeId) -> bool {
         node == self.inner.me
             || self.inner.live.seen.read().get(&node).is_some_and(|s| s.at.elapsed() < FRESH)
+    }
+
+    /// The wall clocks of the members that answered lately.
+    pub fn clocks(&self) -> Vec<(NodeId, ClockReading)> {
+        let seen = self.inner.live.seen.read();
+        seen.iter().filter(|(_, s)| s.at.elapsed() < FRESH).map(|(node, s)| (*node, s.clock)).collect()
     }
 
     /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
@@ -97,9 +119,11 @@ impl Replicate {
     }
 
     async fn ping(&self, node: NodeId) {
+        let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, self.ask(node)).await;
         if let Ok(Ok(pong)) = answer {
-            let seen = Seen { at: Instant::now(), accepts: pong.accepts };
+            let seen =
+                Seen { at: Instant::now(), accepts: pong.accepts, clock: reading(asked, pong.wall_ms) };
             self.inner.live.seen.write().insert(node, seen);
         }
     }
@@ -116,6 +140,14 @@ impl Replicate {
         write_message(&mut send, &request).await.map_err(gone)?;
         read_message(&mut recv, PATIENCE).await.map_err(gone)
     }
+}
+
+/// What a clock that was read in the middle between `asked` and now says.
+fn reading(asked: Instant, wall: u64) -> ClockReading {
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let slack_ms = i64::try_from(asked.elapsed().as_millis() / 2).unwrap_or(i64::MAX);
+    let middle = signed(wall_ms()).saturating_sub(slack_ms);
+    ClockReading { ahead_ms: signed(wall).saturating_sub(middle), slack_ms }
 }
 
 /// Pings for as long as a handle exists.

@@ -13,6 +13,7 @@ use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream};
 
 use crate::frame::{read_exact, write_chunk};
+use crate::live::wall_ms;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// A mirrored upload may rest this long between two steps of its client.
@@ -25,7 +26,8 @@ const PIECE: usize = 1024 * 1024;
 impl Replicate {
     /// Answers a ping.
     pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
-        write_message(&mut send, &pb::Pong { accepts: self.inner.blobs.accepts() }).await?;
+        let accepts = self.inner.blobs.accepts();
+        write_message(&mut send, &pb::Pong { accepts, wall_ms: wall_ms() }).await?;
         finish(send)
     }
 
