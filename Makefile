@@ -71,7 +71,7 @@ lint: ## Check format, lints, documentation and dependencies; writes nothing
 	# A module's header may name its own parts, which are private: the reader has the source.
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --locked --workspace --no-deps
 	# The advisory database is a repository that not every machine reaches: bans, licences and sources only.
-	cargo deny --locked --offline check bans licenses sources
+	cargo deny --locked check bans licenses sources
 	shellcheck --external-sources .ci/deps .ci/rocksdb .ci/run tests/demo tests/clients/run tests/clients/*.sh
 
 .PHONY: verify
