@@ -28,7 +28,7 @@ use crate::checked::CheckedFile;
 use crate::detach::{blocking, now_millis};
 use crate::index::{PartialRow, delete_partial, put_partial};
 use crate::ingest::digest_file;
-use crate::paths::fsync_dir;
+use crate::sync::{fsync_data, fsync_dir};
 use crate::tree::{GROUP, group_count, group_matches, list_len, list_matches, root_of};
 use crate::{BlobError, BlobStore};
 
@@ -249,7 +249,7 @@ impl Fetch {
         }
         self.unsaved.store(0, Ordering::Release);
         let groups = self.present.to_bytes();
-        if let Err(error) = self.data.file.sync_data() {
+        if let Err(error) = fsync_data(&self.data.file) {
             // The pages that failed are gone from memory or will be: only what was saved is there.
             self.present.copy_from(&saved.groups);
             self.data.distrust();

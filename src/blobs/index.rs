@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BlobError;
 use crate::detach::blocking;
+use crate::sync::fsync_rows;
 
 const BLOB: &[u8] = b"blob/";
 const UPLOAD: &[u8] = b"upload/";
@@ -181,7 +182,7 @@ impl Index {
         }
         let covers = self.written.load(Ordering::Acquire);
         let kv = self.kv.clone();
-        blocking(move || Ok(kv.sync()?)).await?;
+        blocking(move || Ok(fsync_rows(&*kv)?)).await?;
         *synced = covers;
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::BlobError;
 use crate::detach::blocking;
 use crate::lane::{Chunk, Lane, Worker};
 use crate::paths::Files;
+use crate::sync::fsync_data;
 use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
 use crate::writer::{Disk, Writer};
 
@@ -82,7 +83,7 @@ impl Lister {
             debug_assert_eq!(self.list_at + GROUP_VALUE, list_len(self.end));
             self.ob.write_all_at(&value, self.list_at)?;
         }
-        self.ob.sync_data()
+        fsync_data(&self.ob)
     }
 }
 

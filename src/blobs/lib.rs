@@ -31,6 +31,7 @@ mod paths;
 mod recover;
 mod session;
 mod store;
+mod sync;
 mod tree;
 mod writer;
 

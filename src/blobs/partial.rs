@@ -16,8 +16,8 @@ use crate::buffers::PIECE;
 use crate::detach::{blocking, detached};
 use crate::fetch::{CHECKPOINT, Fetch, Progress};
 use crate::index::delete_partial;
-use crate::paths::fsync_dir;
 use crate::store::{Staged, write_durably};
+use crate::sync::fsync_dir;
 use crate::tree::{GROUP, list_matches};
 use crate::{BlobError, BlobStore, Sealed};
 

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use clawhub_types::{Root, UploadId};
 use parking_lot::Mutex;
 
+use crate::sync::fsync_dir;
+
 /// Directories `blobs/ab/cd`.
 const SHARDS: usize = 1 << 16;
 
@@ -172,11 +174,6 @@ impl Files {
         }
         Ok(())
     }
-}
-
-/// Makes the entries of a directory durable.
-pub(crate) fn fsync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// Deletes a directory and what is in it, present or not.

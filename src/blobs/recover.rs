@@ -28,6 +28,7 @@ use crate::ingest::read_through;
 use crate::paths::{Files, Paths, remove_dir};
 use crate::session::Session;
 use crate::store::{successor, write_durably};
+use crate::sync::fsync_data;
 use crate::tree::{TreeHasher, list_len};
 
 /// Rows read at a time.
@@ -194,7 +195,7 @@ fn rehash(paths: &Paths, root: &Root) -> io::Result<Option<BlobRow>> {
     if tree.root != *root {
         return Ok(None);
     }
-    data.sync_data()?;
+    fsync_data(&data)?;
     if let Some(last) = tree.last {
         list.extend_from_slice(&last);
         debug_assert_eq!(list.len() as u64, list_len(size));

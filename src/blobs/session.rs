@@ -20,8 +20,9 @@ use tokio::time::Instant;
 use crate::detach::{blocking, detached, now_millis};
 use crate::index::{UploadRow, delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE};
-use crate::paths::{Files, fsync_dir, remove_dir};
+use crate::paths::{Files, remove_dir};
 use crate::store::Staged;
+use crate::sync::fsync_dir;
 use crate::{BlobError, BlobStore, Sealed};
 
 /// How long an unused session keeps its files open.

@@ -20,9 +20,10 @@ use crate::detach::{blocking, detached};
 use crate::fetch::Fetches;
 use crate::index::{BlobRow, Index, delete_blob};
 use crate::ingest::Sealed;
-use crate::paths::{Files, Paths, fsync_dir, remove_dir};
+use crate::paths::{Files, Paths, remove_dir};
 use crate::recover;
 use crate::session::Session;
+use crate::sync::{fsync_data, fsync_dir};
 use crate::tree::{TreeHasher, list_len};
 
 /// How long a reading of the free space is good for.
@@ -429,5 +430,5 @@ fn stage(dir: &std::path::Path, bytes: &[u8]) -> Result<Staged, BlobError> {
 pub(crate) fn write_durably(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     std::io::Write::write_all(&mut file, bytes)?;
-    file.sync_data()
+    fsync_data(&file)
 }

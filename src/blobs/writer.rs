@@ -22,6 +22,7 @@ use rustix::fs::OFlags;
 
 use crate::BlobError;
 use crate::lane::Worker;
+use crate::sync::fsync_data;
 
 /// Bytes of every file that go through the page cache.
 const CACHED: u64 = 8 << 20;
@@ -69,7 +70,7 @@ impl Disk {
         let mut durable = self.durable.lock();
         self.check()?;
         if *durable < end {
-            if let Err(error) = self.file.sync_data() {
+            if let Err(error) = fsync_data(&self.file) {
                 self.fail(error);
                 return self.check();
             }

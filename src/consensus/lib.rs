@@ -21,6 +21,10 @@
 
 #[cfg(all(feature = "unsafe-local-reads", not(debug_assertions)))]
 compile_error!("unsafe-local-reads is for test builds: with it every read may be stale");
+#[cfg(all(feature = "unsafe-no-fsync", not(debug_assertions)))]
+compile_error!("unsafe-no-fsync is for test builds: with it a power cut loses what was acknowledged");
+#[cfg(all(feature = "unsafe-early-receipts", not(debug_assertions)))]
+compile_error!("unsafe-early-receipts is for test builds: with it a power cut loses acknowledged blobs");
 
 mod barrier;
 mod budget;
@@ -125,6 +129,19 @@ struct Shared<R: AsyncRuntime> {
     heard: Mutex<R::Instant>,
 }
 
+/// Says at start which promise this build does not keep, if there is one.
+fn confess() {
+    if cfg!(feature = "unsafe-local-reads") {
+        tracing::error!("built with unsafe-local-reads: reads are not linearizable");
+    }
+    if cfg!(feature = "unsafe-no-fsync") {
+        tracing::error!("built with unsafe-no-fsync: a power cut loses what was acknowledged");
+    }
+    if cfg!(feature = "unsafe-early-receipts") {
+        tracing::error!("built with unsafe-early-receipts: a power cut loses acknowledged blobs");
+    }
+}
+
 impl<R: AsyncRuntime> Consensus<R> {
     /// Starts the node on its log and its state. It takes part at once: before this is called, its
     /// [`grpc::service`] or simulated equivalent need not be reachable, but should be soon after.
@@ -137,9 +154,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         state: StateStore,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, ConsensusError> {
-        if cfg!(feature = "unsafe-local-reads") {
-            tracing::error!("built with unsafe-local-reads: reads are not linearizable");
-        }
+        confess();
         let config = settings.config().map_err(|e| ConsensusError::Settings(e.to_string()))?;
         let execution = settings.execution;
         let log = files::blocking::<R, _>(execution, move || LogStore::open(log, execution)).await?;
