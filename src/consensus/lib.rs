@@ -165,6 +165,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             node: settings.node,
             profile: settings.profile,
             execution,
+            snapshot_rate: settings.snapshot_rate,
             transport: Arc::clone(&transport),
             runtime: PhantomData,
         };
@@ -224,6 +225,11 @@ impl<R: AsyncRuntime> Consensus<R> {
     pub async fn snapshot(&self) -> Result<(), ConsensusError> {
         let asked = self.shared.raft.trigger().snapshot().await;
         asked.map_err(|e| ConsensusError::Raft(e.to_string()))
+    }
+
+    /// How many snapshots of other nodes have replaced this node's state since it was made.
+    pub fn snapshots_installed(&self) -> u64 {
+        self.shared.store.replaced()
     }
 
     /// Waits until an index is applied here, for at most `wait`. `false` if it was not.

@@ -21,7 +21,7 @@ use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
 
 use crate::record;
-use crate::send;
+use crate::send::{self, Pace};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
     self, AppendReply, AppendRequest, Lane, SnapshotReply, Transport, TransportError, WireEntry,
@@ -35,6 +35,7 @@ pub(crate) struct Factory<R> {
     pub(crate) node: NodeId,
     pub(crate) profile: Profile,
     pub(crate) execution: Execution,
+    pub(crate) snapshot_rate: u64,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) runtime: PhantomData<fn() -> R>,
 }
@@ -47,6 +48,7 @@ impl<R: AsyncRuntime> Factory<R> {
             lane,
             patience: self.profile.append_patience(),
             execution: self.execution,
+            snapshot_rate: self.snapshot_rate,
             transport: Arc::clone(&self.transport),
             runtime: PhantomData,
         }
@@ -76,6 +78,7 @@ pub(crate) struct Client<R> {
     lane: Lane,
     patience: Duration,
     execution: Execution,
+    snapshot_rate: u64,
     transport: Arc<dyn Transport>,
     runtime: PhantomData<fn() -> R>,
 }
@@ -283,7 +286,13 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
         let (transport, to) = (Arc::clone(&self.transport), self.target);
-        let sending = send::snapshot::<R>(transport, to, vote, snapshot.snapshot, self.execution);
+        let sending = send::snapshot::<R>(
+            transport,
+            to,
+            vote,
+            snapshot.snapshot,
+            Pace { execution: self.execution, rate: self.snapshot_rate },
+        );
         let limited = R::timeout(option.hard_ttl(), sending);
         match R::select2(cancel, limited).await {
             Select2::First(closed) => Err(StreamingError::Closed(closed)),

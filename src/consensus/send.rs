@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_types::NodeId;
 use futures::stream::{self, BoxStream, StreamExt};
+use openraft::Instant;
 use openraft::async_runtime::AsyncRuntime;
 use parking_lot::Mutex;
 
@@ -20,13 +22,30 @@ use crate::types::{self, Vote};
 /// Bytes of a file in one part.
 const PIECE: usize = 256 << 10;
 
+/// How reading and sending go.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// Where files are read.
+    pub(crate) execution: Execution,
+    /// Bytes a second, at most.
+    pub(crate) rate: u64,
+}
+
+impl Pace {
+    /// How long a part takes at this rate.
+    fn time_of(self, part: &SnapshotPart) -> Duration {
+        let SnapshotPart::Data { bytes, .. } = part else { return Duration::ZERO };
+        Duration::from_nanos((bytes.len() as u64).saturating_mul(1_000_000_000) / self.rate.max(1))
+    }
+}
+
 /// Asks what the peer has, sends the rest, and returns when it is installed or refused by a higher vote.
 pub(crate) async fn snapshot<R: AsyncRuntime>(
     transport: Arc<dyn Transport>,
     to: NodeId,
     vote: Vote,
     files: Arc<SnapshotFiles>,
-    execution: Execution,
+    pace: Pace,
 ) -> Result<SnapshotReply, TransportError> {
     let ask = header(&vote, files.manifest(), false);
     let ask = stream::once(async { SnapshotPart::Header(ask) }).boxed();
@@ -37,7 +56,7 @@ pub(crate) async fn snapshot<R: AsyncRuntime>(
     let first = SnapshotPart::Header(header(&vote, files.manifest(), true));
     let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
     let missing = missing(files.manifest(), &reply.held);
-    let data = parts::<R>(files, missing, execution, Arc::clone(&failed));
+    let data = parts::<R>(files, missing, pace, Arc::clone(&failed));
     let parts = stream::once(async { first }).chain(data).boxed();
     let reply = transport.snapshot(to, parts).await;
     if let Some(e) = failed.lock().take() {
@@ -97,19 +116,25 @@ impl Cursor {
 fn parts<R: AsyncRuntime>(
     files: Arc<SnapshotFiles>,
     missing: Vec<u32>,
-    execution: Execution,
+    pace: Pace,
     failed: Arc<Mutex<Option<io::Error>>>,
 ) -> BoxStream<'static, SnapshotPart> {
     let cursor = Cursor { files, missing: missing.into_iter(), open: None };
-    let pieces = stream::unfold(cursor, move |mut cursor| {
+    let due = R::Instant::now();
+    let pieces = stream::unfold((cursor, due), move |(mut cursor, due)| {
         let failed = Arc::clone(&failed);
         async move {
-            let read = files::blocking::<R, _>(execution, move || {
+            R::sleep_until(due).await;
+            let read = files::blocking::<R, _>(pace.execution, move || {
                 let part = cursor.next()?;
                 Ok((part, cursor))
             });
             match read.await {
-                Ok((part, cursor)) => Some((part?, cursor)),
+                Ok((part, cursor)) => {
+                    let part = part?;
+                    let due = R::Instant::now() + pace.time_of(&part);
+                    Some((part, (cursor, due)))
+                }
                 Err(e) => {
                     *failed.lock() = Some(e);
                     None

@@ -79,6 +79,11 @@ impl StateStore {
         Arc::clone(&self.inner.live.read().kv)
     }
 
+    /// How often the live store was replaced.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.inner.live.read().number - 1
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.inner.dir
     }

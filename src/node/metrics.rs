@@ -170,6 +170,11 @@ fn cluster(stack: &Stack) -> Vec<Gauge> {
             "Entries committed and not applied",
             committed.saturating_sub(status.applied),
         ),
+        gauge(
+            "raft_snapshots_installed",
+            "Snapshots of other nodes that replaced this node's state",
+            stack.consensus.snapshots_installed(),
+        ),
         gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
         gauge("raft_learners", "Nodes that follow without a vote", status.learners.len() as u64),
     ]

@@ -203,6 +203,8 @@ async fn consensus(
     endpoint: &Endpoint,
 ) -> Result<Consensus, NodeError> {
     let mut settings = Settings::new(me, node.boot.count, node.boot.nonce, profile(node.config.raft.profile));
+    settings.snapshot_interval = node.config.raft.snapshot_entries;
+    settings.snapshot_rate = node.config.raft.snapshot_rate;
     settings.proposal_budget = usize::try_from(node.config.limits.proposals).unwrap_or(usize::MAX);
     let transport = Arc::new(clawhub_consensus::grpc::GrpcTransport::new(endpoint.clone()));
     let runtime = node.consensus_runtime.clone();

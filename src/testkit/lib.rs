@@ -8,9 +8,12 @@
 pub mod cluster;
 pub mod conformance;
 pub mod content;
+pub mod disk;
 pub mod fleet;
+pub mod history;
 pub mod image;
 pub mod manifest;
+pub mod net;
 pub mod oci;
 pub mod process;
 pub mod proxy;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clawhub_consensus::Who;
 use clawhub_peer::{Ca, JoinToken};
@@ -27,6 +28,8 @@ use crate::{becoming, membership, refusal};
 const TOKEN_TTL: u64 = 3600;
 /// How long it may be good for at most, seconds: 30 days.
 const MAX_TOKEN_TTL: u64 = 30 * 86_400;
+/// Between two attempts of what an operator waits for.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Addresses tried by one join.
 const MAX_ADDRESSES: usize = 64;
 
@@ -53,6 +56,23 @@ impl Operator {
         let who = Who { actor: Actor::Operator, access: AccessRevisions::default() };
         let proposed = self.stack()?.consensus.propose(Command::Cluster(cmd), who, refusal::PATIENCE);
         proposed.await.map(|committed| committed.index).map_err(refusal::proposal)
+    }
+}
+
+/// Tries until it works, for as long as an operator waits: who removes a dead node often finds the others
+/// in the middle of an election.
+async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, clawhub_registry::Error>>,
+{
+    let deadline = Instant::now() + refusal::PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if Instant::now() >= deadline => return Err(refusal::unavailable(error)),
+            Err(error) => tracing::debug!(error = error.message, "trying again"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -142,7 +162,7 @@ impl Admin for Operator {
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         let RemoveRequest { node, force } = request.into_inner();
         let (node, stack) = (NodeId(node), self.stack()?);
-        let leaving = stack.registry.leaving(node).await.map_err(refusal::unavailable)?;
+        let leaving = patiently(|| stack.registry.leaving(node)).await?;
         if !force {
             may_remove(stack, node, &leaving)?;
             // From here on nobody relies on its copies, so that they can be given up.
@@ -155,7 +175,7 @@ impl Admin for Operator {
                 tracing::info!(%error, "the leader is removed while it leads");
             }
         }
-        stack.registry.give_up_copies(node, force).await.map_err(refusal::unavailable)?;
+        patiently(|| stack.registry.give_up_copies(node, force)).await?;
         self.propose(ClusterCmd::Remove { node, force }).await?;
         Ok(Response::new(view::removed(leaving)))
     }

@@ -87,6 +87,11 @@ pub enum RaftProfile {
 pub struct RaftConfig {
     /// `wan` unless said otherwise.
     pub profile: RaftProfile,
+    /// Log entries between two snapshots of the state; 20,000. A node that lacks more than the log still
+    /// has gets a snapshot.
+    pub snapshot_entries: u64,
+    /// Bytes a second that a snapshot is sent with, at most; 64 MiB.
+    pub snapshot_rate: u64,
 }
 
 /// `[storage]`.
@@ -236,8 +241,10 @@ fn peer(mut section: Section<'_, '_>) -> Option<PeerConfig> {
 fn raft(mut section: Section<'_, '_>) -> Option<RaftConfig> {
     let profiles = value::word(&[("lan", RaftProfile::Lan), ("wan", RaftProfile::Wan)]);
     let profile = section.defaulted("profile", RaftProfile::Wan, profiles);
+    let entries = section.defaulted("snapshot_entries", 20_000, value::integer(100, 10_000_000));
+    let rate = section.defaulted("snapshot_rate", 64 << 20, value::size_within(64 << 10, 64 << 30));
     section.finish();
-    Some(RaftConfig { profile: profile? })
+    Some(RaftConfig { profile: profile?, snapshot_entries: entries?, snapshot_rate: rate? })
 }
 
 fn storage(mut section: Section<'_, '_>) -> Option<StorageConfig> {
@@ -419,6 +426,6 @@ mod tests {
                       [peer]\nadvertise = \"h:1\"\n";
         assert_eq!(Config::parse(&spelled).unwrap(), Config::parse(silent).unwrap());
         let spelled_keys: usize = sections.values().map(Vec::len).sum();
-        assert_eq!(spelled_keys, 12, "{sections:?}");
+        assert_eq!(spelled_keys, 14, "{sections:?}");
     }
 }

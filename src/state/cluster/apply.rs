@@ -87,14 +87,11 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 
 /// Makes a node a member under a new id.
 fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
-    for node in tx.view().nodes()? {
-        if node.spec.spki == spec.spki {
-            return Err(Rejected::KeyTaken(node.id).into());
-        }
-        if !node.removed && node.spec.name == spec.name {
-            return Err(Rejected::NameTaken.into());
-        }
+    let nodes = tx.view().nodes()?;
+    if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
+        return Err(Rejected::KeyTaken(node.id).into());
     }
+    check_name(&nodes, &spec.name)?;
     let mut next = ids(tx)?;
     let id = NodeId(next.node);
     next.node += 1;
@@ -104,6 +101,12 @@ fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, Event::NodeJoined { node: id })?;
     Ok(Reply::Joined(id))
+}
+
+/// A name has one member. One that is leaving lends its name to whoever replaces it.
+fn check_name(nodes: &[NodeRecord], name: &str) -> Result<(), Stop> {
+    let taken = |node: &NodeRecord| !node.removed && !node.draining && node.spec.name == name;
+    if nodes.iter().any(taken) { Err(Rejected::NameTaken.into()) } else { Ok(()) }
 }
 
 fn create_token(tx: &mut Tx<'_>, cx: &Cx, hash: &[u8; 32], ttl: u64) -> Result<Reply, Stop> {
@@ -180,6 +183,9 @@ fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
     {
         let others = tx.view().layout()?.without(node);
         clawhub_policy::accepts(cluster.durability, &others).map_err(Rejected::Layout)?;
+    }
+    if !on && record.draining {
+        check_name(&tx.view().nodes()?, &record.spec.name)?;
     }
     record.draining = on;
     tx.put(keys::node(node), &record);

@@ -200,6 +200,23 @@ fn a_draining_nodes_copies_do_not_count_until_that_is_called_off() {
 }
 
 #[test]
+fn a_draining_node_lends_its_name() {
+    let mut world = World::three();
+    let name = world.view().node(NodeId(2)).unwrap().unwrap().spec.name;
+    let join = |token: u8| ClusterCmd::Join {
+        token: [token; 32],
+        node: NodeSpec { name: name.clone(), ..spec(9, "us/a") },
+    };
+    let drain = |on| ClusterCmd::Drain { node: NodeId(2), on };
+    world.ok(ClusterCmd::TokenCreate { hash: [7; 32], ttl: 1_000_000 });
+    assert_eq!(world.refused(join(7)), Rejected::NameTaken);
+    world.ok(drain(true));
+    assert_eq!(world.ok(join(7)), Reply::Joined(NodeId(4)));
+    assert_eq!(world.refused(drain(false)), Rejected::NameTaken);
+    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
+}
+
+#[test]
 fn roots_that_nobody_links_keep_no_node() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
-    /// Unique among members.
+    /// Unique among members, except those that drain.
     pub name: String,
     /// Failure domains.
     pub location: Location,
@@ -107,8 +107,9 @@ pub enum ClusterCmd {
         done: Option<u64>,
     },
     /// Begins or calls off a node's leaving: its copies serve as sources and no longer count, it is given
-    /// no new ones, and the others make up for them. `Rejected::Layout` if without it the cluster could
-    /// not keep its own durability.
+    /// no new ones, the others make up for them, and a node of its name may join in its place.
+    /// `Rejected::Layout` if without it the cluster could not keep its own durability;
+    /// `Rejected::NameTaken` when it is called off after somebody took the name.
     Drain {
         /// The node.
         node: NodeId,
