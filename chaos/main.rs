@@ -5,12 +5,15 @@
 //! what was seen. They share the machine's two cores badly, so one runs at a time.
 #![expect(clippy::print_stdout, reason = "what a run measured belongs in its output")]
 
+mod clock;
 mod cutoff;
+mod disks;
 mod failover;
 mod kills;
 mod pauses;
 mod power;
 mod rollback;
+mod snapshots;
 
 use tokio::sync::{Mutex, MutexGuard};
 
