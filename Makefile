@@ -64,6 +64,10 @@ bench: build ## Compare with nginx and Distribution in one run; prints ratios
 	@.ci/deps bench
 	$(CARGO) bench --locked --bench ratios
 
+.PHONY: prove
+prove: build ## Do everything that a cluster must survive, in full, and print what was seen
+	@env $(ROCKSDB) chaos/prove $(LINES)
+
 .PHONY: lint
 lint: ## Check format, lints, documentation and dependencies; writes nothing
 	cargo fmt --all --check
@@ -72,7 +76,7 @@ lint: ## Check format, lints, documentation and dependencies; writes nothing
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --locked --workspace --no-deps
 	# The advisory database is a repository that not every machine reaches: bans, licences and sources only.
 	cargo deny --locked check bans licenses sources
-	shellcheck --external-sources .ci/deps .ci/rocksdb .ci/run tests/demo tests/clients/run tests/clients/*.sh
+	shellcheck --external-sources .ci/deps .ci/rocksdb .ci/run chaos/prove tests/demo tests/clients/run tests/clients/*.sh
 
 .PHONY: verify
 verify: lint test ## Everything that must hold before a change lands; writes nothing

@@ -2,6 +2,9 @@
 //! `docs/operations/nodes.md`. Nothing that was acknowledged is gone, round after round, although in the
 //! end no disk is left of those that took the first pushes.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +13,7 @@ use clawhub_testkit::cluster::holds;
 use clawhub_testkit::content::{self, Rng};
 use clawhub_testkit::fleet::{self, Member, Spec};
 use clawhub_testkit::manifest::{self, Image};
-use clawhub_testkit::{scale, until};
+use clawhub_testkit::{process, scale, until};
 use clawhub_types::Digest;
 
 const REPO: &str = "chaos/disks";
@@ -23,6 +26,14 @@ fn layer(round: u64) -> Bytes {
 
 fn root(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+/// A block of `docs/operations/nodes.md`, by the word after its language.
+fn documented(block: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations/nodes.md");
+    let text = fs::read_to_string(path)?;
+    let (_, rest) = text.split_once(&format!("```sh {block}\n")).with_context(|| format!("block {block}"))?;
+    Ok(rest.split("```").next().unwrap_or_default().to_owned())
 }
 
 /// The nodes, and which ids they have at the moment.
@@ -49,21 +60,36 @@ impl Cluster {
 
     /// Its place is taken by an empty node of the same name: as documented for a dead node.
     async fn replace(&mut self, at: usize) -> Result<()> {
-        let gone = self.ids[at].to_string();
-        self.other_than(at).admin(&["drain", &gone]).context("drain")?;
+        let gone = self.ids[at];
+        self.run("drain", at, gone)?;
         self.enter(at).await?;
-        let survivor = self.other_than(at);
-        let waited = tokio::task::block_in_place(|| survivor.admin(&["drain", &gone, "--wait"]));
-        waited.context("drain --wait")?;
-        survivor.admin(&["remove", &gone]).context("remove")?;
-        fleet::voters(survivor, 3).await
+        self.run("remove", at, gone)?;
+        fleet::voters(self.other_than(at), 3).await
     }
 
     /// Starts the empty node and has it join.
     async fn enter(&mut self, at: usize) -> Result<()> {
         self.members[at].start().await?;
-        self.ids[at] = self.members[at].join(self.other_than(at)).await.context("join")?;
+        self.run("join", at, self.ids[at])?;
+        self.members[at].ready().await?;
+        let status = self.members[at].admin(&["status"])?;
+        self.ids[at] = status["node"].as_u64().context("an id")?;
         Ok(())
+    }
+
+    /// Runs a block of the documentation about the node at `at`, whose id is or was `id`.
+    fn run(&self, block: &str, at: usize, id: u64) -> Result<String> {
+        let survivor = self.other_than(at);
+        // "clawhub" is on an operator's path; here it is the program under test.
+        let script = format!("clawhub() {{ \"$PROGRAM\" \"$@\"; }}\n{}", documented(block)?);
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &script]).env("PROGRAM", process::clawhub()?);
+        command.env("DEAD", id.to_string()).env("DATA", survivor.data()).env("PEER", survivor.peer());
+        command.env("NEW", self.members[at].data());
+        let output = tokio::task::block_in_place(|| command.output())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the documented block {block:?}: {said}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Every image of the rounds so far pulls whole from every node.
@@ -120,10 +146,9 @@ async fn disks_are_lost_one_after_another_and_nothing_with_them() -> Result<()> 
 /// acknowledged only once enough nodes have it again.
 async fn reuse(cluster: &mut Cluster, round: u64, bytes: &[u8]) -> Result<()> {
     let victim = *cluster.holders(bytes).first().context("a holder")?;
-    let gone = cluster.ids[victim].to_string();
     cluster.lose(victim)?;
-    let removed = cluster.other_than(victim).admin(&["remove", &gone, "--force"])?;
-    ensure!(removed["lost_count"].as_u64() == Some(0), "{removed}");
+    let removed = cluster.run("force", victim, cluster.ids[victim])?;
+    ensure!(!removed.contains("no copy left"), "{removed}");
     let repo = cluster.other_than(victim).registry().repo(REPO);
     let digest = content::sha256(bytes);
     let config = repo.push_blob(manifest::CONFIG_BYTES).await?;

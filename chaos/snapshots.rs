@@ -115,8 +115,10 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     }
     let began = Instant::now();
     members[away].start().await?;
-    until("the node to catch up", CATCHES_UP, || async { Ok(members[away].registry().ready().await.then_some(())) })
-        .await?;
+    until("the node to catch up", CATCHES_UP, || async {
+        Ok(members[away].registry().ready().await.then_some(()))
+    })
+    .await?;
     let caught_up = began.elapsed();
     let count = installed(&members[away]).await?;
     ensure!(count >= 1, "it caught up without a snapshot");

@@ -1,5 +1,7 @@
 //! One step of bringing copies to where they belong. The loop that calls it lives in `jobs`.
 
+use std::time::{Duration, Instant};
+
 use clawhub_policy::{complete, needs_copy_here};
 use clawhub_replicate::Wanted;
 use clawhub_state::blob::BlobCmd;
@@ -26,6 +28,8 @@ pub struct Reconciled {
     pub failed: usize,
     /// Linked roots with fewer copies than their projects ask for, as this step found them.
     pub short: u64,
+    /// How long reading them took.
+    pub reading: Duration,
 }
 
 /// What a pass over all roots found.
@@ -44,7 +48,9 @@ impl Registry {
     /// A fault of the state, or 503 if the new holders cannot be recorded: the copies are kept, and the
     /// next pass records them.
     pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
+        let began = Instant::now();
         let Found { missing, next, short } = self.look(after)?;
+        let reading = began.elapsed();
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -65,7 +71,7 @@ impl Registry {
         if copied > 0 {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
-        Ok(Reconciled { next, copied, failed, short })
+        Ok(Reconciled { next, copied, failed, short, reading })
     }
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
@@ -84,7 +90,7 @@ impl Registry {
     }
 
     /// Forgets uploads that nobody has touched for `idle`.
-    pub async fn expire_uploads(&self, idle: std::time::Duration) -> usize {
+    pub async fn expire_uploads(&self, idle: Duration) -> usize {
         self.blobs().expire(idle).await
     }
 
