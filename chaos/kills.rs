@@ -1,13 +1,174 @@
-//! Follows.
+//! `kill -9` of the leader or of any node, again and again, while clients push, move, delete and read:
+//! nothing acknowledged is lost, and no answer is untrue.
+//!
+//! `CLAWHUB_KILL_SECONDS=300 CLAWHUB_KILL_EVERY_SECONDS=10` is the full measure.
 
-use anyhow::Result;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_forms() -> Result<()> {
+use anyhow::{Context as _, Result, ensure};
+use clawhub_testkit::content::Rng;
+use clawhub_testkit::fleet::{self, Member, Spec};
+use clawhub_testkit::history::check::violations;
+use clawhub_testkit::history::workload::{Client, Target};
+use clawhub_testkit::history::{Events, History};
+use clawhub_testkit::{process, scale, until};
+use tokio::task::JoinSet;
+
+const CLIENTS: usize = 6;
+/// How soon after a death writes are acknowledged again.
+const RESUME: Duration = Duration::from_secs(3);
+/// So many untrue answers are shown.
+const SHOWN: usize = 20;
+
+/// How long, and how often.
+struct Measure {
+    seconds: u64,
+    every: u64,
+}
+
+impl Measure {
+    fn asked_for() -> Measure {
+        let every = scale("CLAWHUB_KILL_EVERY_SECONDS", 4).max(2);
+        Measure { seconds: scale("CLAWHUB_KILL_SECONDS", 25), every }
+    }
+
+    /// 30 in the full measure.
+    fn kills(&self) -> usize {
+        usize::try_from(self.seconds / self.every).unwrap_or(usize::MAX)
+    }
+
+    /// One a second: 300 in the full measure.
+    fn pushes(&self) -> usize {
+        usize::try_from(self.seconds).unwrap_or(usize::MAX)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn kills_lose_nothing_and_no_answer_is_untrue() -> Result<()> {
     let _alone = crate::alone().await;
     let home = tempfile::tempdir()?;
-    let specs = (0..3).map(clawhub_testkit::fleet::Spec::zone).collect();
-    let members = clawhub_testkit::fleet::form(home.path(), specs).await?;
-    crate::seen("0", &format!("{} nodes", members.len()));
+    let proved = prove(home.path(), &Measure::asked_for()).await;
+    // What the nodes wrote is the only trace of how it came to this.
+    proved.with_context(|| format!("the nodes' folders are kept in {}", home.keep().display()))
+}
+
+async fn prove(home: &Path, measure: &Measure) -> Result<()> {
+    let mut members = fleet::form(home, (0..3).map(Spec::zone).collect()).await?;
+    let history = Arc::new(History::default());
+    let nodes = members.iter().map(Member::registry).collect();
+    let target = Target { nodes, repo: "kills/images".into(), history: history.clone() };
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = JoinSet::new();
+    for id in 0..CLIENTS {
+        clients.spawn(Client::new(target.clone(), id).run(stop.clone()));
+    }
+    let bystander = tokio::task::spawn_blocking({
+        let (file, stop) = (home.join("bystander"), stop.clone());
+        move || slowest_fsync(&file, &stop)
+    });
+    let leaders = kill_again_and_again(&mut members, &history, measure).await;
+    stop.store(true, Ordering::Relaxed);
+    clients.join_all().await;
+    let (leaders, fsync) = (leaders?, bystander.await??);
+
+    let missing = target.read_back().await;
+    let events = history.events();
+    let wrong = violations(&events);
+    let disk = format!("the slowest fsync of a bystander took {} ms", fsync.as_millis());
+    crate::seen("kills", &format!("{}; {disk}", figures(&events, leaders)));
+    ensure!(missing.is_empty(), "{} acknowledged and not there: {missing:#?}", missing.len());
+    let shown = wrong.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
+    ensure!(wrong.is_empty(), "{} answers cannot be true:\n{shown}", wrong.len());
+    enough(&events, measure).context(disk)
+}
+
+/// How long the disk alone has made somebody wait: an election waits for it too, whoever shares it.
+fn slowest_fsync(path: &Path, stop: &AtomicBool) -> Result<Duration> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut file = File::create(path)?;
+    let mut slowest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        file.write_all(b"one line\n")?;
+        file.sync_data()?;
+        slowest = slowest.max(start.elapsed());
+        std::thread::sleep(PAUSE);
+    }
+    Ok(slowest)
+}
+
+/// Kills until the time is over and there were enough; each node is back before the next one dies. Answers
+/// how many led.
+async fn kill_again_and_again(members: &mut [Member], history: &History, measure: &Measure) -> Result<usize> {
+    let start = Instant::now();
+    let every = Duration::from_secs(measure.every);
+    let mut rng = Rng::new(1);
+    let (mut kills, mut leaders) = (0, 0);
+    while kills < measure.kills() || start.elapsed() < Duration::from_secs(measure.seconds) {
+        let next = tokio::time::Instant::now() + every;
+        let leader = leader(members).await?;
+        let other = (leader + 1 + rng.below(members.len() - 1)) % members.len();
+        let victim = if rng.below(2) == 0 { leader } else { other };
+        leaders += usize::from(victim == leader);
+        kills += 1;
+        // A quarter to a half of the time.
+        let dead = every * u32::try_from(25 + rng.below(25))? / 100;
+        kill(&mut members[victim], victim, history, dead).await?;
+        tokio::time::sleep_until(next).await;
+    }
+    Ok(leaders)
+}
+
+/// The place of the node that leads, as the nodes see it. None may have died by itself.
+async fn leader(members: &[Member]) -> Result<usize> {
+    for member in members {
+        let name = &member.spec.name;
+        ensure!(process::alive(member.pid()?), "{name} died: {}", process::tail(&member.log(), 30));
+    }
+    let id = until("a leader", Duration::from_secs(10), || async {
+        Ok(members.iter().filter_map(|member| member.leader().ok().flatten()).next())
+    });
+    // Ids are given from 1 in the order in which the nodes joined.
+    usize::try_from(id.await? - 1).context("a node's id")
+}
+
+async fn kill(member: &mut Member, number: usize, history: &History, dead: Duration) -> Result<()> {
+    history.killed(number);
+    member.kill()?;
+    // The others go on without it for a while.
+    tokio::time::sleep(dead).await;
+    member.start().await?;
+    member.ready().await
+}
+
+fn enough(events: &Events, measure: &Measure) -> Result<()> {
+    let (kills, pushes) = (events.kills.len(), events.pushes());
+    ensure!(kills >= measure.kills(), "{kills} kills");
+    ensure!(pushes >= measure.pushes(), "{pushes} pushes acknowledged");
+    for (kill, resumed) in events.kills.iter().zip(events.resumed()) {
+        let took = resumed.with_context(|| format!("no write after {kill:?}"))?;
+        ensure!(took <= RESUME, "after {kill:?} the first write took {took:?}");
+    }
     Ok(())
+}
+
+fn figures(events: &Events, leaders: usize) -> String {
+    let (kills, pushes) = (events.kills.len(), events.pushes());
+    let classes = events.classes();
+    let answers: Vec<String> = classes.iter().map(|(class, count)| format!("{class} {count}")).collect();
+    let mut resumed: Vec<Duration> = events.resumed().into_iter().flatten().collect();
+    resumed.sort_unstable();
+    let middle = resumed.get(resumed.len() / 2).copied().unwrap_or_default().as_millis();
+    let slowest = resumed.last().copied().unwrap_or_default().as_millis();
+    format!(
+        "{kills} kills, {leaders} of them of the leader; {pushes} pushes acknowledged; answers: {}; \
+         writes resumed after {middle} ms in the middle, {slowest} ms at most",
+        answers.join(", ")
+    )
 }
