@@ -65,6 +65,8 @@ impl Members {
 
 /// What a removed node is told; it stops when it hears it.
 pub(crate) const REMOVED: &str = "the node was removed from the cluster";
+/// Why a start is refused that is not the node's last one; it stops when it hears it.
+pub(crate) const STALE: &str = "an old copy of its data, or a second process with it";
 const NO_MEMBER: &str = "not a member of the cluster";
 const OTHER_KEY: &str = "its key is not the member's";
 
@@ -102,10 +104,7 @@ impl Directory for Members {
         }
         // Equal is the present one: it registered, and goes on connecting.
         if hello.boot < record.boot {
-            return Err(format!(
-                "boot {} is not above {}, seen before: an old copy of its data, or a second process with it",
-                hello.boot, record.boot
-            ));
+            return Err(format!("boot {} is not above {}, seen before: {STALE}", hello.boot, record.boot));
         }
         Ok(())
     }

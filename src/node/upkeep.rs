@@ -99,7 +99,7 @@ fn show_out(node: &Node, stack: &Stack) -> Result<(), NodeError> {
 }
 
 /// Asks the others why, when nobody speaks to this node any more: the entry that removed it may never
-/// have reached it.
+/// have reached it, nor the one that logged a later start of it.
 async fn watch_exile(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     let mut every = interval(EXILE);
@@ -111,9 +111,11 @@ async fn watch_exile(node: Arc<Node>) {
             continue;
         }
         for member in status.voters.into_iter().filter(|member| *member != stack.me) {
-            match stack.endpoint.open(member, Class::Control).await {
-                Err(error) if error.to_string().contains(directory::REMOVED) => return node.stop.removed(),
-                // Unreachable, or another reason: that is a failure, not an exile.
+            let Err(error) = stack.endpoint.open(member, Class::Control).await else { continue };
+            // Unreachable, or another reason: that is a failure, not an exile.
+            match error.to_string() {
+                reason if reason.contains(directory::REMOVED) => return node.stop.removed(),
+                reason if reason.contains(directory::STALE) => return node.stop.fault(reason),
                 _ => (),
             }
         }
