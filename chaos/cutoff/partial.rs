@@ -1,0 +1,110 @@
+//! Cuts that leave everybody somebody to talk to: one of three links, and links that carry one way.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clawhub_testkit::scale;
+use futures::future::{try_join, try_join_all};
+use reqwest::Method;
+
+use super::minority::refuses;
+use super::world::World;
+use super::{SAMPLES, WAIT, goes_on};
+
+/// Who does not hear whom.
+struct Cut {
+    name: String,
+    deaf: Vec<(usize, usize)>,
+}
+
+impl Cut {
+    fn new(name: &str, deaf: impl Into<Vec<(usize, usize)>>) -> Cut {
+        Cut { name: name.to_owned(), deaf: deaf.into() }
+    }
+
+    /// Every way up to the names of the followers; without `full` those that stand for the others.
+    fn all(leader: usize, full: bool) -> Vec<Cut> {
+        let [one, two] = World::others(leader);
+        let both = |a: usize, b: usize| [(a, b), (b, a)];
+        let from = |host: usize| World::others(host).map(|other| (other, host));
+        let to = |host: usize| World::others(host).map(|other| (host, other));
+        let mut cuts = vec![
+            Cut::new("the leader between two followers", both(one, two)),
+            Cut::new("a follower between the leader and the other", both(leader, two)),
+            Cut::new("the leader does not hear a follower", [(leader, one)]),
+            Cut::new("a follower does not hear the leader", [(one, leader)]),
+            Cut::new("the leader hears nobody", to(leader)),
+            Cut::new("nobody hears the leader", from(leader)),
+        ];
+        if full {
+            cuts.extend([
+                Cut::new("the other follower between", both(leader, one)),
+                Cut::new("a follower does not hear the other", [(one, two)]),
+                Cut::new("a follower hears nobody", to(one)),
+                Cut::new("nobody hears a follower", from(one)),
+            ]);
+        }
+        cuts
+    }
+
+    /// An answer goes the other way: a link that is cut one way carries no conversation.
+    fn links(&self, one: usize, other: usize) -> bool {
+        !self.deaf.contains(&(one, other)) && !self.deaf.contains(&(other, one))
+    }
+
+    /// Whether the leader can go on leading.
+    fn leads(&self, leader: usize) -> bool {
+        World::others(leader).iter().any(|other| self.links(leader, *other))
+    }
+
+    /// Who takes writes: the leader and whom it reaches; the other two if it reaches nobody.
+    fn goes_on(&self, leader: usize) -> Vec<usize> {
+        match self.leads(leader) {
+            true => (0..3).filter(|host| *host == leader || self.links(leader, *host)).collect(),
+            false => World::others(leader).into(),
+        }
+    }
+}
+
+/// Makes a cut and heals it; how long it stopped those who can go on.
+async fn survives(world: &World, cut: &Cut) -> Result<Duration> {
+    let before = world.settle().await?;
+    let leader = usize::try_from(before.leader)? - 1;
+    let on = cut.goes_on(leader);
+    for (host, from) in &cut.deaf {
+        world.net.deafen(*host, *from)?;
+    }
+    let since = Instant::now();
+    let others = (0..3).filter(|host| !on.contains(host)).map(|host| {
+        let request =
+            world.repo(host).registry.request(Method::HEAD, &world.repo(host).path("manifests/any"));
+        refuses(format!("HEAD through host {host}"), request, WAIT)
+    });
+    let going = on.iter().map(|host| goes_on(world.repo(*host), *host, since));
+    let (resumed, _) = try_join(try_join_all(going), try_join_all(others)).await?;
+    world.net.heal()?;
+    let after = world.settle().await?;
+    let undisturbed = (after.term, after.leader) == (before.term, before.leader);
+    ensure!(undisturbed || !cut.leads(leader), "a leader with a quorum lost its office: {after:?}");
+    resumed.into_iter().max().context("nobody goes on")
+}
+
+/// A node that reaches a majority but not the leader is refused like one that reaches nobody: elections
+/// are not held against a leader whom a majority hears, and writes go one hop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bridges_and_one_way_links_do_not_stop_the_cluster() -> Result<()> {
+    let _alone = crate::alone().await;
+    let Some(world) = World::start().await? else { return Ok(()) };
+    let full = scale("CLAWHUB_CUTOFF_SAMPLES", SAMPLES) > SAMPLES;
+    for leader in 0..if full { 3 } else { 1 } {
+        let mut figures = Vec::new();
+        for cut in Cut::all(leader, full) {
+            world.lead(leader).await?;
+            let stopped = survives(&world, &cut).await;
+            let stopped = stopped.with_context(|| format!("{}, which is node {}", cut.name, leader + 1))?;
+            figures.push(format!("{} {stopped:.1?}", cut.name));
+        }
+        crate::seen("cutoff", &format!("node {} leads; writes resumed: {}", leader + 1, figures.join(", ")));
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Three nodes, each on a host of its own.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clawhub_testkit::content::sha256;
+use clawhub_testkit::fleet::{self, Member, Spec};
+use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::net::Net;
+use clawhub_testkit::{Repo, until};
+use reqwest::Response;
+use tempfile::TempDir;
+
+/// How long a returned node may take to be like the others.
+pub(crate) const CATCH_UP: Duration = Duration::from_secs(30);
+pub(crate) const REPO: &str = "cutoff/image";
+
+/// Three nodes, each on a host of its own.
+pub(crate) struct World {
+    // Order matters in the drop: processes, the network they are in, their folders.
+    pub(crate) members: Vec<Member>,
+    pub(crate) net: Net,
+    _home: TempDir,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) leader: u64,
+    pub(crate) term: u64,
+    pub(crate) applied: u64,
+    pub(crate) hash: String,
+}
+
+impl World {
+    /// `None`, and a line that says why, where there can be no network to cut.
+    pub(crate) async fn start() -> Result<Option<World>> {
+        if let Some(reason) = Net::refused() {
+            crate::seen("cutoff", &format!("SKIPPED: no networks can be made here: {reason}"));
+            return Ok(None);
+        }
+        let (net, home) = (Net::new(3)?, tempfile::tempdir()?);
+        let spec = |host| Spec { ip: net.ip(host), prefix: net.prefix(host), ..Spec::zone(host) };
+        let members = fleet::form(home.path(), (0..3).map(spec).collect()).await?;
+        let world = World { members, net, _home: home };
+        world.repo(0).push_blob(manifest::CONFIG_BYTES).await?;
+        Ok(Some(world))
+    }
+
+    pub(crate) fn repo(&self, host: usize) -> Repo {
+        self.members[host].registry().repo(REPO)
+    }
+
+    pub(crate) fn others(host: usize) -> [usize; 2] {
+        [(host + 1) % 3, (host + 2) % 3]
+    }
+
+    pub(crate) fn standing(&self, host: usize) -> Result<Standing> {
+        let status = self.members[host].admin(&["status"])?;
+        let number = |field: &str| status[field].as_u64().unwrap_or(0);
+        let hash = status["state_hash"].as_str().with_context(|| format!("no hash in {status}"))?.to_owned();
+        Ok(Standing { leader: number("leader"), term: number("term"), applied: number("applied"), hash })
+    }
+
+    /// The host of the leader that all three follow.
+    pub(crate) async fn leader(&self) -> Result<usize> {
+        let agreed = || async {
+            let standings: Vec<_> = (0..3).map(|host| self.standing(host)).collect::<Result<_>>()?;
+            let leader = standings[0].leader;
+            Ok((leader > 0 && standings.iter().all(|s| s.leader == leader)).then_some(leader))
+        };
+        let leader = until("one leader", CATCH_UP, agreed).await?;
+        Ok(usize::try_from(leader)? - 1)
+    }
+
+    /// Makes this host's node the leader.
+    pub(crate) async fn lead(&self, host: usize) -> Result<()> {
+        let id = (host + 1).to_string();
+        until("leadership where it was asked for", CATCH_UP, || async {
+            if self.leader().await? == host {
+                return Ok(Some(()));
+            }
+            self.members[host].admin(&["transfer-leader", &id])?;
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Waits until every node is ready and has the same state.
+    pub(crate) async fn settle(&self) -> Result<Standing> {
+        for member in &self.members {
+            member.ready().await?;
+        }
+        until("equal states", CATCH_UP, || async {
+            let standings: Vec<_> = (0..3).map(|host| self.standing(host)).collect::<Result<_>>()?;
+            let same = standings.iter().all(|s| s.applied == standings[0].applied);
+            ensure!(!same || standings.iter().all(|s| s.hash == standings[0].hash), "{standings:?}");
+            Ok((same && standings.iter().all(|s| *s == standings[0])).then(|| standings[0].clone()))
+        })
+        .await
+    }
+}
+
+/// A manifest like no other.
+pub(crate) fn version(label: &str) -> Vec<u8> {
+    let image = Image::new(&sha256(&manifest::CONFIG_BYTES), manifest::CONFIG_BYTES.len());
+    image.annotation("version", label).bytes()
+}
+
+pub(crate) async fn put(repo: &Repo, tag: &str, bytes: &[u8]) -> Result<Response> {
+    repo.put_manifest(tag, manifest::OCI_MANIFEST, bytes).await
+}
