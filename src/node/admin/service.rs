@@ -177,6 +177,8 @@ impl Admin for Operator {
         }
         patiently(|| stack.registry.give_up_copies(node, force)).await?;
         self.propose(ClusterCmd::Remove { node, force }).await?;
+        // Until then one more loss may be one too many, and the operator is free to go on.
+        view::without(&stack.consensus, node).await?;
         Ok(Response::new(view::removed(leaving)))
     }
 

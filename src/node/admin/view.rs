@@ -91,6 +91,27 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
     Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
 }
 
+/// Waits until a removed node takes no part in consensus any more.
+///
+/// # Errors
+/// If that takes longer than an operator waits; the node is removed all the same.
+pub(super) async fn without(consensus: &Consensus, node: NodeId) -> Result<(), Status> {
+    let mut watcher = consensus.watch();
+    let gone = async {
+        while let Some(status) = watcher.changed().await {
+            let takes_part = status.voters.contains(&node) || status.learners.contains(&node);
+            if !takes_part && !status.changing {
+                return;
+            }
+        }
+    };
+    timeout(refusal::PATIENCE, gone).await.map_err(|_| {
+        Status::unavailable(format!(
+            "node {node} is removed, but still counts where the others vote; see status"
+        ))
+    })
+}
+
 /// Who leads, once this node knows; `wanted`, if somebody in particular was to.
 pub(super) async fn leader(consensus: &Consensus, wanted: Option<NodeId>) -> Option<NodeId> {
     let mut watcher = consensus.watch();
