@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clawhub_testkit::content::Rng;
 use clawhub_testkit::fleet::{self, Member, Spec};
 use clawhub_testkit::manifest::{self, Image};
 use clawhub_testkit::{Repo, scale, until};
@@ -35,7 +36,9 @@ struct Source {
 impl Source {
     fn bytes(&self, number: usize) -> Vec<u8> {
         let image = Image::new(&self.config, manifest::CONFIG_BYTES.len());
-        image.annotation("number", &number.to_string()).bytes()
+        // Text that does not compress: a snapshot must be large enough to be cut short.
+        let text: String = Rng::new(number as u64).bytes(500).iter().map(|b| format!("{b:02x}")).collect();
+        image.annotation("number", &text).bytes()
     }
 
     fn digest(&self, number: usize) -> Digest {
@@ -65,7 +68,7 @@ impl Source {
 fn specs(manifests: usize) -> Vec<Spec> {
     let entries = (manifests / 4).max(200);
     // A transfer must last long enough to be cut short: the state of these manifests in a few seconds.
-    let rate = (manifests as u64 * 160).max(64 << 10);
+    let rate = (manifests as u64 * 250).max(64 << 10);
     let sections = format!(
         "snapshot_entries = {entries}\nsnapshot_rate = \"{rate}B\"\n\n[storage]\nmin_free = \"16MiB\"\n"
     );
@@ -86,7 +89,7 @@ fn arriving(data: &Path) -> bool {
 
 /// Starts a node and kills it in the middle of its snapshot.
 async fn interrupt(member: &mut Member) -> Result<()> {
-    member.start().await?;
+    member.launch()?;
     let data = member.data();
     until("a snapshot to arrive", BEGINS, || async { Ok(arriving(&data).then_some(())) }).await?;
     member.kill()
