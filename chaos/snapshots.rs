@@ -75,11 +75,30 @@ fn specs(manifests: usize) -> Vec<Spec> {
     (0..3).map(|number| Spec { sections: sections.clone(), ..Spec::zone(number) }).collect()
 }
 
+async fn metric(member: &Member, name: &str) -> Result<u64> {
+    let text = member.registry().get("/metrics").await?.text().await?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.with_context(|| name.to_owned())?.trim().parse()?)
+}
+
 /// How many snapshots of others have replaced a node's state.
 async fn installed(member: &Member) -> Result<u64> {
-    let text = member.registry().get("/metrics").await?.text().await?;
-    let line = text.lines().find_map(|line| line.strip_prefix("clawhub_raft_snapshots_installed "));
-    Ok(line.context("the metric")?.trim().parse()?)
+    metric(member, "clawhub_raft_snapshots_installed").await
+}
+
+/// Waits until nobody's log reaches back to `index` any more. Writes go on: logs are purged beside them,
+/// once the last attempt to send the absent node their entries has failed.
+async fn purged(members: &[&Member], source: &Source, repo: &Repo, index: u64) -> Result<()> {
+    until("the log to be purged", BEGINS, || async {
+        source.push(repo, 0).await?;
+        for member in members {
+            if metric(member, "clawhub_raft_purged_index").await? <= index {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// Something of a snapshot has arrived and not all of it.
@@ -102,6 +121,7 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     let home = tempfile::tempdir()?;
     let mut members = fleet::form(home.path(), specs(manifests)).await?;
     let away = (members[0].leader()? == Some(3)).then_some(1).unwrap_or(2);
+    let last = metric(&members[away], "clawhub_raft_log_index").await?;
     members[away].kill()?;
     let repo = members[0].registry().repo(REPO);
     let source = Arc::new(Source { config: repo.push_blob(manifest::CONFIG_BYTES).await? });
@@ -112,6 +132,8 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     });
     pushes.buffer_unordered(PARALLEL).try_collect::<()>().await?;
     let pushed = began.elapsed();
+    let others: Vec<&Member> = (0..3).filter(|at| *at != away).map(|at| &members[at]).collect();
+    purged(&others, &source, &repo, last).await?;
 
     for number in 0..INTERRUPTIONS {
         interrupt(&mut members[away]).await.with_context(|| format!("interruption {number}"))?;

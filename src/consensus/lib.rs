@@ -37,6 +37,7 @@ mod membership;
 mod network;
 mod profile;
 mod propose;
+mod purge;
 mod receive;
 mod record;
 mod send;
@@ -117,6 +118,7 @@ struct Shared<R: AsyncRuntime> {
     clock: clock::Clock<R>,
     sessions: Arc<session::Sessions>,
     barrier: barrier::Barrier,
+    transfers: Arc<purge::Transfers<R::Instant>>,
     /// For proposals of this node's clients.
     budget: budget::Budget,
     /// For proposals that others forward to this node.
@@ -161,7 +163,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         let opened = state.clone();
         let machine =
             files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
+        let transfers = Arc::new(purge::Transfers::new());
         let network = network::Factory {
+            transfers: Arc::clone(&transfers),
             node: settings.node,
             profile: settings.profile,
             execution,
@@ -183,6 +187,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             clock: clock::Clock::new(),
             sessions: Arc::default(),
             barrier: barrier::Barrier::default(),
+            transfers,
             budget,
             forwarded,
             changes: futures::lock::Mutex::default(),
@@ -191,6 +196,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         };
         let consensus = Consensus { shared: Arc::new(shared) };
         drop(R::spawn(consensus.clone().reconcile()));
+        drop(R::spawn(consensus.clone().purge()));
         Ok(consensus)
     }
 

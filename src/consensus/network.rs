@@ -20,6 +20,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
 
+use crate::purge::Transfers;
 use crate::record;
 use crate::send::{self, Pace};
 use crate::snapshot::SnapshotFiles;
@@ -31,7 +32,8 @@ use crate::window::Window;
 use crate::{Execution, Profile};
 
 /// Makes clients.
-pub(crate) struct Factory<R> {
+pub(crate) struct Factory<R: AsyncRuntime> {
+    pub(crate) transfers: Arc<Transfers<R::Instant>>,
     pub(crate) node: NodeId,
     pub(crate) profile: Profile,
     pub(crate) execution: Execution,
@@ -43,6 +45,7 @@ pub(crate) struct Factory<R> {
 impl<R: AsyncRuntime> Factory<R> {
     fn client(&self, target: u64, lane: Lane) -> Client<R> {
         Client {
+            transfers: Arc::clone(&self.transfers),
             node: self.node,
             target: NodeId(target),
             lane,
@@ -72,7 +75,8 @@ impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
 }
 
 /// Speaks to one peer on one lane.
-pub(crate) struct Client<R> {
+pub(crate) struct Client<R: AsyncRuntime> {
+    transfers: Arc<Transfers<R::Instant>>,
     node: NodeId,
     target: NodeId,
     lane: Lane,
@@ -286,6 +290,8 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
         let (transport, to) = (Arc::clone(&self.transport), self.target);
+        let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        let _kept = self.transfers.begin(last);
         let sending = send::snapshot::<R>(
             transport,
             to,

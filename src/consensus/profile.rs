@@ -101,10 +101,6 @@ pub struct Settings {
     pub wall: Arc<WallClock>,
 }
 
-/// Log entries that stay behind after a snapshot, for followers that are a little late.
-const KEPT_AFTER_SNAPSHOT: u64 = 2_000;
-/// Entries removed at once: few large range deletes instead of many small ones.
-const PURGE_BATCH: u64 = 1_024;
 /// A snapshot takes at most this long to send; the next attempt goes on where it ended.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -137,8 +133,8 @@ impl Settings {
             max_append_entries: Some(1_024),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_interval),
             replication_lag_threshold: self.snapshot_interval.saturating_mul(4),
-            max_in_snapshot_log_to_keep: KEPT_AFTER_SNAPSHOT.min(self.snapshot_interval),
-            purge_batch_size: PURGE_BATCH.min(self.snapshot_interval.max(1)),
+            // `purge` decides what goes, so nothing goes by itself.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // Bytes are bounded by the proposal budget; these bound what openraft holds besides.
             api_channel_size: Some(8_192),
             notification_channel_size: Some(8_192),

@@ -163,6 +163,7 @@ fn cluster(stack: &Stack) -> Vec<Gauge> {
         ),
         gauge("raft_is_leader", "1 on the leader", u64::from(status.leader == Some(stack.me))),
         gauge("raft_log_index", "Last entry in the log", status.last_log.unwrap_or(0)),
+        gauge("raft_purged_index", "Last entry dropped from the log", status.purged.unwrap_or(0)),
         gauge("raft_committed_index", "Last entry known to be committed", committed),
         gauge("raft_applied_index", "Last entry applied", status.applied),
         gauge(
