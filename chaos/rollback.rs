@@ -174,7 +174,6 @@ async fn yesterdays_disk_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "peers admit a start that is as high as the logged one, and the leader ends"]
 async fn a_disk_one_start_old_is_refused() -> Result<()> {
     let _alone = crate::alone().await;
     let (_, ended) = roll_back(1).await?;

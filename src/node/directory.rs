@@ -102,8 +102,10 @@ impl Directory for Members {
         if record.spec.spki != *spki {
             return Err(OTHER_KEY.into());
         }
-        // Equal is the present one: it registered, and goes on connecting.
-        if hello.boot < record.boot {
+        // The present start registered itself, and goes on connecting. Another one of the same number is of
+        // a disk that was copied, or one start old.
+        let present = (hello.boot, hello.nonce) == (record.boot, record.nonce);
+        if hello.boot <= record.boot && !present {
             return Err(format!("boot {} is not above {}, seen before: {STALE}", hello.boot, record.boot));
         }
         Ok(())
@@ -190,7 +192,7 @@ mod tests {
     }
 
     fn admitted(members: &Members, node: u64, boot: u64, key: u8) -> bool {
-        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot };
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot, nonce: 1 };
         members.admit(&hello, &[key; 32]).is_ok()
     }
 
@@ -201,6 +203,11 @@ mod tests {
         assert!(admitted(&members, 2, 6, 2), "a later one, not registered yet");
         assert!(!admitted(&members, 2, 4, 2), "an old copy of its disk");
         assert!(!admitted(&members, 2, 5, 1), "another member's key");
+        let twin = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(2), boot: 5, nonce: 2 };
+        assert!(
+            members.admit(&twin, &[2; 32]).unwrap_err().contains(STALE),
+            "a disk one start old, or a twin"
+        );
         assert_eq!(members.lookup(NodeId(2)).unwrap().addr, "moved:7000");
         assert_eq!(members.current().unwrap().iter().map(|seed| seed.node.0).collect::<Vec<_>>(), [1, 2]);
     }
@@ -209,7 +216,7 @@ mod tests {
     fn a_removed_node_is_neither_admitted_nor_called_and_is_told() {
         let seed = Seed { node: NodeId(3), addr: "h3:7000".into(), spki: [3; 32] };
         let (_temp, members) = members(&commands(), vec![seed]);
-        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(3), boot: 9 };
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(3), boot: 9, nonce: 0 };
         assert_eq!(members.admit(&hello, &[3; 32]), Err(REMOVED.to_owned()));
         assert_eq!(members.lookup(NodeId(3)), None);
     }

@@ -58,6 +58,12 @@ pub(crate) enum NodeError {
     /// The data directory contradicts itself.
     #[error("the data directory does not fit together: {0}; nothing is guessed or repaired")]
     Inconsistent(String),
+    /// The cluster refused this data at an earlier start.
+    #[error(
+        "the cluster has refused this data directory: {0}; replace the node: drain it, and join anew with an \
+         empty data directory"
+    )]
+    Refused(String),
     /// It is no member any more.
     #[error(
         "this node was removed from the cluster; to take part again, it joins anew with an empty data directory"

@@ -1,6 +1,6 @@
 //! What this node alone knows and must not forget, in the `local` store beside the blob index.
 //!
-//! Owns the keys `node.*`: the boot counter, the cluster's epoch, the peers last known, and a cluster
+//! Owns the keys `node.*`: the boot counter, whether a start was refused as an old one, the cluster's epoch, the peers last known, and a cluster
 //! initialisation under way. Every write is synced before it returns: a boot number that was used and
 //! then forgotten would be used twice.
 
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const BOOT: &[u8] = b"node.boot";
+const REFUSED: &[u8] = b"node.refused";
 const EPOCH: &[u8] = b"node.epoch";
 const PEERS: &[u8] = b"node.peers";
 const INIT: &[u8] = b"node.init";
@@ -59,6 +60,17 @@ impl Facts {
         let boot = self.get::<u64>(BOOT)?.unwrap_or(0) + 1;
         self.put(BOOT, &boot)?;
         Ok(boot)
+    }
+
+    /// Why the cluster refused this data as an old copy or a twin's, if it did. Further starts would count
+    /// on until they look new, and bring back votes and entries that others rely on being gone.
+    pub(crate) fn refused(&self) -> Result<Option<String>, FactError> {
+        self.get(REFUSED)
+    }
+
+    /// Keeps that the cluster refused this data.
+    pub(crate) fn set_refused(&self, reason: &str) -> Result<(), FactError> {
+        self.put(REFUSED, &reason)
     }
 
     /// The cluster's epoch when the node became a member.

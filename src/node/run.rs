@@ -73,7 +73,11 @@ async fn open(
     let peers = config.peer.listen;
     let peer_port = PeerPort::hold(peers).map_err(refused("peers at", peers.to_string()))?;
     let local = stores::local(&dir)?;
-    let count = Facts::new(local.clone()).count_boot()?;
+    let facts = Facts::new(local.clone());
+    if let Some(reason) = facts.refused()? {
+        return Err(NodeError::Refused(reason));
+    }
+    let count = facts.count_boot()?;
     let path = dir.admin_socket();
     let socket = AdminSocket::bind(&path).map_err(refused("operators at", path.display().to_string()))?;
     tracing::info!(

@@ -27,7 +27,7 @@ use crate::data_dir::Owner;
 use crate::directory::Members;
 use crate::error::NodeError;
 use crate::facts::Facts;
-use crate::node::Node;
+use crate::node::{Boot, Node};
 use crate::stores;
 
 /// How long a node that is cut off goes on answering GET by digest.
@@ -190,7 +190,8 @@ fn identity(node: &Node, owner: Owner) -> Result<(Identity, ClusterKey), NodeErr
     let epoch = node.facts.epoch()?.ok_or_else(missing)?;
     let (cert, ca_cert) = node.with_dir(|dir| dir.certificates())?;
     let (key, cluster_key) = node.with_dir(|dir| (dir.node_key(), dir.cluster_key()));
-    let hello = Hello { cluster: owner.cluster, epoch, node: owner.node, boot: node.boot.count };
+    let Boot { count: boot, nonce } = node.boot;
+    let hello = Hello { cluster: owner.cluster, epoch, node: owner.node, boot, nonce };
     let identity = Identity { key: NodeKey::load_or_create(&key)?, cert, ca_cert, hello };
     Ok((identity, ClusterKey::load(&cluster_key)?))
 }

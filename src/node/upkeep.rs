@@ -55,7 +55,7 @@ async fn register(node: Arc<Node>) {
             Ok(_) => return tracing::info!(node = %stack.me, boot = node.boot.count, "registered"),
             Err(ProposeError::Rejected(rejected @ Rejected::StaleBoot { .. })) => {
                 let why = "an old copy of its data directory, or a second process with the same one";
-                return node.stop.fault(format!("{rejected}: {why}"));
+                return refused(&node, format!("{rejected}: {why}"));
             }
             Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => return node.stop.removed(),
             Err(error) => tracing::debug!(%error, "not registered yet"),
@@ -64,12 +64,26 @@ async fn register(node: Arc<Node>) {
     }
 }
 
+/// Ends a node whose data is not what the others rely on, and keeps it from starting again with it.
+fn refused(node: &Node, reason: String) {
+    if let Err(error) = node.facts.set_refused(&reason) {
+        tracing::error!(%error, "it cannot be kept that the cluster refused this data");
+    }
+    node.stop.fault(reason);
+}
+
 /// Follows the members as the state changes.
 async fn watch_members(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     let mut watcher = stack.consensus.watch();
     let mut applied = None;
+    let mut followed = None;
     while let Some(status) = watcher.changed().await {
+        let leader = (status.term, status.leader);
+        if followed.replace(leader) != Some(leader) {
+            let leader = status.leader.map_or(0, |id| id.0);
+            tracing::info!(term = status.term, leader, "who leads has changed; 0 is nobody");
+        }
         if applied.replace(status.applied) == Some(status.applied) {
             continue;
         }
@@ -115,7 +129,7 @@ async fn watch_exile(node: Arc<Node>) {
             // Unreachable, or another reason: that is a failure, not an exile.
             match error.to_string() {
                 reason if reason.contains(directory::REMOVED) => return node.stop.removed(),
-                reason if reason.contains(directory::STALE) => return node.stop.fault(reason),
+                reason if reason.contains(directory::STALE) => return refused(&node, reason),
                 _ => (),
             }
         }

@@ -15,7 +15,7 @@ const VERSION: u8 = 1;
 const KIND_HELLO: u8 = 1;
 const KIND_REFUSAL: u8 = 2;
 const HEADER: usize = 4;
-const HELLO: usize = 16 + 8 + 8 + 8;
+const HELLO: usize = 16 + 8 + 8 + 8 + 8;
 /// The longest reason for a refusal that is sent or read, bytes.
 const REASON: usize = 256;
 
@@ -31,6 +31,8 @@ pub struct Hello {
     /// Counts its starts, fsynced: of two nodes with one identity, or of one disk and its older copy, the
     /// higher one is right.
     pub boot: u64,
+    /// Drawn at random when the process started: tells it from another one with the same `boot`.
+    pub nonce: u64,
 }
 
 /// A frame as read.
@@ -46,7 +48,7 @@ impl Hello {
     fn payload(&self) -> [u8; HELLO] {
         let mut out = [0; HELLO];
         out[..16].copy_from_slice(&self.cluster.0);
-        for (at, number) in [self.epoch, self.node.0, self.boot].into_iter().enumerate() {
+        for (at, number) in [self.epoch, self.node.0, self.boot, self.nonce].into_iter().enumerate() {
             out[16 + 8 * at..][..8].copy_from_slice(&number.to_be_bytes());
         }
         out
@@ -56,12 +58,14 @@ impl Hello {
         let (cluster, rest) = payload.split_first_chunk::<16>()?;
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
         let (node, rest) = rest.split_first_chunk::<8>()?;
-        let boot: &[u8; 8] = rest.try_into().ok()?;
+        let (boot, rest) = rest.split_first_chunk::<8>()?;
+        let nonce: &[u8; 8] = rest.try_into().ok()?;
         Some(Hello {
             cluster: ClusterId(*cluster),
             epoch: u64::from_be_bytes(*epoch),
             node: NodeId(u64::from_be_bytes(*node)),
             boot: u64::from_be_bytes(*boot),
+            nonce: u64::from_be_bytes(*nonce),
         })
     }
 }
@@ -119,8 +123,13 @@ fn printable(reason: &str) -> String {
 mod tests {
     use super::*;
 
-    const HERE: Hello =
-        Hello { cluster: ClusterId([9; 16]), epoch: 1, node: NodeId(u64::MAX), boot: 0x0102_0304_0506 };
+    const HERE: Hello = Hello {
+        cluster: ClusterId([9; 16]),
+        epoch: 1,
+        node: NodeId(u64::MAX),
+        boot: 0x0102_0304_0506,
+        nonce: 0x0708_090a_0b0c_0d0e,
+    };
 
     async fn sent(hello: &Hello) -> Vec<u8> {
         let mut out = Vec::new();
@@ -141,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn frames_of_any_other_shape_are_errors() {
         let good = sent(&HERE).await;
-        for (at, value) in [(0, 0), (0, 2), (1, 0), (1, 3), (2, 255), (3, 39), (3, 41)] {
+        for (at, value) in [(0, 0), (0, 2), (1, 0), (1, 3), (2, 255), (3, 47), (3, 49)] {
             let mut bad = good.clone();
             bad[at] = value;
             bad.resize(70_000, 0);

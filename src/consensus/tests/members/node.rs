@@ -172,7 +172,7 @@ impl Cluster {
     fn identity(&self, node: NodeId, boot: u64) -> Identity {
         let key = NodeKey::generate().unwrap();
         let cert = self.ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), node).unwrap();
-        let hello = Hello { cluster: CLUSTER, epoch: 1, node, boot };
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node, boot, nonce: 0 };
         Identity { key, cert, ca_cert: self.ca.cert_der().to_vec(), hello }
     }
 }

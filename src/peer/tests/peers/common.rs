@@ -60,7 +60,7 @@ impl Cluster {
     /// An identity and, beside it, its key once more.
     pub fn identity(&self, node: u64, boot: u64, key: NodeKey) -> Identity {
         let cert = self.ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), NodeId(node)).unwrap();
-        let hello = Hello { cluster: self.id, epoch: 1, node: NodeId(node), boot };
+        let hello = Hello { cluster: self.id, epoch: 1, node: NodeId(node), boot, nonce: 0 };
         Identity { key, cert, ca_cert: self.ca.cert_der().to_vec(), hello }
     }
 

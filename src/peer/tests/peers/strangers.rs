@@ -154,7 +154,7 @@ async fn the_peer_protocol_needs_a_certificate_and_a_protocol_must_be_named() {
     let cluster = Cluster::new(1);
     let node = cluster.start(1).await;
     let addr = node.endpoint.local_addr();
-    let claims = frame(&Hello { cluster: cluster.id, epoch: 1, node: NodeId(1), boot: 1 });
+    let claims = frame(&Hello { cluster: cluster.id, epoch: 1, node: NodeId(1), boot: 1, nonce: 0 });
     for alpn in [&[PEER][..], &[]] {
         let Ok(mut stream) = tls(addr, config(alpn, None)).await else { continue };
         let _ = stream.write_all(&claims).await;
@@ -169,7 +169,7 @@ async fn the_peer_protocol_needs_a_certificate_and_a_protocol_must_be_named() {
 async fn streams_need_a_certificate_of_this_cluster() {
     let (cluster, other) = (Cluster::new(1), Cluster::new(1));
     let (node, member) = (cluster.start(1).await, cluster.start(2).await);
-    let claims = frame(&Hello { cluster: cluster.id, epoch: 1, node: member.id, boot: 1 });
+    let claims = frame(&Hello { cluster: cluster.id, epoch: 1, node: member.id, boot: 1, nonce: 0 });
     for papers in [None, Some(papers(&other, 2)), Some(papers(&cluster, 2))] {
         let config = config(&["clawhub-streams/1"], papers);
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
@@ -192,7 +192,7 @@ async fn streams_need_a_certificate_of_this_cluster() {
 async fn a_hello_that_differs_from_the_certificate_is_refused_with_its_reason() {
     let cluster = Cluster::new(1);
     let (node, other) = (cluster.start(1).await, cluster.start(2).await);
-    let honest = Hello { cluster: cluster.id, epoch: 1, node: NodeId(7), boot: 1 };
+    let honest = Hello { cluster: cluster.id, epoch: 1, node: NodeId(7), boot: 1, nonce: 0 };
     for (hello, reason) in [
         (Hello { cluster: ClusterId([9; 16]), ..honest }, "another cluster"),
         (Hello { epoch: 2, ..honest }, "another epoch"),
@@ -314,7 +314,7 @@ async fn a_node_joins_with_a_token_and_is_a_member_with_what_it_got() {
     assert!(joined.cluster_key == cluster.key);
     assert_eq!(joined.peers.len(), 1);
 
-    let hello = Hello { cluster: joined.cluster, epoch: joined.epoch, node: joined.node, boot: 1 };
+    let hello = Hello { cluster: joined.cluster, epoch: joined.epoch, node: joined.node, boot: 1, nonce: 0 };
     let identity = clawhub_peer::Identity { key, cert: joined.cert, ca_cert: joined.ca_cert, hello };
     let second = cluster.start_as(identity, "127.0.0.1:0".parse().unwrap()).await;
     assert_eq!(second.ask(first.id).await.unwrap(), 2);
@@ -416,7 +416,7 @@ async fn noise_over_tcp(addr: SocketAddr, until: Instant) {
 
 async fn noise_within_tls(addr: SocketAddr, until: Instant, cluster: &Cluster) {
     let mut rng = rand::rng();
-    let hello = frame(&Hello { cluster: cluster.id, epoch: 1, node: NodeId(2), boot: 1 });
+    let hello = frame(&Hello { cluster: cluster.id, epoch: 1, node: NodeId(2), boot: 1, nonce: 0 });
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     while Instant::now() < until {
         let member = rng.random();

@@ -76,7 +76,7 @@ async fn endpoint(key: NodeKey) -> Endpoint {
     }
     let ca = Ca::create(CLUSTER).unwrap();
     let cert = ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), ME).unwrap();
-    let hello = Hello { cluster: CLUSTER, epoch: 1, node: ME, boot: 1 };
+    let hello = Hello { cluster: CLUSTER, epoch: 1, node: ME, boot: 1, nonce: 0 };
     let identity = Identity { key, cert, ca_cert: ca.cert_der().to_vec(), hello };
     Endpoint::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), identity, Arc::new(Nobody)).await.unwrap()
 }
