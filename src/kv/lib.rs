@@ -11,6 +11,7 @@ pub mod memory;
 pub mod rocks;
 #[cfg(test)]
 mod suite;
+mod tail;
 
 use std::fmt::Display;
 use std::fs::File;

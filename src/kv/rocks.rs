@@ -4,7 +4,7 @@
 //! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed sync nobody knows what the
 //! device holds, so the store then refuses every further write: its owner stops, and finds out by
 //! opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
-//! receipts in silence.
+//! receipts in silence. What a power cut leaves at the end of a log is no corruption ([`crate::tail`]).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use rocksdb::{
     ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use crate::{Batch, Change, Kv, KvError, KvRead, Pair, UNSYNCED, parent, sync_dir};
+use crate::{Batch, Change, Kv, KvError, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
 
 const MIB: usize = 1 << 20;
 /// Blocks of all open stores together.
@@ -115,7 +115,9 @@ impl RocksKv {
             sync_dir(parent(dir))?;
         }
         refuse_headless(dir).map_err(|message| KvError::new(context(), message))?;
-        let db = DB::open(&profile.options(), dir).map_err(|e| KvError::new(context(), explain(&e)))?;
+        let options = profile.options();
+        let opened = DB::open(&options, dir).or_else(|error| without_zeros(&options, dir, error));
+        let db = opened.map_err(|e| KvError::new(context(), explain(&e)))?;
         Ok(RocksKv { db, dir: dir.to_owned(), failed: AtomicBool::new(false) })
     }
 
@@ -130,6 +132,19 @@ impl RocksKv {
         }
         Ok(())
     }
+}
+
+/// Opens a store again whose log may only seem corrupt, for the zeros at its end.
+fn without_zeros(options: &Options, dir: &Path, error: rocksdb::Error) -> Result<DB, rocksdb::Error> {
+    if error.kind() != ErrorKind::Corruption {
+        return Err(error);
+    }
+    // A log that cannot be read or cut is not the better for it: the first error stands.
+    let Ok(Some(trimmed)) = tail::trim(dir) else { return Err(error) };
+    DB::open(options, dir).map_err(|_| {
+        let _ = trimmed.restore();
+        error
+    })
 }
 
 /// RocksDB would silently start an empty database over data whose `CURRENT` file is gone, and so forget

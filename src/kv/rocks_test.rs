@@ -91,6 +91,50 @@ fn a_torn_tail_is_forgiven_and_what_was_synced_is_there() {
     }
 }
 
+/// The new length of the log was durable and its last pages were not.
+fn lose_last_pages(dir: &Path, from: u64) -> u64 {
+    let log = wal(dir);
+    let length = fs::metadata(&log).unwrap().len();
+    let file = File::options().write(true).open(&log).unwrap();
+    file.set_len(from).unwrap();
+    file.set_len(length).unwrap();
+    length
+}
+
+#[test]
+fn a_log_that_ends_in_zeros_is_a_torn_tail_and_nothing_more() {
+    for profile in [RocksProfile::Raft, RocksProfile::Local] {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        let kv = RocksKv::open(&live, profile).unwrap();
+        put(&kv, b"synced", &[1; 1000]);
+        kv.sync().unwrap();
+        let durable = fs::metadata(wal(&live)).unwrap().len();
+        put(&kv, b"torn", &[2; 9000]);
+
+        for from in [4096, 8192] {
+            assert!(from > durable);
+            let cut = dir.path().join(format!("cut-{from}"));
+            copy(&live, &cut);
+            lose_last_pages(&cut, from);
+            let kv = RocksKv::open(&cut, profile).unwrap();
+            assert_eq!(kv.get(b"synced").unwrap().unwrap(), [1; 1000], "{profile:?} zeros from {from}");
+            assert_eq!(kv.get(b"torn").unwrap(), None);
+            put(&kv, b"after", b"it goes on");
+        }
+
+        let rotten = dir.path().join("rotten");
+        copy(&live, &rotten);
+        let length = lose_last_pages(&rotten, 8192);
+        let log = wal(&rotten);
+        let mut bytes = fs::read(&log).unwrap();
+        bytes[500] ^= 0xff;
+        fs::write(&log, &bytes).unwrap();
+        rejected(&rotten, profile);
+        assert_eq!(fs::metadata(&log).unwrap().len(), length, "left as it was found");
+    }
+}
+
 #[test]
 fn rot_in_the_middle_of_the_log_is_corruption_where_others_rely_on_it() {
     let dir = tempfile::tempdir().unwrap();
