@@ -30,7 +30,7 @@ async fn hands_over(member: &Member, from: u64) -> Result<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_from_the_day_after_tomorrow_ends_nothing_and_hands_over() -> Result<()> {
-    let _alone = crate::alone().await;
+    let _beside = crate::beside().await;
     if !Path::new(LIBRARY).exists() {
         println!("skipped: {LIBRARY} is not there");
         return Ok(());

@@ -36,7 +36,7 @@ trait Trio {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failover_takes_an_election() -> Result<()> {
     let _alone = crate::alone().await;
-    let kills = scale("CLAWHUB_FAILOVER_KILLS", 3).max(1);
+    let kills = scale("CLAWHUB_FAILOVER_KILLS", 2).max(1);
     let ours = {
         let home = tempfile::tempdir()?;
         rounds(&mut clawhub::Nodes::form(home.path()).await?, kills).await?

@@ -34,7 +34,7 @@ struct Measure {
 impl Measure {
     fn asked_for() -> Measure {
         let every = scale("CLAWHUB_KILL_EVERY_SECONDS", 4).max(2);
-        Measure { seconds: scale("CLAWHUB_KILL_SECONDS", 25), every }
+        Measure { seconds: scale("CLAWHUB_KILL_SECONDS", 14), every }
     }
 
     /// 30 in the full measure.

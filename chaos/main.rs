@@ -2,7 +2,7 @@
 //! stays, answers are true or honest about not knowing.
 //!
 //! Each file is one kind of fault. `cargo test` runs them small; `make prove` runs them in full and prints
-//! what was seen. They share the machine's two cores badly, so one runs at a time.
+//! what was seen. Those that measure times run one at a time.
 #![expect(clippy::print_stdout, reason = "what a run measured belongs in its output")]
 
 mod clock;
@@ -15,12 +15,18 @@ mod power;
 mod rollback;
 mod snapshots;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Held by the one test that runs.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// Held by a test that measures times: it runs by itself.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURNS.write().await
+}
+
+/// Held by a test that only needs an end: others of the kind may run beside it.
+async fn beside() -> RwLockReadGuard<'static, ()> {
+    TURNS.read().await
 }
 
 /// What a line of the proof measured, for the table of `make prove`.

@@ -50,14 +50,14 @@ const NAMED: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_takes_nothing_that_was_acknowledged() -> Result<()> {
-    let _alone = crate::alone().await;
+    let _beside = crate::beside().await;
     if let Some(why) = Disk::unavailable() {
         crate::seen("power", &format!("SKIPPED: no devices can be made here: {why}"));
         return Ok(());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let seed = scale("CLAWHUB_POWER_SEED", u64::from(now.subsec_nanos()));
-    let cuts = scale("CLAWHUB_POWER_CUTS", 3);
+    let cuts = scale("CLAWHUB_POWER_CUTS", 2);
     let home = tempfile::tempdir()?;
     let mut run = Run::start(home.path(), cuts, seed).await?;
     let outcome = run.all(cuts).await;

@@ -161,7 +161,7 @@ async fn roll_back(starts: usize) -> Result<(World, Duration)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn yesterdays_disk_is_refused() -> Result<()> {
-    let _alone = crate::alone().await;
+    let _beside = crate::beside().await;
     let (world, ended) = roll_back(2).await?;
     world.refused_by_all().await?;
     let figures = format!(
@@ -175,7 +175,7 @@ async fn yesterdays_disk_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_one_start_old_is_refused() -> Result<()> {
-    let _alone = crate::alone().await;
+    let _beside = crate::beside().await;
     let (_, ended) = roll_back(1).await?;
     crate::seen("rollback", &format!("a disk one start old: ended by itself after {ended:.1?}"));
     Ok(())
@@ -184,7 +184,7 @@ async fn a_disk_one_start_old_is_refused() -> Result<()> {
 /// The log knows the original's later start, so the copy is the one that goes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_is_refused_and_the_original_goes_on() -> Result<()> {
-    let _alone = crate::alone().await;
+    let _beside = crate::beside().await;
     let mut world = World::start().await?;
     let copy = world.copy(2).await?;
     let spec = Spec { name: "twin".into(), ..world.members[COPIED].spec.clone() };

@@ -116,8 +116,8 @@ async fn interrupt(member: &mut Member) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
-    let _alone = crate::alone().await;
-    let manifests: usize = scale("CLAWHUB_SNAPSHOT_MANIFESTS", 2_000);
+    let _beside = crate::beside().await;
+    let manifests: usize = scale("CLAWHUB_SNAPSHOT_MANIFESTS", 1_200);
     let home = tempfile::tempdir()?;
     let mut members = fleet::form(home.path(), specs(manifests)).await?;
     let away = if members[0].leader()? == Some(3) { 1 } else { 2 };

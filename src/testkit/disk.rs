@@ -131,7 +131,6 @@ mod tests {
 
     /// What the proof with nodes rests on: a cut keeps what was fsynced, and takes what was not.
     #[test]
-    #[expect(clippy::print_stdout, reason = "a test that did not run must say so")]
     fn a_cut_takes_what_was_not_fsynced_and_nothing_else() -> Result<()> {
         if let Some(why) = Disk::unavailable() {
             println!("skipped: no disks here: {why}");
