@@ -107,9 +107,9 @@ const PEER: &str = "clawhub-peer/1";
 const JOIN: &str = "clawhub-join/1";
 
 fn frame(hello: &Hello) -> Vec<u8> {
-    let mut frame = vec![1, 1, 0, 40];
+    let mut frame = vec![1, 1, 0, 48];
     frame.extend(hello.cluster.0);
-    for number in [hello.epoch, hello.node.0, hello.boot] {
+    for number in [hello.epoch, hello.node.0, hello.boot, hello.nonce] {
         frame.extend(number.to_be_bytes());
     }
     frame
