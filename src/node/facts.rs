@@ -1,7 +1,7 @@
 //! What this node alone knows and must not forget, in the `local` store beside the blob index.
 //!
-//! Owns the keys `node.*`: the boot counter, whether a start was refused as an old one, the cluster's epoch, the peers last known, and a cluster
-//! initialisation under way. Every write is synced before it returns: a boot number that was used and
+//! Owns the keys `node.*`: the boot counter, whether a start was refused as an old one, the cluster's epoch,
+//! the peers last known, and a cluster initialisation under way. Every write is synced before it returns: a boot number that was used and
 //! then forgotten would be used twice.
 
 use std::sync::Arc;

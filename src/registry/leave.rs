@@ -24,13 +24,6 @@ pub struct Leaving {
     pub short: u64,
 }
 
-impl Leaving {
-    /// Whether nobody would miss the node's copies.
-    pub fn is_free(&self) -> bool {
-        self.lost_count == 0 && self.short == 0
-    }
-}
-
 /// A blob without a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostBlob {
