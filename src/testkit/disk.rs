@@ -10,10 +10,13 @@
 #![expect(unsafe_code, reason = "no safe call tells a file system to shut down")]
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 /// `EXT4_IOC_SHUTDOWN`, the same number as XFS's: `_IOR('X', 125, __u32)`. It is declared as a read and
@@ -78,6 +81,45 @@ impl Disk {
         // SAFETY: the kernel reads one `u32` behind the pointer that the setter makes, and writes nothing.
         let cut = unsafe { ioctl(&root, Setter::<SHUTDOWN, u32>::new(WITHOUT_LOG_FLUSH)) };
         cut.with_context(|| format!("shutting down {}", self.at.display()))
+    }
+
+    /// Fills the disk but for so many bytes that are `left` to everybody, with a file of that name in its root
+    /// folder. Without `left` what is reserved for root goes too.
+    ///
+    /// # Errors
+    /// If the room cannot be taken.
+    pub fn fill(&self, name: &str, left: u64) -> Result<()> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.at.join(name))?;
+        let room = statvfs(&self.at)?;
+        let free = if left == 0 { room.f_bfree } else { room.f_bavail };
+        let mut step = (free * room.f_frsize).saturating_sub(left);
+        let mut end = file.metadata()?.len();
+        while step >= room.f_frsize {
+            match fallocate(&file, FallocateFlags::empty(), end, step) {
+                Ok(()) => end += step,
+                // Whatever the file itself takes: less of it, then.
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => return Err(error.into()),
+            }
+            if left > 0 {
+                break;
+            }
+        }
+        Ok(file.sync_all()?)
+    }
+
+    /// Takes these files out of its root folder again.
+    ///
+    /// # Errors
+    /// If one that is there cannot be removed.
+    pub fn empty(&self, names: &[&str]) -> Result<()> {
+        for name in names {
+            match fs::remove_file(self.at.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => (),
+            }
+        }
+        Ok(())
     }
 
     /// The power is back: forgets what was in memory, replays the journal. Nobody may have a file open.

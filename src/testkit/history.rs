@@ -190,6 +190,8 @@ pub struct Events {
     pub records: Vec<Record>,
     /// Every kill, in order.
     pub kills: Vec<Kill>,
+    /// A device ran full: a node may say 507 to who brings bytes.
+    pub full: bool,
 }
 
 impl Events {
@@ -267,6 +269,11 @@ impl History {
     pub fn killed(&self, node: usize) {
         let at = self.now();
         self.locked().kills.push(Kill { node, at });
+    }
+
+    /// Records that a device runs full.
+    pub fn runs_full(&self) {
+        self.locked().full = true;
     }
 
     /// What there is so far.

@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod content;
 pub mod disk;
 pub mod fleet;
+pub mod fuse;
 pub mod history;
 pub mod image;
 pub mod manifest;

@@ -21,7 +21,7 @@ type Move<'a> = (&'a Record, Step);
 pub fn violations(events: &Events) -> Vec<String> {
     let (mut wrong, mut keys) = (Vec::new(), BTreeMap::<Key, Vec<Move<'_>>>::new());
     for record in &events.records {
-        match judge(record, &events.kills) {
+        match judge(record, events) {
             Err(reason) => wrong.push(format!("{reason}: {record}")),
             Ok(verdict) => {
                 let answered = (verdict != Verdict::Unknown).then_some(record.answered);
@@ -49,7 +49,7 @@ enum Verdict {
 
 /// Whether a registry whose nodes die may answer so, whatever happened before. A 404 may be true: that is
 /// for the order of all operations on its key to tell.
-fn judge(record: &Record, kills: &[Kill]) -> Result<Verdict, &'static str> {
+fn judge(record: &Record, events: &Events) -> Result<Verdict, &'static str> {
     let Outcome::Answer { status, headers, body, text } = &record.outcome else {
         return Ok(Verdict::Unknown);
     };
@@ -59,10 +59,11 @@ fn judge(record: &Record, kills: &[Kill]) -> Result<Verdict, &'static str> {
         StatusCode::TOO_MANY_REQUESTS => Ok(Verdict::Unknown),
         StatusCode::SERVICE_UNAVAILABLE if headers.contains_key(RETRY_AFTER) => Ok(Verdict::Unknown),
         StatusCode::SERVICE_UNAVAILABLE => Err("503 without Retry-After"),
+        StatusCode::INSUFFICIENT_STORAGE if events.full && brings_bytes(&record.op) => Ok(Verdict::Unknown),
         StatusCode::NOT_FOUND => match &record.op {
             Op::Get(_) | Op::Head(_) | Op::DeleteTag(_) => Ok(Verdict::Absent),
             Op::Append(session) | Op::PutBlob(_, Some(session))
-                if text.contains("BLOB_UPLOAD_UNKNOWN") && ended(session, record, kills) =>
+                if text.contains("BLOB_UPLOAD_UNKNOWN") && ended(session, record, &events.kills) =>
             {
                 Ok(Verdict::Unknown)
             }
@@ -70,6 +71,11 @@ fn judge(record: &Record, kills: &[Kill]) -> Result<Verdict, &'static str> {
         },
         _ => Err("an answer that nothing explains"),
     }
+}
+
+/// Whether it takes room in the blob store of the node that is asked.
+fn brings_bytes(op: &Op) -> bool {
+    matches!(op, Op::Open | Op::Append(_) | Op::PutBlob(..))
 }
 
 /// Whether an acknowledgement is about what was asked for, and the bytes are those that it names.

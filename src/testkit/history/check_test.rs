@@ -54,7 +54,7 @@ fn history(operations: Vec<(Op, Outcome)>) -> Events {
         let asked = seconds(10 * i);
         Record { client: 0, node: 0, op, asked, answered: asked + seconds(1), outcome }
     };
-    Events { records: (1..).zip(operations).map(record).collect(), kills: Vec::new() }
+    Events { records: (1..).zip(operations).map(record).collect(), ..Events::default() }
 }
 
 fn found(operations: Vec<(Op, Outcome)>) -> String {
