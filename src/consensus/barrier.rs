@@ -74,6 +74,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         if cfg!(feature = "unsafe-local-reads") {
             return Ok(self.status().applied);
         }
+        self.takes_part()?;
         let wait = self.shared.settings.profile.wait();
         match R::timeout(wait, self.confirmed()).await {
             Ok(Ok(index)) => Ok(index),

@@ -35,6 +35,7 @@ mod log;
 mod machine;
 mod membership;
 mod network;
+mod plead;
 mod profile;
 mod propose;
 mod purge;

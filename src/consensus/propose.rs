@@ -91,6 +91,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// See [`ProposeError`]. A caller that drops the future does not learn the outcome either; the
     /// command may still be applied, once.
     pub async fn propose(&self, cmd: Command, who: Who, wait: Duration) -> Result<Committed, ProposeError> {
+        self.takes_part()?;
         let deadline = R::Instant::now() + wait;
         let with_identity = cmd.needs_session();
         let Who { actor, access } = who;
@@ -308,7 +309,7 @@ impl<R: AsyncRuntime> Consensus<R> {
 }
 
 /// What consensus proposes for itself; idempotent, so without an identity.
-fn system_entry(cmd: ClusterCmd) -> Entry {
+pub(crate) fn system_entry(cmd: ClusterCmd) -> Entry {
     let Who { actor, access } = Who::system();
     Entry { tick: 0, at: 0, actor, access, request: None, deadline: None, cmd: Command::Cluster(cmd) }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
@@ -45,12 +45,20 @@ fn append_request<R: AsyncRuntime>(
 }
 
 impl<R: AsyncRuntime> Consensus<R> {
+    /// A node that stopped says so itself: its peers go on asking, and openraft would log each question.
+    fn serving(&self) -> Result<(), ServeError> {
+        self.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
+    }
+
     /// Appends a leader's entries, several requests at a time, answered in order. The stream ends with
     /// the requests, at the first answer that is not a match, or when the node stops.
     pub fn on_append(
         &self,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendReply, ServeError>> {
+        if let Err(stopped) = self.serving() {
+            return stream::iter([Err(stopped)]).boxed();
+        }
         // A record this version cannot read ends the stream; the leader goes on trying.
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
@@ -76,6 +84,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// # Errors
     /// [`ServeError::Stopped`].
     pub async fn on_vote(&self, request: VoteRequest, pre: bool) -> Result<VoteReply, ServeError> {
+        self.serving()?;
         let mut rpc = openraft::raft::VoteRequest::<Types<R>>::new(
             types::vote(request.vote),
             request.last_log.map(types::log_id),
@@ -93,6 +102,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// # Errors
     /// [`ServeError::Stopped`].
     pub async fn on_transfer(&self, request: TransferRequest) -> Result<bool, ServeError> {
+        self.serving()?;
         let TransferRequest { from, to, last_log } = request;
         let rpc = TransferLeaderRequest::new(types::vote(from), to.0, last_log.map(types::log_id));
         let answer = self.shared.raft.handle_transfer_leader(rpc).await;
@@ -107,6 +117,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         &self,
         mut parts: BoxStream<'static, SnapshotPart>,
     ) -> Result<SnapshotReply, ServeError> {
+        self.serving()?;
         let refused = |e: std::io::Error| ServeError::Refused(e.to_string());
         let first = R::timeout(self.shared.settings.profile.wait(), parts.next()).await;
         let Ok(Some(SnapshotPart::Header(header))) = first else {

@@ -20,6 +20,10 @@ use std::path::Path;
 pub use memory::MemoryKv;
 pub use rocks::{RocksKv, RocksProfile};
 
+/// What the text of an error begins with, somewhere, if the store is damaged rather than out of reach:
+/// opening it again is of no use, whatever becomes of its device.
+pub const CORRUPT: &str = "the database is corrupt";
+
 /// A store failed. There is no answer to give: the node that owns the store stops using it.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}: {message}")]
@@ -116,6 +120,12 @@ pub trait Kv: KvRead {
     /// # Errors
     /// [`KvError`] if the device refuses; what was written since the last sync is then in doubt.
     fn sync(&self) -> Result<(), KvError>;
+
+    /// Why the store refuses every further write, if it does: after a failed write or sync nobody knows what
+    /// the device holds, and only opening it anew tells.
+    fn fault(&self) -> Option<String> {
+        None
+    }
 
     /// A consistent view of now, unaffected by later writes.
     fn snapshot(&self) -> Box<dyn KvRead + '_>;

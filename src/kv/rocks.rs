@@ -1,15 +1,14 @@
 //! RocksDB behind [`Kv`]; nothing else in the project knows it.
 //!
 //! A [`RocksKv`] owns its directory, under RocksDB's own lock. Batches reach the operating system when
-//! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed sync nobody knows what the
-//! device holds, so the store then refuses every further write: its owner stops, and finds out by
-//! opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
+//! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed write or sync nobody knows
+//! what the device holds, so the store then refuses every further write: its owner stops using it, and
+//! finds out by opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
 //! receipts in silence. What a power cut leaves at the end of a log is no corruption ([`crate::tail`]).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -17,7 +16,7 @@ use rocksdb::{
     ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use crate::{Batch, Change, Kv, KvError, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
+use crate::{Batch, CORRUPT, Change, Kv, KvError, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
 
 const MIB: usize = 1 << 20;
 /// Blocks of all open stores together.
@@ -98,8 +97,8 @@ fn cache() -> &'static Cache {
 pub struct RocksKv {
     db: DB,
     dir: PathBuf,
-    /// A sync failed: what the device holds is unknown.
-    failed: AtomicBool,
+    /// How a write or sync failed: what the device holds is unknown.
+    failed: OnceLock<String>,
 }
 
 impl RocksKv {
@@ -118,7 +117,7 @@ impl RocksKv {
         let options = profile.options();
         let opened = DB::open(&options, dir).or_else(|error| without_zeros(&options, dir, error));
         let db = opened.map_err(|e| KvError::new(context(), explain(&e)))?;
-        Ok(RocksKv { db, dir: dir.to_owned(), failed: AtomicBool::new(false) })
+        Ok(RocksKv { db, dir: dir.to_owned(), failed: OnceLock::new() })
     }
 
     fn error(&self, doing: &str, e: &rocksdb::Error) -> KvError {
@@ -126,11 +125,19 @@ impl RocksKv {
     }
 
     fn usable(&self) -> Result<(), KvError> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.failed.get().is_some() {
             let context = format!("writing to {}", self.dir.display());
-            return Err(KvError::new(context, "an earlier sync failed; what the device holds is unknown"));
+            return Err(KvError::new(context, "an earlier write failed; what the device holds is unknown"));
         }
         Ok(())
+    }
+
+    /// The error, kept as the end of all writing.
+    fn fail(&self, doing: &str, e: &rocksdb::Error) -> KvError {
+        let error = self.error(doing, e);
+        // The first one tells most.
+        let _ = self.failed.set(error.to_string());
+        error
     }
 }
 
@@ -170,7 +177,7 @@ fn explain(e: &rocksdb::Error) -> String {
 }
 
 fn corrupt(what: &str) -> String {
-    format!("the database is corrupt and is not repaired, so that nothing is lost in silence: {what}")
+    format!("{CORRUPT} and is not repaired, so that nothing is lost in silence: {what}")
 }
 
 impl KvRead for RocksKv {
@@ -202,7 +209,7 @@ impl Kv for RocksKv {
                 Change::DeleteRange(..) => {}
             }
         }
-        self.db.write_opt(changes, &WriteOptions::default()).map_err(|e| self.error("writing to", &e))
+        self.db.write_opt(changes, &WriteOptions::default()).map_err(|e| self.fail("writing to", &e))
     }
 
     fn sync(&self) -> Result<(), KvError> {
@@ -210,10 +217,11 @@ impl Kv for RocksKv {
         if UNSYNCED {
             return Ok(());
         }
-        self.db.flush_wal(true).map_err(|e| {
-            self.failed.store(true, Ordering::Release);
-            self.error("fsync of", &e)
-        })
+        self.db.flush_wal(true).map_err(|e| self.fail("fsync of", &e))
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.failed.get().cloned()
     }
 
     fn snapshot(&self) -> Box<dyn KvRead + '_> {

@@ -111,6 +111,8 @@ fn cluster_entries() -> Vec<(&'static str, Entry)> {
         ("session-close", entry(ClusterCmd::SessionClose { session: SessionId(600) })),
         ("session-floor", entry(ClusterCmd::SessionFloor { session: SessionId(600), floor: 12 })),
         ("outbox-cursor", entry(ClusterCmd::OutboxCursor { reader: "hooks".into(), done: Some(300) })),
+        ("drain", entry(ClusterCmd::Drain { node, on: true })),
+        ("failing", Entry { request: None, ..entry(ClusterCmd::Failing { node, boot: 3 }) }),
     ]
 }
 
@@ -237,6 +239,7 @@ fn cluster_shapes() -> Vec<Shape> {
         nonce: u64::MAX,
         epoch: 4,
         draining: true,
+        failing: true,
         removed: true,
     };
     let session = SessionRecord { node: NodeId(2), boot: 3, nonce: 9, floor: 12 };

@@ -40,6 +40,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ClusterCmd) -> Result<Re
         }
         ClusterCmd::Remove { node, force } => remove(tx, cx, *node, *force),
         ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
+        ClusterCmd::Failing { node, boot } => fail_node(tx, *node, *boot),
         ClusterCmd::SessionOpen { node, boot, nonce } => session::open(tx, cx, *node, *boot, *nonce),
         ClusterCmd::SessionClose { session } => {
             session::close(tx, *session)?;
@@ -97,7 +98,8 @@ fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
     next.node += 1;
     tx.put(keys::ids(), &next);
     let spec = spec.clone();
-    let record = NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining: false, removed: false };
+    let (draining, failing, removed) = (false, false, false);
+    let record = NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining, failing, removed };
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, Event::NodeJoined { node: id })?;
     Ok(Reply::Joined(id))
@@ -157,6 +159,10 @@ fn boot_node(
     if (boot, nonce) != (record.boot, record.nonce) && boot <= record.boot {
         return Err(Rejected::StaleBoot { node, boot, logged: record.boot }.into());
     }
+    if boot > record.boot {
+        // It opened its stores and looked at what they hold.
+        record.failing = false;
+    }
     (record.boot, record.nonce) = (boot, nonce);
     peer_addr.clone_into(&mut record.spec.peer_addr);
     http_addr.clone_into(&mut record.spec.http_addr);
@@ -189,6 +195,16 @@ fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
     }
     record.draining = on;
     tx.put(keys::node(node), &record);
+    Ok(Reply::Done)
+}
+
+/// Unlike a drain it may leave too few: the storage is gone, whoever likes it or not.
+fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
+    let mut record = member(tx, node)?;
+    if boot == record.boot && !record.failing {
+        record.failing = true;
+        tx.put(keys::node(node), &record);
+    }
     Ok(Reply::Done)
 }
 

@@ -217,6 +217,42 @@ fn a_draining_node_lends_its_name() {
 }
 
 #[test]
+fn a_failing_nodes_copies_do_not_count_until_it_starts_again() {
+    let mut world = World::three();
+    let boot = |boot| ClusterCmd::Boot {
+        node: NodeId(2),
+        boot,
+        nonce: boot,
+        peer_addr: "p:1".into(),
+        http_addr: "h:1".into(),
+    };
+    let failing = |boot| ClusterCmd::Failing { node: NodeId(2), boot };
+    world.ok(boot(5));
+    assert_eq!(world.ok(failing(4)), Reply::Done, "said by an earlier start, it means nothing now");
+    world.ok(commit("a/b", 1, &[1, 2]));
+    assert_eq!(world.ok(failing(5)), Reply::Done);
+    assert_eq!(world.ok(failing(5)), Reply::Done, "once more");
+    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)));
+    world.ok(boot(5));
+    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)), "no new start");
+    world.ok(boot(6));
+    world.ok(commit("a/b", 2, &[1, 2]));
+    assert!(matches!(
+        world.refused(ClusterCmd::Failing { node: NodeId(9), boot: 1 }),
+        Rejected::NodeUnknown(_)
+    ));
+}
+
+#[test]
+fn a_failing_node_may_leave_too_few() {
+    let mut world = World::three();
+    for node in [2, 3] {
+        assert_eq!(world.ok(ClusterCmd::Failing { node: NodeId(node), boot: 0 }), Reply::Done);
+    }
+    assert!(matches!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::NeedCopies(_)));
+}
+
+#[test]
 fn roots_that_nobody_links_keep_no_node() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);

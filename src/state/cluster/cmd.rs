@@ -116,6 +116,15 @@ pub enum ClusterCmd {
         /// Begin.
         on: bool,
     },
+    /// A node's storage fails: its copies serve as sources where they can still be read and no longer count,
+    /// it is given no new ones, the others make up for them. Its next start ends that. Never refused, since
+    /// it says what is; without effect if the node has started again since.
+    Failing {
+        /// The node.
+        node: NodeId,
+        /// The start that found it.
+        boot: u64,
+    },
 }
 
 impl ClusterCmd {

@@ -40,6 +40,8 @@ pub struct NodeRecord {
     pub epoch: u64,
     /// Whether it is about to leave: its copies serve as sources and no longer count.
     pub draining: bool,
+    /// Whether its storage has failed since its last boot: its copies count no more than while it drains.
+    pub failing: bool,
     /// Whether it left.
     pub removed: bool,
 }

@@ -50,7 +50,7 @@ impl View<'_> {
         let nodes = members.map(|node| NodeFacts {
             id: node.id,
             location: node.spec.location,
-            storage: node.spec.roles.storage && !node.draining,
+            storage: node.spec.roles.storage && !node.draining && !node.failing,
             voter: node.spec.roles.voter,
             weight: 1,
         });
