@@ -7,11 +7,13 @@
 
 mod clock;
 mod cutoff;
+mod damage;
 mod disks;
 mod failover;
 mod kills;
 mod pauses;
 mod power;
+mod pressure;
 mod rollback;
 mod snapshots;
 

@@ -1,6 +1,9 @@
 //! Upload sessions: every step may go through another node, a broken one is taken up again, and a
 //! wrong one changes nothing.
 
+#[path = "uploads/mirrors.rs"]
+mod mirrors;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};

@@ -29,7 +29,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// [`BlobError::Corrupt`] if length or group list are wrong: the copy is in quarantine then.
-    /// [`BlobError::Io`], [`BlobError::Index`].
+    /// [`BlobError::Io`]: the copy is not relied on any more. [`BlobError::Index`].
     pub async fn open_blob(&self, root: &Root) -> Result<Option<Blob>, BlobError> {
         if let Some(file) = self.shared.open.get(root) {
             return Ok(Some(Blob { file, store: self.clone() }));
@@ -50,6 +50,10 @@ impl BlobStore {
             Err(error @ BlobError::Corrupt { .. }) => {
                 // A removal and a new copy since the row was read make a new file, or none.
                 self.quarantine_if(&root, move |path| is_bad(path, root, row.size)).await?;
+                Err(error)
+            }
+            Err(error @ BlobError::Io { .. }) => {
+                self.disown(&root).await?;
                 Err(error)
             }
             Err(error) => Err(error),
@@ -163,14 +167,20 @@ impl Blob {
         &self.file.file
     }
 
-    /// A bad group condemns the copy, unless another file has taken its place.
+    /// A bad group condemns the copy, unless another file has taken its place; one that the device does not
+    /// give back is not relied on any more.
     async fn judge<T>(&self, outcome: Result<T, BlobError>) -> Result<T, BlobError> {
-        if let Err(BlobError::Corrupt { root, .. }) = &outcome {
-            let file = self.file.clone();
-            let same = move |path: &Path| same_file(&file.file, path);
-            if let Err(error) = self.store.quarantine_if(root, same).await {
-                tracing::error!(%root, %error, "a corrupt copy could not be moved to quarantine");
+        let root = self.file.root;
+        let judged = match &outcome {
+            Err(BlobError::Corrupt { .. }) => {
+                let file = self.file.clone();
+                self.store.quarantine_if(&root, move |path| same_file(&file.file, path)).await
             }
+            Err(BlobError::Io { .. }) => self.store.disown(&root).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = judged {
+            tracing::error!(%root, %error, "a bad copy could not be taken out of service");
         }
         outcome
     }

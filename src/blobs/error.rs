@@ -37,6 +37,9 @@ pub enum BlobError {
         /// What the device offers, in bytes.
         free: u64,
     },
+    /// The store takes nothing new: its owner does not trust the device at the moment.
+    #[error("the store takes nothing for now: its device fails")]
+    HeldBack,
     /// Bytes do not hash to what they are named by. A stored copy is in quarantine by now.
     #[error("corrupt content of {root} at byte {at}")]
     Corrupt {

@@ -231,6 +231,11 @@ impl Ingest {
         Ok(sealed)
     }
 
+    /// The data file.
+    pub(crate) fn disk(&self) -> Arc<Disk> {
+        self.disk.clone()
+    }
+
     /// Makes data and group list durable: the files may be moved into place after this.
     pub(crate) async fn settle(&self) -> Result<(), BlobError> {
         let (data, list) = tokio::join!(self.flush(), self.lister.call(Lister::settle));

@@ -41,4 +41,4 @@ pub use ingest::Sealed;
 pub use partial::Partial;
 pub use session::UploadStatus;
 pub use store::{BlobStore, StoreConfig};
-pub use tree::{GROUP, GROUP_VALUE, list_len, root_of};
+pub use tree::{GROUP, GROUP_VALUE, Groups, list_len, root_of};

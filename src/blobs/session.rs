@@ -7,6 +7,7 @@
 //! One caller at a time is let in. Steps that must not stop half-way when a client disconnects run
 //! detached.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use crate::buffers::PIECE;
 use crate::detach::{blocking, detached, now_millis};
 use crate::index::{UploadRow, delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE};
@@ -33,6 +35,8 @@ const REST: Duration = Duration::from_secs(600);
 pub struct UploadStatus {
     /// The repository uploaded to.
     pub repo: RepoName,
+    /// Whether SHA-512 is computed as the bytes come.
+    pub sha512: bool,
     /// Bytes accepted: where the next append goes.
     pub offset: u64,
     /// Bytes that survive a crash of the machine.
@@ -214,6 +218,25 @@ impl BlobStore {
         Ok(end)
     }
 
+    /// At most `most` of a session's durable bytes, and never more than 512 KiB, from `at` on, for a copy
+    /// of it elsewhere; none from the durable offset on. They come unchecked: there is no root yet to check
+    /// them against, and whoever keeps the copy compares its digest.
+    ///
+    /// # Errors
+    /// [`BlobError::UploadUnknown`], [`BlobError::Io`].
+    pub async fn read_durable(&self, id: UploadId, at: u64, most: usize) -> Result<Bytes, BlobError> {
+        let mut entered = self.enter(id).await?;
+        let disk = entered.ingest()?.disk();
+        let there = entered.session.progress.lock().durable.saturating_sub(at);
+        let len = usize::try_from(there).unwrap_or(usize::MAX).min(most).min(PIECE);
+        let mut buffer = self.shared.buffers.take(len);
+        blocking(move || {
+            let read = disk.file.read_exact_at(buffer.as_mut(), at);
+            read.map(|()| buffer.freeze()).map_err(BlobError::io("reading an upload"))
+        })
+        .await
+    }
+
     /// Hashes what was appended and compares it with what the client named. The session goes on either
     /// way: it can be kept, appended to, or sealed against another digest.
     ///
@@ -313,7 +336,7 @@ impl BlobStore {
         let session = self.session(id).ok()?;
         let Progress { offset, durable, .. } = *session.progress.lock();
         let opened_at = UNIX_EPOCH + Duration::from_millis(session.opened_at);
-        Some(UploadStatus { repo: session.repo.clone(), offset, durable, opened_at })
+        Some(UploadStatus { repo: session.repo.clone(), sha512: session.sha512, offset, durable, opened_at })
     }
 
     /// Cancels the sessions and drops the fetches that nobody touched for `older_than`, and answers how

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     /// plan, and whoever made it begins again.
     planned: Mutex<HashSet<Root>>,
     space: Mutex<Option<(Instant, u64)>>,
+    /// The owner found that the device is not to be written to, whatever it has free.
+    held_back: AtomicBool,
 }
 
 /// One lock per root, striped: making, confirming and deleting a replica exclude each other.
@@ -107,6 +110,7 @@ impl BlobStore {
                 locks: RootLocks((0..256).map(|_| tokio::sync::Mutex::default()).collect()),
                 planned: Mutex::default(),
                 space: Mutex::new(None),
+                held_back: AtomicBool::new(false),
             };
             Ok(BlobStore { shared: Arc::new(shared) })
         })
@@ -116,6 +120,14 @@ impl BlobStore {
     /// The size of a blob held here, durably.
     pub fn holds(&self, root: &Root) -> Option<u64> {
         self.row(root).map(|row| row.size)
+    }
+
+    /// Whether a blob is held here, durable or about to be.
+    ///
+    /// # Errors
+    /// [`BlobError::Index`] if that cannot be told, which [`BlobStore::holds`] takes for no.
+    pub fn has(&self, root: &Root) -> Result<bool, BlobError> {
+        Ok(self.shared.index.is_unsynced(root) || self.shared.index.blob(root)?.is_some())
     }
 
     /// A receipt for a blob held here. The copy was hashed by this node and is durable; a planned
@@ -185,14 +197,36 @@ impl BlobStore {
         self.shared.paths.free().map_err(BlobError::io("asking for free space"))
     }
 
-    /// Whether uploads and copies are taken at the moment: the device is above the free-space limit.
+    /// Whether uploads and copies are taken at the moment: the device is above the free-space limit, and
+    /// nobody holds the store back.
     pub fn accepts(&self) -> bool {
-        self.ensure_space(0).is_ok()
+        self.ensure_accepts().is_ok()
+    }
+
+    /// The same, with the reason.
+    ///
+    /// # Errors
+    /// [`BlobError::NoSpace`], [`BlobError::HeldBack`]; [`BlobError::Io`] if the device cannot be asked.
+    pub fn ensure_accepts(&self) -> Result<(), BlobError> {
+        self.ensure_space(0)
+    }
+
+    /// Takes no uploads and copies from now on, or takes them again. What is here is read as before.
+    pub fn hold_back(&self, on: bool) {
+        self.shared.held_back.store(on, Ordering::Release);
+    }
+
+    /// Whether [`BlobStore::hold_back`] is in force.
+    pub fn is_held_back(&self) -> bool {
+        self.shared.held_back.load(Ordering::Acquire)
     }
 
     /// Refuses if `more` bytes would leave less than the configured space. The reading may be
     /// [`SPACE_AGE`] old, so the limit is soft by what arrives in that time.
     pub(crate) fn ensure_space(&self, more: u64) -> Result<(), BlobError> {
+        if self.is_held_back() {
+            return Err(BlobError::HeldBack);
+        }
         let mut space = self.shared.space.lock();
         let free = match *space {
             Some((at, free)) if at.elapsed() < SPACE_AGE => free,
@@ -344,6 +378,25 @@ impl BlobStore {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
             if blocking(move || Ok(is_it(&path))).await? { store.condemn(&root).await } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// Drops the row of a copy that the device does not give back, so that it is fetched anew; the next
+    /// start finds out whether its files can be read again. Nothing is dropped while the store is held
+    /// back: a device that fails as a whole says nothing about one copy.
+    pub(crate) async fn disown(&self, root: &Root) -> Result<(), BlobError> {
+        if self.is_held_back() {
+            return Ok(());
+        }
+        let (store, root) = (self.clone(), *root);
+        detached(async move {
+            let _exclusive = store.shared.locks.lock(&root).await;
+            if store.shared.index.blob(&root)?.is_none() {
+                return Ok(());
+            }
+            tracing::error!(%root, "a stored copy cannot be read and is not relied on any more");
+            store.forget(&root).await
         })
         .await
     }

@@ -145,6 +145,28 @@ pub(crate) fn group_matches(root: &Root, list: &Bytes, index: u64, bytes: &[u8])
     list.get(at..at + GROUP_VALUE as usize) == Some(hasher.finalize_non_root().as_slice())
 }
 
+/// A blob's group list, checked against its root: what tells for bytes from elsewhere, group by group,
+/// whether they are the blob's.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    root: Root,
+    list: Bytes,
+}
+
+impl Groups {
+    /// Checks a list as a whole; `None` if it is not that of the blob `root` of `size` bytes.
+    pub fn new(root: Root, size: u64, list: Bytes) -> Option<Groups> {
+        list_matches(&root, size, &list).then_some(Groups { root, list })
+    }
+
+    /// Whether `bytes` are the blob's from `start`, which begins a group, to the end of a group.
+    pub fn matches(&self, start: u64, bytes: &[u8]) -> bool {
+        let groups = (start / GROUP..).zip(bytes.chunks(GROUP as usize));
+        start.is_multiple_of(GROUP)
+            && groups.into_iter().all(|(index, group)| group_matches(&self.root, &self.list, index, group))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

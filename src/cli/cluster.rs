@@ -251,6 +251,7 @@ fn status(s: &StatusReply) -> String {
         ("cluster", format!("{} (epoch {})", s.cluster, s.epoch)),
         ("node", format!("{} ({}), clawhub {}", s.node, s.name, s.version)),
         ("ready", ready),
+        ("storage", s.storage.clone()),
         ("leader", format!("{leader}, term {}", s.term)),
         ("log", format!("{} written, {} committed, {} applied", s.last_log, s.committed, s.applied)),
         ("voters", ids(&s.voters)),
@@ -281,7 +282,7 @@ fn members(members: &[Member]) -> String {
                 m.name.clone(),
                 m.region.clone(),
                 m.zone.clone(),
-                if m.draining { format!("{}, draining", m.standing) } else { m.standing.clone() },
+                standing(m),
                 roles.to_owned(),
                 m.peer_addr.clone(),
                 m.http_addr.clone(),
@@ -290,6 +291,11 @@ fn members(members: &[Member]) -> String {
         })
         .collect();
     table::render(["ID", "NAME", "REGION", "ZONE", "STANDING", "ROLES", "PEER", "HTTP", "REACHABLE"], &rows)
+}
+
+fn standing(m: &Member) -> String {
+    let also = [(m.draining, ", draining"), (m.failing, ", failing")];
+    also.iter().filter(|(is, _)| *is).fold(m.standing.clone(), |text, (_, word)| text + word)
 }
 
 #[cfg(test)]

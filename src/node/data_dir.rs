@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// The format this build reads and writes.
 const FORMAT_VERSION: u32 = 1;
+/// Says why the directory must not be used any more.
+const QUARANTINE: &str = "QUARANTINE";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,21 @@ pub enum DataDirError {
         found: Owner,
         /// Who asked.
         wanted: Owner,
+    },
+    /// Its databases were found damaged at an earlier start.
+    #[error(
+        "{path} is in quarantine: {reason}. Its votes may be gone with it, so the node comes back as a new \
+         one: set the folder aside and start with an empty one; join it with a token from a member (`clawhub \
+         cluster token`, `clawhub cluster join`); then, on a member, `clawhub cluster drain {id} --wait` and \
+         `clawhub cluster remove {id}`"
+    )]
+    Quarantined {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+        /// The member's id, or what stands for it.
+        id: String,
     },
     /// Another process has it.
     #[error("{0} is in use by another process")]
@@ -135,7 +152,20 @@ impl DataDir {
                 Bound(None)
             }
         };
+        if let Some(reason) = quarantined(root)? {
+            let id = owner.map_or_else(|| "ID".to_owned(), |owner| owner.node.to_string());
+            return Err(DataDirError::Quarantined { path: root.into(), reason, id });
+        }
         Ok(DataDir { root: root.into(), owner, _lock: lock })
+    }
+
+    /// Has every further opening of the directory refused: what is in its databases cannot be trusted, even
+    /// where it can be read again. Nothing else in it is changed, and blobs can be copied out by hand.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`] if that cannot be kept.
+    pub fn quarantine(root: &Path, reason: &str) -> Result<(), DataDirError> {
+        replace(root, QUARANTINE, reason.as_bytes())
     }
 
     /// Whose data this is; `None` before the node was initialised or joined.
@@ -230,11 +260,37 @@ fn is_fresh(root: &Path) -> Result<bool, DataDirError> {
     };
     for entry in entries {
         let name = entry.map_err(|e| at(root, e))?.file_name();
-        if !matches!(name.to_str(), Some("LOCK" | "FORMAT.new" | "lost+found")) {
+        let fresh = match name.to_str() {
+            Some("LOCK" | "FORMAT.new" | "lost+found") => true,
+            // Mounted there beforehand, to be a device of its own.
+            Some(own @ ("raft" | "state" | "local")) => is_bare(&root.join(own))?,
+            _ => false,
+        };
+        if !fresh {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether there is nothing in a folder but what a file system brings.
+fn is_bare(dir: &Path) -> Result<bool, DataDirError> {
+    for entry in std::fs::read_dir(dir).map_err(|e| at(dir, e))? {
+        if entry.map_err(|e| at(dir, e))?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Why the directory is in quarantine, if it is.
+fn quarantined(root: &Path) -> Result<Option<String>, DataDirError> {
+    let path = root.join(QUARANTINE);
+    match std::fs::read(&path) {
+        Ok(reason) => Ok(Some(String::from_utf8_lossy(&reason).into_owned())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at(&path, e)),
+    }
 }
 
 fn lock(root: &Path) -> Result<File, DataDirError> {
@@ -366,6 +422,31 @@ mod tests {
         assert!(matches!(DataDir::open(temp.path()), Err(DataDirError::Locked(_))));
         drop(first);
         assert!(DataDir::open(temp.path()).is_ok());
+    }
+
+    #[test]
+    fn what_is_in_quarantine_stays_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(temp.path()).unwrap();
+        dir.save_certificates(&certificate(7), b"ca").unwrap();
+        dir.claim(someone(7)).unwrap();
+        drop(dir);
+        DataDir::quarantine(temp.path(), "raft: the database is corrupt").unwrap();
+        for _ in 0..2 {
+            let refused = DataDir::open(temp.path()).unwrap_err().to_string();
+            assert!(refused.contains("the database is corrupt"), "{refused}");
+            assert!(refused.contains("clawhub cluster remove 7"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn devices_of_metadata_may_be_mounted_before_the_first_start() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("raft/lost+found")).unwrap();
+        assert!(DataDir::open(temp.path()).is_ok());
+        let other = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(other.path().join("raft/000001.sst")).unwrap();
+        assert!(matches!(DataDir::open(other.path()), Err(DataDirError::Foreign(_))));
     }
 
     #[test]

@@ -79,3 +79,19 @@ impl From<clawhub_blobs::BlobError> for NodeError {
         NodeError::Blobs(Box::new(error))
     }
 }
+
+impl NodeError {
+    /// Whether a database of the node is damaged, wherever that was noticed.
+    pub(crate) fn is_damage(&self) -> bool {
+        let damaged = |e: &io::Error| e.kind() == io::ErrorKind::InvalidData;
+        match self {
+            NodeError::Consensus(clawhub_consensus::ConsensusError::Storage(error)) if damaged(error) => true,
+            other => other.to_string().contains(clawhub_kv::CORRUPT),
+        }
+    }
+
+    /// Whether another process, or another life of this one, has the data.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self, NodeError::DataDir(DataDirError::Locked(_)) | NodeError::Listen { .. })
+    }
+}

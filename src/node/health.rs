@@ -44,7 +44,11 @@ pub(crate) async fn not_ready(node: &Node) -> Vec<String> {
     let Some(stack) = node.stack() else {
         return vec![node.phase().to_owned()];
     };
-    let mut reasons = Vec::new();
+    let mut reasons = node.storage.condition().reasons();
+    if !reasons.is_empty() {
+        // Waiting for the cluster would tell nothing more.
+        return reasons;
+    }
     // The one test that means it: whatever was acknowledged anywhere before now is visible here.
     match timeout(PATIENCE, stack.consensus.barrier()).await {
         Ok(Ok(_)) => reasons.extend(unregistered(node, stack)),

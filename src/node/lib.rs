@@ -3,7 +3,9 @@
 //! [`config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
 //! Then `run` opens listeners at once: clients get `/healthz` and 503, operators get the
 //! administration socket. When the node is a member, or as soon as it becomes one (`becoming`), the
-//! `stack` is built and clients are let in. `upkeep` and `membership` keep the member in order.
+//! `stack` is built and clients are let in. `upkeep` and `membership` keep the member in order, `storage`
+//! watches its devices. A node whose storage failed and came back lives on in the same process, as after a
+//! restart.
 //!
 //! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory, and the facts in the
 //! `local` store (boot counter, epoch, known peers). A crash loses none of it.
@@ -23,14 +25,15 @@ mod logging;
 mod membership;
 mod metrics;
 mod node;
+mod office;
 mod port;
 mod refusal;
 mod run;
 mod stack;
 mod stop;
+mod storage;
 mod stores;
 mod upkeep;
-mod wall;
 
 use std::io::Write;
 use std::path::Path;
@@ -40,7 +43,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use config::Config;
+use data_dir::DataDir;
 use error::NodeError;
+use run::Then;
+use stop::Stop;
 
 /// The exit code of a node that the cluster removed: starting it again is of no use.
 const EXIT_REMOVED: u8 = 5;
@@ -64,7 +70,7 @@ pub fn serve(config: &Path) -> ExitCode {
     };
     logging::init(&config.log);
     logging::abort_on_panic();
-    let done = run_to_end(config);
+    let done = run_to_end(&config);
     logging::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,10 +84,45 @@ pub fn serve(config: &Path) -> ExitCode {
     }
 }
 
-fn run_to_end(config: Config) -> Result<(), NodeError> {
+/// One life of the node after the other. Everything that a life opened and started is gone before the next
+/// one begins: its runtimes take its tasks with them.
+fn run_to_end(config: &Config) -> Result<(), NodeError> {
+    let signals = runtime("signals", 1)?;
+    let stop = Stop::default();
+    let heard = signals.block_on(async { stop.on_signals() });
+    heard.map_err(|source| NodeError::Fault(format!("signals: {source}")))?;
+    for life in 0.. {
+        match live(config, &stop, life) {
+            Ok(Then::Again) => (),
+            Ok(Then::Nothing) => break,
+            // A thread of the life before may still wait for a device that has just come back.
+            Err(error) if life > 0 && error.is_in_use() && !stop.is_told() => {
+                tracing::warn!(%error, "trying again");
+                std::thread::sleep(LAST_WORK);
+            }
+            Err(error) => return Err(quarantined(config, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Sets a data directory aside whose databases are damaged, and says so instead.
+fn quarantined(config: &Config, error: NodeError) -> NodeError {
+    if !error.is_damage() {
+        return error;
+    }
+    say(&error);
+    let root = &config.node.data;
+    match DataDir::quarantine(root, &error.to_string()) {
+        Ok(()) => DataDir::open(root).map_or_else(NodeError::DataDir, |_| error),
+        Err(kept) => NodeError::DataDir(kept),
+    }
+}
+
+fn live(config: &Config, stop: &Stop, life: u32) -> Result<Then, NodeError> {
     let main = runtime("node", std::thread::available_parallelism().map_or(2, usize::from).max(2))?;
     let consensus = runtime("consensus", CONSENSUS_THREADS)?;
-    let done = main.block_on(run::run(config, consensus.handle().clone()));
+    let done = main.block_on(run::run(config.clone(), consensus.handle().clone(), stop.life(), life));
     consensus.shutdown_timeout(LAST_WORK);
     main.shutdown_timeout(LAST_WORK);
     done

@@ -130,6 +130,14 @@ pub(crate) async fn render(State(node): State<Arc<Node>>) -> Response {
     if let Some(stack) = node.stack() {
         gauges.extend(cluster(stack));
         gauges.extend(storage(stack));
+        let failing = u64::from(!node.storage.condition().reasons().is_empty());
+        gauges.push(Gauge {
+            name: "storage_failing",
+            help: "1 while a device of this node fails",
+            value: failing,
+        });
+        let (name, help) = ("ballast_bytes", "Room kept for metadata; 0 once it was given up");
+        gauges.push(Gauge { name, help, value: node.storage.ballast() });
     }
     match node.metrics.text(&gauges) {
         Ok(text) => {

@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::port::PeerPort;
 use crate::stack::Stack;
 use crate::stop::Stop;
+use crate::storage::Storage;
 
 /// One start of the process.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     /// Why and when to stop.
     pub(crate) stop: Stop,
+    /// Whether its storage can be relied on.
+    pub(crate) storage: Storage,
     /// Held while the node becomes a member: there is one way to become one at a time.
     pub(crate) becoming: tokio::sync::Mutex<()>,
     dir: Mutex<DataDir>,
@@ -63,12 +66,13 @@ pub(crate) struct Parts {
     pub(crate) peer_port: PeerPort,
     pub(crate) consensus_runtime: Handle,
     pub(crate) stop: Stop,
+    pub(crate) storage: Storage,
 }
 
 impl Node {
     /// Puts a node together. It is not a member of anything yet.
     pub(crate) fn new(parts: Parts) -> Arc<Node> {
-        let Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop } = parts;
+        let Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop, storage } = parts;
         let http_addr = config.http.advertise.clone().unwrap_or_else(|| client_address(&config, http));
         Arc::new(Node {
             config,
@@ -81,6 +85,7 @@ impl Node {
             gate: Gate::default(),
             metrics: Arc::new(Metrics::new()),
             stop,
+            storage,
             becoming: tokio::sync::Mutex::default(),
             dir: Mutex::new(dir),
             stack: OnceLock::new(),

@@ -13,16 +13,30 @@ use crate::facts::Facts;
 use crate::node::{Boot, Node, Parts};
 use crate::port::PeerPort;
 use crate::stop::{End, Stop};
+use crate::storage::Storage;
 use crate::{becoming, budget, http, stores};
 
-/// Runs a node until it is told to stop, or cannot go on.
+/// What follows a life that ended as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing: the node was told to stop.
+    Nothing,
+    /// Another life.
+    Again,
+}
+
+/// Runs a node until it is told to stop, begins anew, or cannot go on. `life` counts its lives in this process,
+/// from 0.
 ///
 /// # Errors
 /// [`NodeError`]: why it could not start, or not go on.
-pub(crate) async fn run(config: Config, consensus_runtime: Handle) -> Result<(), NodeError> {
-    let stop = Stop::default();
-    stop.on_signals().map_err(|source| NodeError::Fault(format!("signals: {source}")))?;
-    let (node, listener, socket) = open(config, consensus_runtime, stop.clone()).await?;
+pub(crate) async fn run(
+    config: Config,
+    consensus_runtime: Handle,
+    stop: Stop,
+    life: u32,
+) -> Result<Then, NodeError> {
+    let (node, listener, socket) = open(config, consensus_runtime, stop.clone(), life).await?;
     let operators = tokio::spawn(admin::serve(socket, node.clone()));
     let (router, limits) = (http::router(&node), http::limits(&node.config.limits));
     let told = stop.clone();
@@ -53,7 +67,8 @@ pub(crate) async fn run(config: Config, consensus_runtime: Handle) -> Result<(),
     match stop.end() {
         Some(End::Fault(reason)) => Err(NodeError::Fault(reason)),
         Some(End::Removed) => Err(NodeError::Removed),
-        None => Ok(()),
+        Some(End::Again) => Ok(Then::Again),
+        None => Ok(Then::Nothing),
     }
 }
 
@@ -63,6 +78,7 @@ async fn open(
     config: Config,
     consensus_runtime: Handle,
     stop: Stop,
+    life: u32,
 ) -> Result<(Arc<Node>, TcpListener, AdminSocket), NodeError> {
     let dir = DataDir::open(&config.node.data)?;
     budget::log(&config);
@@ -88,9 +104,12 @@ async fn open(
         %http,
         peers = %peer_port.addr(),
         boot = count,
+        life,
         "started"
     );
     let boot = Boot { count, nonce: rand::random() };
-    let node = Node::new(Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop });
+    let storage = Storage::new(&dir, config.raft.ballast, life);
+    let node =
+        Node::new(Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop, storage });
     Ok((node, listener, socket))
 }

@@ -15,9 +15,12 @@ pub(crate) enum End {
     Fault(String),
     /// It is no member any more.
     Removed,
+    /// It shall begin anew, in the same process.
+    Again,
 }
 
-/// Told once, heard by everybody. Cheap to clone.
+/// Told once, heard by everybody. Cheap to clone. The process has one, and each life of its node another,
+/// which ends with the process's.
 #[derive(Clone, Default)]
 pub(crate) struct Stop {
     told: CancellationToken,
@@ -25,6 +28,11 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
+    /// The stop of one life of the node.
+    pub(crate) fn life(&self) -> Stop {
+        Stop { told: self.told.child_token(), end: Arc::default() }
+    }
+
     /// Asks the node to drain and end well.
     pub(crate) fn order(&self) {
         self.told.cancel();
@@ -43,6 +51,12 @@ impl Stop {
             tracing::error!("this node was removed from the cluster");
         }
         self.because(End::Removed);
+    }
+
+    /// Asks the node to begin anew.
+    pub(crate) fn again(&self, reason: &str) {
+        tracing::warn!(reason, "the node begins anew");
+        self.because(End::Again);
     }
 
     fn because(&self, end: End) {

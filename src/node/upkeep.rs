@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::stack::{Stack, Usage, keep_peers};
-use crate::{directory, membership, refusal, wall};
+use crate::{directory, membership, office, refusal, storage};
 
 /// Between two looks at the members, however fast the log grows.
 const LOOK: Duration = Duration::from_millis(200);
@@ -37,7 +37,8 @@ pub(crate) fn start(node: &Arc<Node>) {
     tokio::spawn(watch_consensus(node.clone()));
     tokio::spawn(count(node.clone()));
     tokio::spawn(membership::run(node.clone()));
-    tokio::spawn(wall::run(node.clone()));
+    tokio::spawn(office::run(node.clone()));
+    tokio::spawn(storage::run(node.clone()));
 }
 
 /// Logs this start: its counter, and where the node is now.
@@ -136,11 +137,11 @@ async fn watch_exile(node: Arc<Node>) {
     }
 }
 
-/// A node whose consensus has stopped is none.
+/// Consensus stops by itself when a store fails: everything else that may end it ends the process.
 async fn watch_consensus(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     if let Some(reason) = stack.consensus.stopped().await {
-        node.stop.fault(format!("consensus stopped: {reason}"));
+        node.storage.report(format!("consensus stopped: {reason}"));
     }
 }
 

@@ -36,7 +36,7 @@ impl From<Denied> for Error {
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         tracing::error!(error = %fault, "the state cannot be read");
-        Error::internal("the state cannot be read")
+        Error::unavailable(RETRY, "this node cannot read its state; another node can answer")
     }
 }
 
@@ -104,6 +104,11 @@ impl From<BlobError> for Error {
             BlobError::DigestMismatch { .. } => Error::code(ErrorCode::DigestInvalid, text),
             BlobError::NoSpace { .. } => Error::new(Kind::NoSpace, text),
             BlobError::UploadUnknown(_) => Error::code(ErrorCode::BlobUploadUnknown, text),
+            // The device fails, and other nodes have others.
+            BlobError::HeldBack | BlobError::Io { .. } | BlobError::Index(_) | BlobError::Worker(_) => {
+                tracing::error!(error = text, "the blob store failed");
+                Error::unavailable(RETRY, "this node's storage fails; another node can answer")
+            }
             _ => {
                 tracing::error!(error = text, "the blob store failed");
                 Error::internal("the blob store failed")

@@ -17,12 +17,14 @@ mod forward;
 mod leave;
 mod list;
 mod manifest;
+mod mirroring;
 mod publish;
 mod pull;
 mod push;
 mod reconcile;
 mod serve;
 mod session;
+mod source;
 
 use std::sync::Arc;
 

@@ -1,27 +1,22 @@
 //! Pulling: what is here is served at once; what is elsewhere is fetched while it is served.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use clawhub_auth::Permit;
-use clawhub_blobs::{Blob, BlobError};
-use clawhub_peer::Class;
-use clawhub_replicate::{Fetch, ReplicateError};
+use clawhub_blobs::Blob;
 use clawhub_state::artifact::{BodyRef, ManifestRecord};
 use clawhub_state::blob::{BlobCmd, LinkRecord};
 use clawhub_state::{Command, View};
 use clawhub_types::{Digest, ErrorCode, Reference, RepoName, Root};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 
 use crate::errors::{RETRY, digest_detail};
+use crate::source::Source;
 use crate::{Access, BlobView, Error, Freshness, MAX_MANIFEST, ManifestView, Registry};
 
 /// A lease is renewed by HEAD once less than this is left of it: half of its 24 hours.
 const HALF_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
-/// A fetch must show its first verified bytes within this, else the answer is 503.
-const FIRST_BYTES: Duration = Duration::from_secs(20);
 
 impl Registry {
     /// A manifest by tag or digest. HEAD (`with_bytes` false) and tags are linearizable; a GET by digest
@@ -63,7 +58,7 @@ impl Registry {
             && let Some(link) = self.find_link(repo, digest)?
             && let Some(blob) = self.open_local(&link.root).await?
         {
-            return Ok(local_view(digest, &link, blob, self.by_digest()?));
+            return Ok(self.local_view(digest, &link, blob, self.by_digest()?));
         }
         self.barrier().await?;
         let unknown =
@@ -74,19 +69,15 @@ impl Registry {
             return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
         }
         if let Some(blob) = self.open_local(&link.root).await? {
-            return Ok(local_view(digest, &link, blob, Freshness::Linearizable));
+            return Ok(self.local_view(digest, &link, blob, Freshness::Linearizable));
         }
-        let fetch = match self.fetch(&link.root).await? {
-            Source::Here(blob) => return Ok(local_view(digest, &link, blob, Freshness::Linearizable)),
-            Source::Coming(fetch) => fetch,
-        };
-        let partial = fetch.partial().clone();
-        Ok(BlobView::readable(
-            digest.clone(),
-            link.size,
-            Freshness::Linearizable,
-            move |range: Range<u64>| partial.read(range).map(|piece| piece.map_err(Error::from)).boxed(),
-        ))
+        let source = self.elsewhere(&link.root).await?;
+        if let Source::Here(blob) = source {
+            return Ok(self.local_view(digest, &link, blob, Freshness::Linearizable));
+        }
+        let registry = self.clone();
+        let read = move |range: Range<u64>| registry.read(&source, range);
+        Ok(BlobView::readable(digest.clone(), link.size, Freshness::Linearizable, read))
     }
 
     /// All bytes of a small blob: a manifest too large for the log.
@@ -94,13 +85,11 @@ impl Registry {
         if size > MAX_MANIFEST as u64 {
             return Err(Error::internal("a manifest record names a blob over the limit"));
         }
-        let mut pieces: BoxStream<'static, Result<Bytes, BlobError>> = match self.open_local(root).await? {
-            Some(blob) => blob.read(0..size).boxed(),
-            None => match self.fetch(root).await? {
-                Source::Here(blob) => blob.read(0..size).boxed(),
-                Source::Coming(fetch) => fetch.partial().read(0..size).boxed(),
-            },
+        let source = match self.open_local(root).await? {
+            Some(blob) => Source::Here(blob),
+            None => self.elsewhere(root).await?,
         };
+        let mut pieces = self.read(&source, 0..size);
         let mut bytes = BytesMut::new();
         while let Some(piece) = pieces.next().await {
             bytes.extend_from_slice(&piece?);
@@ -108,50 +97,15 @@ impl Registry {
         Ok(bytes.freeze())
     }
 
-    /// Opens the local copy. A corrupt one is given up in the log, so that it is repaired, and the caller
-    /// goes to a peer.
-    async fn open_local(&self, root: &Root) -> Result<Option<Blob>, Error> {
-        match self.blobs().open_blob(root).await {
-            Ok(blob) => Ok(blob),
-            Err(error @ BlobError::Corrupt { .. }) => {
-                tracing::error!(%root, %error, "a corrupt copy was set aside");
-                self.report_lost(*root);
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
+    fn local_view(&self, digest: &Digest, link: &LinkRecord, blob: Blob, fresh: Freshness) -> BlobView {
+        let checked = blob.is_checked(0..link.size).then(|| blob.file().clone());
+        let registry = self.clone();
+        let read = move |range: Range<u64>| registry.read_here(&blob, range);
+        let view = BlobView::readable(digest.clone(), link.size, fresh, read);
+        match checked {
+            Some(file) => view.with_local_file(file),
+            None => view,
         }
-    }
-
-    fn report_lost(&self, root: Root) {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let cmd = BlobCmd::Lost { node: this.me(), roots: vec![root] };
-            if let Err(error) = this.propose_system(Command::Blob(cmd)).await {
-                tracing::warn!(%root, %error, "a lost copy could not be reported yet");
-            }
-        });
-    }
-
-    /// Starts or joins a fetch and waits for its first verified bytes, so that a blob nobody can supply
-    /// is a 503 and not a broken body.
-    async fn fetch(&self, root: &Root) -> Result<Source, Error> {
-        let wanted = self.wanted(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
-        let fetch = match self.inner.replicate.fetch(wanted, Class::Foreground).await {
-            Ok(fetch) => fetch,
-            // Another reader's fetch ended since this one looked.
-            Err(ReplicateError::Local(BlobError::Held(_))) => {
-                let blob = self.open_local(root).await?;
-                return blob
-                    .map(Source::Here)
-                    .ok_or_else(|| Error::unavailable(RETRY, "the copy here was just lost"));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match tokio::time::timeout(FIRST_BYTES, fetch.flowing()).await {
-            Ok(flowing) => flowing?,
-            Err(_) => return Err(Error::unavailable(RETRY, "the content's holders are slow to answer")),
-        }
-        Ok(Source::Coming(fetch))
     }
 
     fn find_manifest(
@@ -254,22 +208,5 @@ impl Registry {
                 Err(Error::unavailable(RETRY, "this node has been cut off from the cluster for too long"))
             }
         }
-    }
-}
-
-/// Where a blob's bytes are.
-enum Source {
-    Here(Blob),
-    Coming(Fetch),
-}
-
-fn local_view(digest: &Digest, link: &LinkRecord, blob: Blob, fresh: Freshness) -> BlobView {
-    let checked = blob.is_checked(0..link.size).then(|| blob.file().clone());
-    let view = BlobView::readable(digest.clone(), link.size, fresh, move |range: Range<u64>| {
-        blob.read(range).map(|piece| piece.map_err(Error::from)).boxed()
-    });
-    match checked {
-        Some(file) => view.with_local_file(file),
-        None => view,
     }
 }

@@ -42,15 +42,20 @@ pub struct Census {
 }
 
 impl Registry {
-    /// Looks at the next roots after `after` and copies those of which this node should have a replica.
+    /// Looks at the next roots after `after`, copies those of which this node should have a replica, and has
+    /// the log know of those that it is said to hold and does not (invariants 7 and 13).
     ///
     /// # Errors
     /// A fault of the state, or 503 if the new holders cannot be recorded: the copies are kept, and the
     /// next pass records them.
     pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
         let began = Instant::now();
-        let Found { missing, next, short } = self.look(after)?;
+        let Found { missing, gone, next, short } = self.look(after)?;
         let reading = began.elapsed();
+        if !gone.is_empty() {
+            tracing::error!(copies = gone.len(), "copies that the log says are here are not");
+            self.propose_system(Command::Blob(BlobCmd::Lost { node: self.me(), roots: gone })).await?;
+        }
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -100,10 +105,15 @@ impl Registry {
         let layout = view.layout()?;
         let roots = view.roots(after, PAGE)?;
         let next = (roots.len() == PAGE).then(|| roots.last().map(|(root, _)| *root)).flatten();
-        let (mut missing, mut short) = (Vec::new(), 0);
+        let (mut missing, mut gone, mut short) = (Vec::new(), Vec::new(), 0);
+        // A store whose device fails as a whole says nothing about one copy.
+        let sound = !self.blobs().is_held_back();
         for (root, record) in roots {
             let policies = view.root_policies(&root)?;
             short += u64::from(!complete(&policies, &layout, &record.holders));
+            if sound && record.holders.contains(&self.me()) && !self.blobs().has(&root)? {
+                gone.push(root);
+            }
             if needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
                 missing.push(Wanted {
                     root,
@@ -114,13 +124,15 @@ impl Registry {
                 });
             }
         }
-        Ok(Found { missing, next, short })
+        Ok(Found { missing, gone, next, short })
     }
 }
 
 /// What one page of roots shows.
 struct Found {
     missing: Vec<Wanted>,
+    /// Copies that this node is said to hold and does not.
+    gone: Vec<Root>,
     next: Option<Root>,
     short: u64,
 }

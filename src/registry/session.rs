@@ -1,34 +1,31 @@
 //! Upload sessions that this node owns: their bytes go into the local store and, as they arrive, to a
-//! partner in another failure domain.
+//! partner in another failure domain (module [`mirroring`](crate::mirroring)).
 //!
 //! # State
 //! The session itself (offset, hashes, file) belongs to the blob store and survives a restart at its
-//! fsynced offset. This module keeps, in memory, the open mirror of each session and the receipts
-//! of the last finished ones, so that a PUT can be repeated. A crash loses both: the next step goes on
-//! without a mirror, and the copy is made when the upload is finished.
+//! fsynced offset. This module keeps, in memory, what else belongs to each session and the receipts of the
+//! last finished ones, so that a PUT can be repeated. A crash loses both: the next step mirrors again, and
+//! a repeated PUT is refused.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use clawhub_blobs::Sealed;
-use clawhub_policy::{partners, possible};
-use clawhub_replicate::Mirror;
-use clawhub_types::{Digest, ErrorCode, NodeId, Receipt, RepoName, UploadId};
+use bytes::BytesMut;
+use clawhub_policy::possible;
+use clawhub_types::{Digest, ErrorCode, Receipt, RepoName, UploadId};
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::errors::RETRY;
+use crate::mirroring::{Session, Step};
 use crate::{BodyStream, Error, Kind, Registry, UploadView};
 
 /// Client bytes are gathered to this size before they are hashed, written and mirrored.
-const PIECE: usize = 512 * 1024;
+pub(crate) const PIECE: usize = 512 * 1024;
 /// How long a step waits for an earlier one of the same session, whose client may just have left.
 const TURN: Duration = Duration::from_secs(20);
-/// So many partners are tried before an upload goes on alone.
-const MIRROR_TRIES: usize = 3;
 /// Steps that take bytes at the same time. Each may have 8 MiB between receiving and mirroring, but only
 /// while the disk is slower than its client; slow clients, of whom there may be many, have half a MiB.
 const ACTIVE: usize = 256;
@@ -50,12 +47,6 @@ struct Kept {
     repo: RepoName,
     digest: Digest,
     receipts: Vec<Receipt>,
-}
-
-/// What a session has beside its file. Held while a step runs: one at a time.
-#[derive(Default)]
-pub(crate) struct Session {
-    mirror: Option<Mirror>,
 }
 
 impl Default for Sessions {
@@ -103,14 +94,12 @@ pub(crate) struct Chunk {
 impl Registry {
     /// Opens a session on this node.
     pub(crate) async fn own_begin(&self, repo: &RepoName, sha512: bool) -> Result<UploadView, Error> {
-        if !self.blobs().accepts() {
-            return Err(Error::new(Kind::NoSpace, "this node is below its free-space limit"));
-        }
+        self.blobs().ensure_accepts()?;
         self.check_possible(repo).await?;
         let id = UploadId { node: self.me(), random: rand::random() };
         self.blobs().begin(id, repo, sha512).await?;
-        let session = Session { mirror: self.open_mirror(id, repo, sha512).await? };
-        self.inner.sessions.open.lock().insert(id, Arc::new(tokio::sync::Mutex::new(session)));
+        // Without a partner it begins all the same: there is nothing yet that could be lost.
+        self.turn(repo, id).await?.attach(0).await?;
         Ok(UploadView { id, offset: 0 })
     }
 
@@ -121,10 +110,9 @@ impl Registry {
         id: UploadId,
         chunk: Chunk,
     ) -> Result<UploadView, Error> {
-        let mut session = self.turn(repo, id).await?;
-        self.receive(repo, id, &mut session, chunk).await?;
-        let offset = self.flush(id, &mut session).await?;
-        Ok(UploadView { id, offset })
+        let mut step = self.turn(repo, id).await?;
+        self.receive(&mut step, chunk).await?;
+        Ok(UploadView { id, offset: step.confirm().await? })
     }
 
     /// Takes a last chunk, checks the digest, makes the copies, and binds and links the blob.
@@ -140,29 +128,27 @@ impl Registry {
         if let Some(receipts) = self.inner.sessions.kept(id, repo, digest) {
             return self.commit_blob(permit, repo, digest, receipts).await;
         }
-        let mut session = self.turn(repo, id).await?;
-        self.receive(repo, id, &mut session, chunk).await?;
+        let mut step = self.turn(repo, id).await?;
+        self.receive(&mut step, chunk).await?;
         let sealed = self.blobs().seal(id, digest).await?;
-        let receipts = self.keep(id, &mut session, digest, &sealed).await?;
+        let receipts = step.keep(digest, &sealed).await?;
         let (repo_name, named) = (repo.clone(), digest.clone());
         self.inner.sessions.keep(Kept { id, repo: repo_name, digest: named, receipts: receipts.clone() });
         self.commit_blob(permit, repo, digest, receipts).await
     }
 
-    /// Where a session stands.
+    /// Where a session stands, which is durable here and on the partner by then: a client may forget what
+    /// it is told has arrived.
     pub(crate) async fn own_status(&self, repo: &RepoName, id: UploadId) -> Result<UploadView, Error> {
-        let mut session = self.turn(repo, id).await?;
-        let offset = self.flush(id, &mut session).await?;
+        let offset = self.turn(repo, id).await?.confirm().await?;
         Ok(UploadView { id, offset })
     }
 
     /// Forgets a session and its bytes.
     pub(crate) async fn own_cancel(&self, repo: &RepoName, id: UploadId) -> Result<(), Error> {
-        let mut session = self.turn(repo, id).await?;
-        if let Some(mirror) = session.mirror.take() {
-            mirror.abort().await;
-        }
-        self.blobs().cancel(id).await?;
+        let mut step = self.turn(repo, id).await?;
+        let (cancelled, ()) = tokio::join!(self.blobs().cancel(id), step.abort());
+        cancelled?;
         self.inner.sessions.close(id);
         Ok(())
     }
@@ -179,37 +165,23 @@ impl Registry {
         short.map_err(|short| Error::unavailable(RETRY, short.to_string()))
     }
 
-    async fn open_mirror(
-        &self,
-        id: UploadId,
-        repo: &RepoName,
-        sha512: bool,
-    ) -> Result<Option<Mirror>, Error> {
-        let (policy, layout) = self.placement(repo)?;
-        if clawhub_policy::satisfied(&policy, &layout, &[self.me()]) {
-            return Ok(None);
-        }
-        let mut seed = [0; 32];
-        seed[..16].copy_from_slice(&id.random);
-        let mut ranked: Vec<NodeId> =
-            partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &seed);
-        self.inner.replicate.recent_first(&mut ranked);
-        for partner in ranked.into_iter().take(MIRROR_TRIES) {
-            match self.inner.replicate.mirror(partner, id, repo, sha512).await {
-                Ok(mirror) => return Ok(Some(mirror)),
-                Err(error) => tracing::warn!(upload = %id, %error, "cannot mirror there"),
-            }
-        }
-        Ok(None)
-    }
-
     /// The right to run the next step of a session, once the store knows it and the repository is the
     /// one it was opened for.
-    async fn turn(&self, repo: &RepoName, id: UploadId) -> Result<OwnedMutexGuard<Session>, Error> {
+    async fn turn<'r>(&'r self, repo: &'r RepoName, id: UploadId) -> Result<Step<'r>, Error> {
         self.known(repo, id)?;
         let turn = self.inner.sessions.session(id).lock_owned();
         let late = |_| Error::unavailable(RETRY, "another step of this upload is still running");
-        tokio::time::timeout(TURN, turn).await.map_err(late)
+        let session = tokio::time::timeout(TURN, turn).await.map_err(late)?;
+        // Looked up again under the lock: an earlier step may have moved or ended the session.
+        let at = self.known(repo, id)?;
+        Ok(Step::new(self, repo, id, session, at))
+    }
+
+    /// One of the places of those that move bytes.
+    pub(crate) async fn active(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let late = |_| Error::unavailable(RETRY, "this node takes as many uploads as it can");
+        let active = tokio::time::timeout(TURN, self.inner.sessions.active.acquire()).await.map_err(late)?;
+        active.map_err(|_| Error::internal("the node is stopping"))
     }
 
     /// Where the store's session ends now.
@@ -221,19 +193,12 @@ impl Registry {
     }
 
     /// Streams a chunk into the store and the mirror.
-    async fn receive(
-        &self,
-        repo: &RepoName,
-        id: UploadId,
-        session: &mut Session,
-        chunk: Chunk,
-    ) -> Result<(), Error> {
-        let late = |_| Error::unavailable(RETRY, "this node takes as many uploads as it can");
-        let active = tokio::time::timeout(TURN, self.inner.sessions.active.acquire()).await.map_err(late)?;
-        let _active = active.map_err(|_| Error::internal("the node is stopping"))?;
-        // Looked up again under the lock: an earlier step may have moved or ended the session.
-        let mut at = self.known(repo, id)?;
+    async fn receive(&self, step: &mut Step<'_>, chunk: Chunk) -> Result<(), Error> {
+        let _active = self.active().await?;
+        let (id, mut at) = (step.id, self.known(step.repo, step.id)?);
         let expected = expected_length(&chunk, UploadView { id, offset: at })?;
+        // Without a partner the bytes are taken all the same: one may be found while they come.
+        step.attach(at).await?;
         let mut body = chunk.body;
         let mut left = expected.unwrap_or(u64::MAX);
         let mut piece = BytesMut::new();
@@ -253,15 +218,15 @@ impl Registry {
                 }
                 Some(Err(error)) => {
                     // What arrived is kept: the client can go on from there.
-                    at = self.store(id, session, at, piece.split().freeze()).await?;
+                    at = step.store(at, piece.split().freeze()).await?;
                     tracing::info!(upload = %id, offset = at, %error, "the client left in the middle of an upload");
-                    let _ = self.flush(id, session).await;
+                    let _ = step.flush().await;
                     return Err(error.into());
                 }
                 None => {}
             }
             if piece.len() >= PIECE || (ended && !piece.is_empty()) {
-                at = self.store(id, session, at, piece.split().freeze()).await?;
+                at = step.store(at, piece.split().freeze()).await?;
             }
             if ended {
                 break;
@@ -271,76 +236,6 @@ impl Registry {
             return Err(Error::code(ErrorCode::SizeInvalid, "the body is shorter than it says"));
         }
         Ok(())
-    }
-
-    /// One piece, into the store and the mirror at the same time.
-    async fn store(&self, id: UploadId, session: &mut Session, at: u64, bytes: Bytes) -> Result<u64, Error> {
-        if bytes.is_empty() {
-            return Ok(at);
-        }
-        let mirrored = async {
-            match &mut session.mirror {
-                Some(mirror) if mirror.offset() == at => mirror.append(bytes.clone()).await.map_err(Some),
-                Some(_) => Err(None),
-                None => Ok(()),
-            }
-        };
-        let (stored, mirrored) = tokio::join!(self.blobs().append(id, at, bytes.clone()), mirrored);
-        if let Err(error) = mirrored {
-            self.drop_mirror(id, session, error.map_or_else(|| "out of step".to_owned(), |e| e.to_string()));
-        }
-        Ok(stored?)
-    }
-
-    /// Fsyncs here and on the partner; the offset that both reach.
-    async fn flush(&self, id: UploadId, session: &mut Session) -> Result<u64, Error> {
-        let mirrored = async {
-            match &mut session.mirror {
-                Some(mirror) => mirror.flush().await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (stored, mirrored) = tokio::join!(self.blobs().flush(id), mirrored);
-        let stored = stored?;
-        match mirrored {
-            Ok(Some(offset)) => Ok(stored.min(offset)),
-            Ok(None) => Ok(stored),
-            Err(error) => {
-                self.drop_mirror(id, session, error.to_string());
-                Ok(stored)
-            }
-        }
-    }
-
-    /// Turns the session into a replica here and on the partner.
-    async fn keep(
-        &self,
-        id: UploadId,
-        session: &mut Session,
-        digest: &Digest,
-        sealed: &Sealed,
-    ) -> Result<Vec<Receipt>, Error> {
-        let generation = self.generation(&sealed.root)?;
-        let mirror = session.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
-        let mirrored = async {
-            match mirror {
-                Some(mirror) => mirror.keep(digest, generation).await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (kept, mirrored) = tokio::join!(self.blobs().keep(id, sealed, generation), mirrored);
-        let mut receipts = vec![kept?];
-        match mirrored {
-            Ok(receipt) => receipts.extend(receipt),
-            // The copy is made when the blob is committed.
-            Err(error) => tracing::warn!(upload = %id, %error, "the mirror gave no receipt"),
-        }
-        Ok(receipts)
-    }
-
-    fn drop_mirror(&self, id: UploadId, session: &mut Session, reason: String) {
-        tracing::warn!(upload = %id, reason, "the upload goes on without its mirror");
-        session.mirror = None;
     }
 }
 

@@ -13,6 +13,7 @@ mod fetch;
 mod frame;
 mod live;
 mod mirror;
+mod relay;
 mod serve;
 
 use std::collections::HashMap;

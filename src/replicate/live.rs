@@ -1,6 +1,6 @@
 //! Which peers are alive and take copies: a ping to every member twice a second.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,11 +26,11 @@ pub(crate) struct Table {
     seen: RwLock<HashMap<NodeId, Seen>>,
 }
 
-#[derive(Clone, Copy)]
 struct Seen {
     at: Instant,
     accepts: bool,
     clock: ClockReading,
+    reaches: BTreeSet<NodeId>,
 }
 
 /// A member's wall clock against this node's.
@@ -72,6 +72,20 @@ impl Replicate {
     pub fn clocks(&self) -> Vec<(NodeId, ClockReading)> {
         let seen = self.inner.live.seen.read();
         seen.iter().filter(|(_, s)| s.at.elapsed() < FRESH).map(|(node, s)| (*node, s.clock)).collect()
+    }
+
+    /// The members that answered lately, and this node.
+    pub fn reached(&self) -> BTreeSet<NodeId> {
+        let seen = self.inner.live.seen.read();
+        let heard = seen.iter().filter(|(_, s)| s.at.elapsed() < FRESH).map(|(node, _)| *node);
+        heard.chain([self.inner.me]).collect()
+    }
+
+    /// Whom the members that answered lately reach themselves, as they said.
+    pub fn reaches(&self) -> Vec<(NodeId, BTreeSet<NodeId>)> {
+        let seen = self.inner.live.seen.read();
+        let fresh = seen.iter().filter(|(_, s)| s.at.elapsed() < FRESH);
+        fresh.map(|(node, s)| (*node, s.reaches.clone())).collect()
     }
 
     /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
@@ -122,8 +136,9 @@ impl Replicate {
         let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, self.ask(node)).await;
         if let Ok(Ok(pong)) = answer {
-            let seen =
-                Seen { at: Instant::now(), accepts: pong.accepts, clock: reading(asked, pong.wall_ms) };
+            let clock = reading(asked, pong.wall_ms);
+            let reaches = pong.reaches.into_iter().map(NodeId).collect();
+            let seen = Seen { at: Instant::now(), accepts: pong.accepts, clock, reaches };
             self.inner.live.seen.write().insert(node, seen);
         }
     }

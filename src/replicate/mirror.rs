@@ -1,5 +1,10 @@
 //! The owner's end of a mirror: an upload's bytes go to a partner in another failure domain while the
 //! client is still sending.
+//!
+//! # State
+//! A [`Mirror`] is a stream in memory; the copy is an upload session in the partner's store. When the
+//! stream ends, or the owner with it, the copy stays there as far as it came, and the next mirror on the
+//! same partner goes on from it.
 
 use std::time::Duration;
 
@@ -7,18 +12,23 @@ use bytes::Bytes;
 use clawhub_peer::Class;
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
 use clawhub_wire::blob as pb;
+use futures::FutureExt;
 use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 
 use crate::frame::write_chunk;
 use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
 
-/// An fsync of everything written so far may take this long on a busy disk.
+/// An fsync of everything written so far may take this long on a busy disk, and so may hashing a copy
+/// again whose files were closed.
 const FSYNC: Duration = Duration::from_secs(60);
 
 /// A partner that is alive opens a session within this; else the next one is asked.
 const OPEN: Duration = Duration::from_millis(800);
+
+/// The owner gave the stream up: what it still carried is not to be appended.
+const GIVEN_UP: VarInt = VarInt::from_u32(1);
 
 /// An open mirror. Dropping it leaves the session on the partner, where it expires.
 pub struct Mirror {
@@ -30,7 +40,9 @@ pub struct Mirror {
 }
 
 impl Replicate {
-    /// Opens a mirror of `upload` on `partner`. Its [`Mirror::offset`] is where the partner's copy ends.
+    /// Opens a mirror of `upload` on `partner`. Its [`Mirror::offset`] is where the partner's copy ends: what
+    /// it has from before counts if it is no more than `sound` bytes. One that has more begins again, for
+    /// the rest may be of a try that the owner has lost.
     ///
     /// # Errors
     /// [`ReplicateError`] if the partner cannot be reached or refuses.
@@ -40,24 +52,40 @@ impl Replicate {
         upload: UploadId,
         repo: &RepoName,
         sha512: bool,
+        sound: u64,
     ) -> Result<Mirror, ReplicateError> {
-        let open = async {
-            let open = self.inner.endpoint.open(partner, Class::Foreground).await;
-            let (send, recv) = open.map_err(|error| ReplicateError::peer(partner, error))?;
-            let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, send, recv };
-            let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
-            let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
-            write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
-            match mirror.read_reply(OPEN).await? {
-                Outcome::Opened(offset) => mirror.offset = offset,
-                other => return Err(mirror.confused(&other)),
+        let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
+        for _ in 0..2 {
+            let opening = self.open_mirror(partner, open.clone());
+            let mut mirror = match tokio::time::timeout(OPEN, opening).await {
+                Ok(opened) => opened?,
+                Err(_) => {
+                    return Err(ReplicateError::unreachable(partner, "it did not open a session in time"));
+                }
+            };
+            if (1..=sound).contains(&mirror.offset) {
+                // Its files may be closed. Opening them takes longer than an append may.
+                mirror.offset = mirror.flush().await?;
             }
-            Ok(mirror)
-        };
-        match tokio::time::timeout(OPEN, open).await {
-            Ok(opened) => opened,
-            Err(_) => Err(ReplicateError::unreachable(partner, "it did not open a session in time")),
+            if mirror.offset <= sound {
+                return Ok(mirror);
+            }
+            mirror.abort().await;
         }
+        Err(ReplicateError::Refused { node: partner, reason: "it keeps bytes that its owner lost".into() })
+    }
+
+    async fn open_mirror(&self, partner: NodeId, open: pb::Mirror) -> Result<Mirror, ReplicateError> {
+        let opened = self.inner.endpoint.open(partner, Class::Foreground).await;
+        let (send, recv) = opened.map_err(|error| ReplicateError::peer(partner, error))?;
+        let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, send, recv };
+        let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
+        write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
+        match mirror.read_reply(OPEN).await? {
+            Outcome::Opened(offset) => mirror.offset = offset,
+            other => return Err(mirror.confused(&other)),
+        }
+        Ok(mirror)
     }
 }
 
@@ -72,10 +100,16 @@ impl Mirror {
         self.offset
     }
 
+    /// Whether the partner still takes bytes, as far as is known without asking: it ends a mirror that
+    /// rests for long, and its connection breaks when it restarts.
+    pub fn is_open(&self) -> bool {
+        self.send.stopped().now_or_never().is_none()
+    }
+
     /// Appends bytes; returns when they are on their way, after at most one flow-control window.
     ///
     /// # Errors
-    /// [`ReplicateError`]; the mirror is then of no further use.
+    /// [`ReplicateError`]; the mirror is then of no further use, nor is it if the caller gives up midway.
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), ReplicateError> {
         let length = u32::try_from(bytes.len()).map_err(|_| ReplicateError::Refused {
             node: self.partner,
@@ -123,11 +157,19 @@ impl Mirror {
         }
     }
 
-    /// Has the partner forget the copy.
+    /// Has the partner forget the copy; returns when it has. One that cannot be told expires the session by
+    /// itself.
     pub async fn abort(mut self) {
-        // A partner that cannot be told expires the session by itself.
-        let _ = self.frame(Op::Abort(pb::MirrorAbort {})).await;
-        let _ = self.send.finish();
+        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        let told = async {
+            self.frame(Op::Abort(pb::MirrorAbort {})).await?;
+            // It ends the stream when the session is gone.
+            self.recv.read_to_end(0).await.map(drop).map_err(|error| self.gone(error))
+        };
+        let told = tokio::time::timeout(FSYNC, replicate.while_alive(partner, told)).await;
+        if let Ok(Err(error)) = told {
+            tracing::debug!(%error, "a copy was left to expire");
+        }
     }
 
     async fn frame(&mut self, op: Op) -> Result<(), ReplicateError> {
@@ -155,5 +197,13 @@ impl Mirror {
 
     fn confused(&self, outcome: &Outcome) -> ReplicateError {
         self.gone(format!("an unexpected reply: {outcome:?}"))
+    }
+}
+
+impl Drop for Mirror {
+    /// Else the partner would go on appending what is still on its way, beside the mirror that follows.
+    fn drop(&mut self) {
+        // A stream that has ended, or whose connection has, carries nothing more.
+        let _ = self.send.reset(GIVEN_UP);
     }
 }

@@ -27,7 +27,8 @@ impl Replicate {
     /// Answers a ping.
     pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
         let accepts = self.inner.blobs.accepts();
-        write_message(&mut send, &pb::Pong { accepts, wall_ms: wall_ms() }).await?;
+        let reaches = self.reached().iter().map(|node| node.0).collect();
+        write_message(&mut send, &pb::Pong { accepts, wall_ms: wall_ms(), reaches }).await?;
         finish(send)
     }
 

@@ -23,6 +23,7 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
         name: node.config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         not_ready: health::not_ready(node).await.join("; "),
+        storage: node.storage.condition().summary(),
         ..StatusReply::default()
     };
     if let Some(owner) = node.owner() {
@@ -87,6 +88,7 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
         http_addr: node.spec.http_addr,
         boot: node.boot,
         draining: node.draining,
+        failing: node.failing,
     };
     Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
 }

@@ -92,6 +92,9 @@ pub struct RaftConfig {
     pub snapshot_entries: u64,
     /// Bytes a second that a snapshot is sent with, at most; 64 MiB.
     pub snapshot_rate: u64,
+    /// Room on the device of `raft/` that is kept for metadata and given up when the device runs full, bytes;
+    /// 64 MiB.
+    pub ballast: u64,
 }
 
 /// `[storage]`.
@@ -243,8 +246,14 @@ fn raft(mut section: Section<'_, '_>) -> Option<RaftConfig> {
     let profile = section.defaulted("profile", RaftProfile::Wan, profiles);
     let entries = section.defaulted("snapshot_entries", 20_000, value::integer(100, 10_000_000));
     let rate = section.defaulted("snapshot_rate", 64 << 20, value::size_within(64 << 10, 64 << 30));
+    let ballast = section.defaulted("ballast", 64 << 20, value::size_within(32 << 20, 64 << 30));
     section.finish();
-    Some(RaftConfig { profile: profile?, snapshot_entries: entries?, snapshot_rate: rate? })
+    Some(RaftConfig {
+        profile: profile?,
+        snapshot_entries: entries?,
+        snapshot_rate: rate?,
+        ballast: ballast?,
+    })
 }
 
 fn storage(mut section: Section<'_, '_>) -> Option<StorageConfig> {
@@ -426,6 +435,6 @@ mod tests {
                       [peer]\nadvertise = \"h:1\"\n";
         assert_eq!(Config::parse(&spelled).unwrap(), Config::parse(silent).unwrap());
         let spelled_keys: usize = sections.values().map(Vec::len).sum();
-        assert_eq!(spelled_keys, 14, "{sections:?}");
+        assert_eq!(spelled_keys, 15, "{sections:?}");
     }
 }

@@ -2,60 +2,24 @@
 //! ends credentials, so a leader whose clock is off the voters' median hands over. Leases, grace and
 //! sessions do not depend on it: they count the cluster's own ticks.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use clawhub_replicate::ClockReading;
 use clawhub_types::NodeId;
-use tokio::time::{MissedTickBehavior, interval};
 
-use crate::node::Node;
-use crate::stack::Stack;
-
-/// Between two looks, and so between two attempts to hand over.
-const EVERY: Duration = Duration::from_secs(2);
-/// How long handing over may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A clock that is further off is wrong.
 const TOLERATED_MS: i64 = 1000;
 
-/// Runs until the node stops.
-pub(crate) async fn run(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !node.stop.is_told() {
-        every.tick().await;
-        let status = stack.consensus.status();
-        if status.leader != Some(stack.me) {
-            continue;
-        }
-        let clocks = stack.replicate.clocks();
-        if let Some(verdict) = judge(&clocks, &status.voters) {
-            hand_over(stack, verdict).await;
-        }
-    }
-}
-
-async fn hand_over(stack: &Stack, Verdict { off_ms, better }: Verdict) {
-    tracing::error!(off_ms, to = %better, "the wall clock is off the others': handing over leadership");
-    if let Err(error) = stack.consensus.transfer_leader(Some(better), PATIENCE).await {
-        tracing::warn!(%error, "leadership could not be handed over yet");
-    }
-}
-
 /// How wrong this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Verdict {
+pub(super) struct Verdict {
     /// How far this node is ahead of the median, milliseconds; negative if it is behind.
-    off_ms: i64,
+    pub(super) off_ms: i64,
     /// A voter whose clock is right.
-    better: NodeId,
+    pub(super) better: NodeId,
 }
 
 /// Compares this node, which reads zero, with the voters that were heard of. Of two middle values the one
 /// closer to this node's counts: between two clocks nobody knows which is wrong.
-fn judge(clocks: &[(NodeId, ClockReading)], voters: &[NodeId]) -> Option<Verdict> {
+pub(super) fn judge(clocks: &[(NodeId, ClockReading)], voters: &[NodeId]) -> Option<Verdict> {
     let mut others: Vec<(NodeId, ClockReading)> =
         clocks.iter().filter(|(id, _)| voters.contains(id)).copied().collect();
     others.sort_by_key(|(id, clock)| (clock.ahead_ms, *id));

@@ -241,6 +241,41 @@ async fn bytes_beyond_the_flushed_offset_are_cut_off_by_a_restart() {
     assert!(read_all(&store, &sealed.root).await == bytes);
 }
 
+async fn read_back(store: &BlobStore, id: UploadId) -> BytesMut {
+    let mut read = BytesMut::new();
+    loop {
+        let piece = store.read_durable(id, read.len() as u64, 300_007).await.unwrap();
+        if piece.is_empty() {
+            return read;
+        }
+        read.extend_from_slice(&piece);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_can_be_read_back_and_nothing_else() {
+    let home = Home::new();
+    // More than goes through the cache, and a flush in the middle of a direct block.
+    let bytes = content((10 << 20) + 77);
+    let durable = (9 << 20) + 33;
+    let store = home.open().await;
+    store.begin(id(1), &repo(), false).await.unwrap();
+    append(&store, id(1), &bytes.slice(..durable), 700_001).await;
+    assert!(store.read_durable(id(1), 0, 100).await.unwrap().is_empty(), "nothing is durable yet");
+    store.flush(id(1)).await.unwrap();
+    append(&store, id(1), &bytes, 700_001).await;
+    assert!(read_back(&store, id(1)).await == bytes.slice(..durable));
+    drop(store);
+    // The same from a file that is opened again for it.
+    let store = home.open().await;
+    assert!(read_back(&store, id(1)).await == bytes.slice(..durable));
+    assert!(store.read_durable(id(1), 1 << 40, 1).await.unwrap().is_empty());
+    let piece = store.read_durable(id(1), 5, usize::MAX).await.unwrap();
+    assert!(piece == bytes.slice(5..5 + (512 << 10)), "a piece is bounded");
+    let unknown = store.read_durable(id(2), 0, 1).await;
+    assert!(matches!(unknown, Err(BlobError::UploadUnknown(_))));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_store_loses_no_byte_of_a_session() {
     let home = Home::new();

@@ -1,0 +1,319 @@
+//! The second copy of an upload under way: which partner has it, and how it keeps up with the file here.
+//!
+//! # State
+//! One [`Session`] for each upload that this node owns, in memory. A crash loses it: the next step finds a
+//! partner again, and one that had the copy goes on from what it has.
+//!
+//! # Order
+//! The file here is the truth and the mirror follows it, in order. While the two are level, a piece goes to
+//! both at once. A mirror that lags is sent what it lacks from the disk: beside the pieces that come, twice
+//! as much with each of them, so that it draws level; the rest before an offset is confirmed. A step ends
+//! with an offset that both have fsynced, or with 503 and the bytes kept here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_blobs::{BlobError, Sealed};
+use clawhub_policy::{partners, satisfied};
+use clawhub_replicate::{Mirror, ReplicateError};
+use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep};
+
+use crate::errors::RETRY;
+use crate::session::PIECE;
+use crate::{Error, Registry};
+
+/// So many partners are asked in one round, and so many copies may fail while one offset is confirmed.
+const TRIES: usize = 3;
+/// While bytes come and nobody mirrors them, a partner is sought this often.
+const SEEK: Duration = Duration::from_secs(2);
+/// Between two rounds of a step that cannot end without a partner.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a session has beside its file. Held while a step runs: one at a time.
+#[derive(Default)]
+pub(crate) struct Session {
+    /// Away while it is used: a step that is dropped between two frames leaves a mirror nobody may use.
+    mirror: Option<Mirror>,
+    /// How much of what a partner had before this counts: the file here was cut back to this by a restart
+    /// or a failed write, and the client may have sent something else since. Unknown until the next step.
+    sound: Option<u64>,
+    /// The partners whose copy is of the file here as it is since.
+    level: Vec<NodeId>,
+}
+
+/// A step of an upload, with the right to run it.
+pub(crate) struct Step<'r> {
+    pub(crate) registry: &'r Registry,
+    pub(crate) repo: &'r RepoName,
+    pub(crate) id: UploadId,
+    session: OwnedMutexGuard<Session>,
+    /// Partners that failed in this step; they are asked last.
+    failed: Vec<NodeId>,
+    /// When the last round among the partners ended.
+    sought: Option<Instant>,
+}
+
+impl<'r> Step<'r> {
+    /// A step of a session whose file ends at `at`.
+    pub(crate) fn new(
+        registry: &'r Registry,
+        repo: &'r RepoName,
+        id: UploadId,
+        mut session: OwnedMutexGuard<Session>,
+        at: u64,
+    ) -> Step<'r> {
+        let ahead = session.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
+        if ahead || session.sound.is_none() {
+            *session = Session { mirror: None, sound: Some(at), level: Vec::new() };
+        }
+        Step { registry, repo, id, session, failed: Vec::new(), sought: None }
+    }
+
+    /// Opens a mirror, if the policy asks for one and none is open: one round among the partners that are
+    /// alive. Whether the session has all that it needs then.
+    ///
+    /// # Errors
+    /// 500 if the state cannot be read.
+    pub(crate) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
+        if self.session.mirror.as_ref().is_some_and(Mirror::is_open) {
+            return Ok(true);
+        }
+        self.session.mirror = None;
+        let enough = match self.candidates()? {
+            None => true,
+            Some(candidates) => self.open_one(candidates, at).await,
+        };
+        self.sought = Some(Instant::now());
+        Ok(enough)
+    }
+
+    /// Who may take the second copy, best first; nothing if the policy asks for none.
+    fn candidates(&self) -> Result<Option<Vec<NodeId>>, Error> {
+        let (registry, me) = (self.registry, self.registry.me());
+        let (policy, layout) = registry.placement(self.repo)?;
+        if satisfied(&policy, &layout, &[me]) {
+            return Ok(None);
+        }
+        // The same partner comes first as long as it lives: it has the bytes.
+        let mut seed = [0; 32];
+        seed[..16].copy_from_slice(&self.id.random);
+        let replicate = &registry.inner.replicate;
+        let mut ranked = partners(&policy, &layout, me, &replicate.live(), &seed);
+        replicate.recent_first(&mut ranked);
+        ranked.sort_by_key(|partner| self.failed.contains(partner));
+        Ok(Some(ranked))
+    }
+
+    async fn open_one(&mut self, candidates: Vec<NodeId>, at: u64) -> bool {
+        for partner in candidates.into_iter().take(TRIES) {
+            if self.open(partner, at).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn open(&mut self, partner: NodeId, at: u64) -> bool {
+        let level = self.session.level.contains(&partner);
+        let sound = if level { at } else { self.session.sound.unwrap_or_default() };
+        let sha512 = self.registry.blobs().upload(self.id).is_some_and(|status| status.sha512);
+        let opened = self.registry.inner.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
+        match opened {
+            Ok(mirror) => {
+                tracing::debug!(upload = %self.id, %partner, has = mirror.offset(), of = at, "mirrored");
+                if !level {
+                    self.session.level.push(partner);
+                }
+                self.session.mirror = Some(mirror);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(upload = %self.id, %error, "cannot mirror there");
+                self.failed.push(partner);
+                false
+            }
+        }
+    }
+
+    /// One piece, into the store and, if the mirror is level, there at the same time. Answers where the
+    /// session ends then.
+    ///
+    /// # Errors
+    /// Those of the store; the loss of the mirror is none.
+    pub(crate) async fn store(&mut self, at: u64, bytes: Bytes) -> Result<u64, Error> {
+        if bytes.is_empty() {
+            return Ok(at);
+        }
+        if self.session.mirror.is_none() && self.sought.is_none_or(|sought| sought.elapsed() >= SEEK) {
+            self.attach(at).await?;
+        }
+        self.send_backlog(at, 2 * PIECE).await?;
+        let mirror = self.session.mirror.take_if(|mirror| mirror.offset() == at);
+        let mirrored = append(mirror, bytes.clone());
+        // Unknown to the next step if this one is dropped here: the partner may then have more of the piece.
+        let sound = self.session.sound.take();
+        let (stored, mirrored) = tokio::join!(self.registry.blobs().append(self.id, at, bytes), mirrored);
+        self.session.sound = sound;
+        self.used(mirrored);
+        self.stored(stored)
+    }
+
+    /// Sends the mirror at most `most` bytes of what it lacks, from the disk. What is not durable yet may
+    /// not be in the file either, so it is made durable first.
+    async fn send_backlog(&mut self, at: u64, most: usize) -> Result<(), Error> {
+        let mut left = most;
+        while left > 0
+            && let Some(from) = self.lacks(at)
+        {
+            let blobs = self.registry.blobs();
+            if blobs.upload(self.id).is_none_or(|status| status.durable <= from) {
+                let flushed = blobs.flush(self.id).await;
+                self.stored(flushed)?;
+            }
+            let bytes = blobs.read_durable(self.id, from, left).await?;
+            if bytes.is_empty() {
+                return Err(Error::internal("an upload's file is shorter than it was"));
+            }
+            left -= bytes.len();
+            let mirror = self.session.mirror.take();
+            let mirrored = append(mirror, bytes).await;
+            self.used(mirrored);
+        }
+        Ok(())
+    }
+
+    /// Where the mirror ends, if that is before `at`.
+    fn lacks(&self, at: u64) -> Option<u64> {
+        self.session.mirror.as_ref().map(Mirror::offset).filter(|offset| *offset < at)
+    }
+
+    /// Sends the mirror everything that it lacks. That may take as long as it makes progress.
+    async fn catch_up(&mut self, at: u64) -> Result<(), Error> {
+        if self.lacks(at).is_none() {
+            return Ok(());
+        }
+        let _active = self.registry.active().await?;
+        self.send_backlog(at, usize::MAX).await
+    }
+
+    /// Fsyncs here and on the partner, as far as each has got. Answers how much is durable here, and there.
+    ///
+    /// # Errors
+    /// Those of the store; the loss of the mirror is none.
+    pub(crate) async fn flush(&mut self) -> Result<(u64, Option<u64>), Error> {
+        let mirror = self.session.mirror.take();
+        let mirrored = async {
+            let mut mirror = mirror?;
+            let flushed = mirror.flush().await;
+            Some((mirror, flushed))
+        };
+        let (stored, mirrored) = tokio::join!(self.registry.blobs().flush(self.id), mirrored);
+        let mirrored = self.used(mirrored);
+        Ok((self.stored(stored)?, mirrored))
+    }
+
+    /// Brings this node and a partner to the same durable offset, and answers it. A partner that dies is
+    /// replaced; while there is none, one is waited for as long as a write may wait for the cluster.
+    ///
+    /// # Errors
+    /// 503 if none could be had: the session then stands where it is, durable here. Those of the store.
+    pub(crate) async fn confirm(&mut self) -> Result<u64, Error> {
+        let mut tries = 0..TRIES;
+        loop {
+            let (here, there) = self.flush().await?;
+            if here == 0 || there.is_some_and(|there| there >= here) {
+                return Ok(here);
+            }
+            tries.next().ok_or_else(alone)?;
+            self.find(here).await?;
+            if self.session.mirror.is_none() {
+                // One copy is all that the policy asks for.
+                return Ok(here);
+            }
+            self.catch_up(here).await?;
+        }
+    }
+
+    /// [Attaches](Self::attach), again and again until the limit for writes.
+    async fn find(&mut self, at: u64) -> Result<(), Error> {
+        let began = Instant::now();
+        while !self.attach(at).await? {
+            if began.elapsed() >= self.registry.inner.limits.wait {
+                return Err(alone());
+            }
+            tokio::join!(sleep(PAUSE), self.registry.inner.replicate.refresh_live());
+        }
+        Ok(())
+    }
+
+    /// Turns the session into a replica here and, if there is a mirror, on the partner. Without one the copy
+    /// is made when the blob is committed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn keep(&mut self, digest: &Digest, sealed: &Sealed) -> Result<Vec<Receipt>, Error> {
+        let generation = self.registry.generation(&sealed.root)?;
+        self.catch_up(sealed.size).await?;
+        let mirror = self.session.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
+        let mirrored = async {
+            match mirror {
+                Some(mirror) => mirror.keep(digest, generation).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let kept = self.registry.blobs().keep(self.id, sealed, generation);
+        let (kept, mirrored) = tokio::join!(kept, mirrored);
+        let mut receipts = vec![kept?];
+        match mirrored {
+            Ok(receipt) => receipts.extend(receipt),
+            Err(error) => tracing::warn!(upload = %self.id, %error, "the mirror gave no receipt"),
+        }
+        Ok(receipts)
+    }
+
+    /// Has the partner forget its copy.
+    pub(crate) async fn abort(&mut self) {
+        if let Some(mirror) = self.session.mirror.take() {
+            mirror.abort().await;
+        }
+    }
+
+    /// Puts a mirror back after use, unless it failed.
+    fn used<T>(&mut self, mirrored: Option<(Mirror, Result<T, ReplicateError>)>) -> Option<T> {
+        let (mirror, outcome) = mirrored?;
+        match outcome {
+            Ok(done) => {
+                self.session.mirror = Some(mirror);
+                Some(done)
+            }
+            Err(error) => {
+                tracing::warn!(upload = %self.id, %error, "the upload lost its mirror");
+                self.failed.push(mirror.partner());
+                None
+            }
+        }
+    }
+
+    /// Passes the store's answer on. After a failure the file may have been cut back.
+    fn stored(&mut self, outcome: Result<u64, BlobError>) -> Result<u64, Error> {
+        if outcome.is_err() {
+            self.session.sound = None;
+        }
+        Ok(outcome?)
+    }
+}
+
+async fn append(mirror: Option<Mirror>, bytes: Bytes) -> Option<(Mirror, Result<(), ReplicateError>)> {
+    let mut mirror = mirror?;
+    let appended = mirror.append(bytes).await;
+    Some((mirror, appended))
+}
+
+fn alone() -> Error {
+    Error::unavailable(
+        RETRY,
+        "no other node takes the upload's second copy at the moment; what arrived is kept",
+    )
+}
