@@ -21,6 +21,7 @@ mod work;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,7 +145,7 @@ impl Faulty {
         let device = device().context(DEVICE)?;
         let (user, group) = (geteuid(), getegid());
         let folder = rustix::fs::FileType::Directory.as_raw_mode();
-        let channel = std::os::fd::AsRawFd::as_raw_fd(&device);
+        let channel = device.as_raw_fd();
         let options = format!("fd={channel},rootmode={folder:o},user_id={user},group_id={group}");
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("clawhub-testkit", &at, "fuse", flags, CString::new(options)?.as_c_str())
@@ -159,15 +160,16 @@ impl Faulty {
         Ok(faulty)
     }
 
-    /// From now on what is asked of `under` and of names below it fails that way; "" is everything. `under` is
-    /// relative, and need not exist. A file that has several names fails if one of them lies there. Faults
-    /// add up, and of two that stop the same operation the older one answers.
+    /// From now on what is asked of `under` and of names below it fails that way; "" is everything. What has
+    /// begun goes on. `under` is relative, and need not exist. A file that has several names fails if one of
+    /// them lies there. Faults add up, and of two that stop the same operation the older one answers.
     pub fn fail(&self, under: &str, fault: Fault) {
         self.faults.now.write().push((PathBuf::from(under), fault));
     }
 
     /// Has the kernel drop the content that it keeps of the files at and below `under`, so that the next read
-    /// of each comes here: after [`Faulty::fail`], to fail. What a mapping has not written yet is written.
+    /// of each comes here: after [`Faulty::fail`], to fail. What was written to a mapping is written back, or
+    /// fails.
     ///
     /// # Errors
     /// If the kernel does not take the notice.

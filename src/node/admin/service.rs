@@ -93,6 +93,13 @@ fn may_remove(stack: &Stack, node: NodeId, leaving: &Leaving) -> Result<(), Stat
     }
 }
 
+/// Says what a removal that failed half-way leaves behind.
+fn still_draining(failed: &Status, node: NodeId) -> Status {
+    let said = failed.message();
+    let left = format!("{said}; node {node} drains now: remove it again, or `cluster drain {node} --undo`");
+    Status::new(failed.code(), left)
+}
+
 /// Runs a change to its end, also where the operator does not wait for it.
 async fn to_the_end(
     work: impl Future<Output = Result<Owner, Status>> + Send + 'static,
@@ -175,8 +182,11 @@ impl Admin for Operator {
                 tracing::info!(%error, "the leader is removed while it leads");
             }
         }
-        patiently(|| stack.registry.give_up_copies(node, force)).await?;
-        self.propose(ClusterCmd::Remove { node, force }).await?;
+        let removed = async {
+            patiently(|| stack.registry.give_up_copies(node, force)).await?;
+            self.propose(ClusterCmd::Remove { node, force }).await
+        };
+        removed.await.map_err(|failed| if force { failed } else { still_draining(&failed, node) })?;
         // Until then one more loss may be one too many, and the operator is free to go on.
         view::without(&stack.consensus, node).await?;
         Ok(Response::new(view::removed(leaving)))

@@ -172,7 +172,10 @@ impl Tree {
         let Some(known) = nodes.get_mut(&number) else { return };
         known.told = known.told.saturating_sub(times);
         if known.told == 0 && Arc::strong_count(&known.node) == 1 {
-            nodes.remove(&number);
+            let gone = nodes.remove(&number);
+            drop(nodes);
+            // Without the lock: the last hold on a removed file frees its blocks.
+            drop(gone);
         }
     }
 

@@ -57,7 +57,7 @@ struct Open {
 /// An entry of a folder: its number, kind and name.
 type Entry = (u64, fuser::FileType, OsString);
 
-/// Owner, group: those that change.
+/// The owner and the group, if they change.
 type Owners = (Option<u32>, Option<u32>);
 
 impl Work {
@@ -224,7 +224,9 @@ impl Work {
 
     /// The handle is used no more.
     pub(super) fn close(&self, handle: FileHandle) {
-        self.open.lock().remove(&handle);
+        let gone = self.open.lock().remove(&handle);
+        // Without the lock: the last close of a removed file frees its blocks.
+        drop(gone);
     }
 
     /// So many bytes from this offset on, fewer only at the end of the file.
