@@ -52,7 +52,7 @@ impl BlobStore {
                 self.quarantine_if(&root, move |path| is_bad(path, root, row.size)).await?;
                 Err(error)
             }
-            Err(error @ BlobError::Io { .. }) => {
+            Err(error) if error.is_bad_copy() => {
                 self.disown(&root).await?;
                 Err(error)
             }
@@ -176,7 +176,7 @@ impl Blob {
                 let file = self.file.clone();
                 self.store.quarantine_if(&root, move |path| same_file(&file.file, path)).await
             }
-            Err(BlobError::Io { .. }) => self.store.disown(&root).await,
+            Err(error) if error.is_bad_copy() => self.store.disown(&root).await,
             _ => Ok(()),
         };
         if let Err(error) = judged {

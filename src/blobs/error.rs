@@ -4,6 +4,7 @@ use std::io;
 
 use clawhub_kv::KvError;
 use clawhub_types::{Digest, Root, UploadId};
+use rustix::io::Errno;
 
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,22 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// Whether it is this one copy that is bad: its bytes are wrong, or the device does not give them back.
+    /// What a process runs out of, or may not do, says nothing about a copy.
+    pub fn is_bad_copy(&self) -> bool {
+        let lost = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA].map(Errno::raw_os_error);
+        match self {
+            BlobError::Corrupt { .. } => true,
+            BlobError::Io { source, .. } => source.raw_os_error().is_some_and(|code| lost.contains(&code)),
+            _ => false,
+        }
+    }
+
+    /// Whether the device or the process failed, not the copy: another node can serve.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, BlobError::Io { .. } | BlobError::Index(_) | BlobError::Worker(_))
+    }
+
     /// For `map_err`: names what was being done; a full device becomes [`BlobError::NoSpace`].
     pub(crate) fn io(context: &'static str) -> impl FnOnce(io::Error) -> BlobError {
         move |source| match source.kind() {

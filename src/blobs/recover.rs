@@ -167,7 +167,16 @@ fn leftover(paths: &Paths, root: &Root, found: &Found, batch: &mut Batch) -> Res
         debug_assert!(found.ob);
         return paths.unlink(root).map_err(failed);
     }
-    match rehash(paths, root).map_err(failed)? {
+    let row = match rehash(paths, root) {
+        Ok(row) => row,
+        // Nothing rests on files without a row, so they must not keep the node from starting: one bad sector
+        // would. A new copy takes their place.
+        Err(error) => {
+            tracing::error!(%root, %error, "a stored blob without a row cannot be read; left alone");
+            return Ok(());
+        }
+    };
+    match row {
         Some(row) => {
             tracing::info!(%root, size = row.size, "a stored blob without a row is taken back");
             put_blob(batch, root, &row);

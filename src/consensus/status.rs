@@ -116,13 +116,13 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     fn cut_off(&self, metrics: &Metrics<R>) -> Option<Duration> {
         let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
-        let last = if metrics.state != ServerState::Leader {
-            *self.shared.heard.lock()
-        } else if alone {
+        if alone && metrics.state == ServerState::Leader {
             return None;
-        } else {
-            metrics.last_quorum_acked.map_or(*self.shared.heard.lock(), |at| at.into_inner())
-        };
+        }
+        let mut heard = self.shared.heard.lock();
+        // Kept for when it ceases to lead: it heard of no other leader for as long as it did.
+        *heard = metrics.last_quorum_acked.map_or(*heard, |at| at.into_inner().max(*heard));
+        let last = *heard;
         let age = last.elapsed();
         (age > self.shared.settings.profile.lease()).then_some(age)
     }

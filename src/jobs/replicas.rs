@@ -17,6 +17,17 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Runs for ever.
 pub(crate) async fn run(registry: Registry, mut applied: watch::Receiver<u64>) {
+    let mut stock = None;
+    loop {
+        match registry.take_stock(stock).await {
+            Ok(None) => break,
+            Ok(next) => stock = next,
+            Err(error) => {
+                tracing::debug!(%error, "what is here could not be compared with the log yet");
+                sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
     loop {
         let Pass { complete, reading } = pass(&registry).await;
         sleep((reading * REST).clamp(QUIET, ALWAYS)).await;

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 const FORMAT_VERSION: u32 = 1;
 /// Says why the directory must not be used any more.
 const QUARANTINE: &str = "QUARANTINE";
+/// In the folder of a store: that it is the one whose content the others rely on.
+const MARK: &str = "MARK";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,12 @@ pub enum DataDirError {
         /// The member's id, or what stands for it.
         id: String,
     },
+    /// A store's folder is not the one that was used before.
+    #[error(
+        "{0} is not the folder that this node has used: is its device mounted? Nothing was changed, and the \
+         node does not start without what it has promised there"
+    )]
+    Unmarked(PathBuf),
     /// Another process has it.
     #[error("{0} is in use by another process")]
     Locked(PathBuf),
@@ -157,6 +165,34 @@ impl DataDir {
             return Err(DataDirError::Quarantined { path: root.into(), reason, id });
         }
         Ok(DataDir { root: root.into(), owner, _lock: lock })
+    }
+
+    /// Marks the folders of the log and the state, durably, as this node's.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn mark(&self, mark: u64) -> Result<(), DataDirError> {
+        for folder in [self.raft(), self.state()] {
+            replace(&folder, MARK, format!("{mark:016x}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the folders are the ones that were marked so.
+    ///
+    /// # Errors
+    /// [`DataDirError::Unmarked`], [`DataDirError::Io`].
+    pub fn check_marks(&self, mark: u64) -> Result<(), DataDirError> {
+        for folder in [self.raft(), self.state()] {
+            let path = folder.join(MARK);
+            match std::fs::read_to_string(&path) {
+                Ok(found) if found.trim() == format!("{mark:016x}") => (),
+                Ok(_) => return Err(DataDirError::Unmarked(folder)),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Err(DataDirError::Unmarked(folder)),
+                Err(e) => return Err(at(&path, e)),
+            }
+        }
+        Ok(())
     }
 
     /// Has every further opening of the directory refused: what is in its databases cannot be trusted, even
@@ -437,6 +473,19 @@ mod tests {
             assert!(refused.contains("the database is corrupt"), "{refused}");
             assert!(refused.contains("clawhub cluster remove 7"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_folder_without_its_device_is_not_taken_for_new() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        std::fs::create_dir(dir.raft()).unwrap();
+        std::fs::create_dir(dir.state()).unwrap();
+        dir.mark(7).unwrap();
+        dir.check_marks(7).unwrap();
+        assert!(matches!(dir.check_marks(8), Err(DataDirError::Unmarked(_))));
+        std::fs::remove_dir_all(dir.raft()).unwrap();
+        assert!(matches!(dir.check_marks(7), Err(DataDirError::Unmarked(folder)) if folder == dir.raft()));
     }
 
     #[test]

@@ -90,8 +90,20 @@ impl NodeError {
         }
     }
 
-    /// Whether another process, or another life of this one, has the data.
-    pub(crate) fn is_in_use(&self) -> bool {
-        matches!(self, NodeError::DataDir(DataDirError::Locked(_)) | NodeError::Listen { .. })
+    /// Whether a further life may do better: a device comes and goes, or a thread of the life before still waits
+    /// for it and holds a lock.
+    pub(crate) fn may_pass(&self) -> bool {
+        let for_good = matches!(
+            self,
+            NodeError::Removed
+                | NodeError::Refused(_)
+                | NodeError::DataDir(
+                    DataDirError::Foreign(_)
+                        | DataDirError::Newer { .. }
+                        | DataDirError::Quarantined { .. }
+                        | DataDirError::OtherOwner { .. }
+                )
+        );
+        !for_good && !self.is_damage()
     }
 }

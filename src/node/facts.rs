@@ -1,8 +1,8 @@
 //! What this node alone knows and must not forget, in the `local` store beside the blob index.
 //!
 //! Owns the keys `node.*`: the boot counter, whether a start was refused as an old one, the cluster's epoch,
-//! the peers last known, and a cluster initialisation under way. Every write is synced before it returns: a boot number that was used and
-//! then forgotten would be used twice.
+//! the peers last known, a cluster initialisation under way, and the mark of the other stores' folders. Every
+//! write is synced before it returns: a boot number that was used and then forgotten would be used twice.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ const BOOT: &[u8] = b"node.boot";
 const REFUSED: &[u8] = b"node.refused";
 const EPOCH: &[u8] = b"node.epoch";
 const PEERS: &[u8] = b"node.peers";
+const STORES: &[u8] = b"node.stores";
 const INIT: &[u8] = b"node.init";
 
 /// The shape of every record here, as its first two bytes.
@@ -81,6 +82,16 @@ impl Facts {
     /// Keeps the cluster's epoch.
     pub(crate) fn set_epoch(&self, epoch: u64) -> Result<(), FactError> {
         self.put(EPOCH, &epoch)
+    }
+
+    /// What the folders of the other stores are marked with, once they are.
+    pub(crate) fn stores(&self) -> Result<Option<u64>, FactError> {
+        self.get(STORES)
+    }
+
+    /// Keeps what they are marked with.
+    pub(crate) fn set_stores(&self, mark: u64) -> Result<(), FactError> {
+        self.put(STORES, &mark)
     }
 
     /// The peers last known.

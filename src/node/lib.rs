@@ -40,6 +40,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use config::Config;
@@ -54,6 +55,8 @@ const EXIT_REMOVED: u8 = 5;
 const EXIT_CONFIG: u8 = 78;
 /// Threads that run consensus and nothing else.
 const CONSENSUS_THREADS: usize = 2;
+/// Between two attempts to live again.
+const BETWEEN_LIVES: Duration = Duration::from_secs(5);
 /// How long work that nobody waits for may go on when the process ends.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
@@ -70,6 +73,7 @@ pub fn serve(config: &Path) -> ExitCode {
     };
     logging::init(&config.log);
     logging::abort_on_panic();
+    raise_descriptors();
     let done = run_to_end(&config);
     logging::flush();
     match done {
@@ -84,6 +88,15 @@ pub fn serve(config: &Path) -> ExitCode {
     }
 }
 
+/// As many files and connections as the system allows: the usual 1024 are for programs that use select(2).
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files stays as it is");
+    }
+}
+
 /// One life of the node after the other. Everything that a life opened and started is gone before the next
 /// one begins: its runtimes take its tasks with them.
 fn run_to_end(config: &Config) -> Result<(), NodeError> {
@@ -92,13 +105,16 @@ fn run_to_end(config: &Config) -> Result<(), NodeError> {
     let heard = signals.block_on(async { stop.on_signals() });
     heard.map_err(|source| NodeError::Fault(format!("signals: {source}")))?;
     for life in 0.. {
+        if stop.is_told() {
+            break;
+        }
         match live(config, &stop, life) {
             Ok(Then::Again) => (),
             Ok(Then::Nothing) => break,
-            // A thread of the life before may still wait for a device that has just come back.
-            Err(error) if life > 0 && error.is_in_use() && !stop.is_told() => {
-                tracing::warn!(%error, "trying again");
-                std::thread::sleep(LAST_WORK);
+            Err(error) if life > 0 && error.may_pass() => {
+                tracing::warn!(%error, "the node cannot live again yet");
+                // The clock of this wait is nobody's: the runtimes are gone.
+                std::thread::sleep(BETWEEN_LIVES);
             }
             Err(error) => return Err(quarantined(config, error)),
         }

@@ -44,13 +44,15 @@ pub(crate) async fn run(
         told.told().await;
     }));
 
-    match node.owner() {
-        Some(owner) => {
-            if let Err(error) = becoming::resume(&node, owner).await {
-                stop.fault(error.to_string());
-            }
+    let resumed = match node.owner() {
+        Some(owner) => becoming::resume(&node, owner).await,
+        None => {
+            tracing::info!("waiting for `clawhub cluster init` or `clawhub cluster join`");
+            Ok(())
         }
-        None => tracing::info!("waiting for `clawhub cluster init` or `clawhub cluster join`"),
+    };
+    if let Err(error) = &resumed {
+        stop.fault(error.to_string());
     }
     stop.told().await;
 
@@ -64,6 +66,7 @@ pub(crate) async fn run(
     operators.abort();
     // Until the socket file is gone with it.
     let _ = operators.await;
+    resumed?;
     match stop.end() {
         Some(End::Fault(reason)) => Err(NodeError::Fault(reason)),
         Some(End::Removed) => Err(NodeError::Removed),
@@ -108,7 +111,8 @@ async fn open(
         "started"
     );
     let boot = Boot { count, nonce: rand::random() };
-    let storage = Storage::new(&dir, config.raft.ballast, life);
+    let storage = Storage::open(&dir, config.raft.ballast, life);
+    let storage = storage.map_err(|source| NodeError::Io { path: dir.root().to_owned(), source })?;
     let node =
         Node::new(Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop, storage });
     Ok((node, listener, socket))

@@ -10,6 +10,7 @@ use clawhub_auth::Authorizer;
 use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_jobs::Jobs;
+use clawhub_kv::Kv;
 use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
@@ -57,6 +58,8 @@ pub(crate) struct Stack {
     pub(crate) members: Arc<Members>,
     pub(crate) endpoint: Endpoint,
     pub(crate) consensus: Consensus,
+    /// The store of its log, to be asked whether it still takes anything.
+    pub(crate) raft: Arc<dyn Kv>,
     pub(crate) blobs: BlobStore,
     pub(crate) replicate: Replicate,
     pub(crate) registry: Registry,
@@ -72,6 +75,7 @@ impl Stack {
     /// # Errors
     /// [`NodeError`]; what was started by then stops with the process.
     pub(crate) async fn start(node: &Node, owner: Owner) -> Result<Stack, NodeError> {
+        bind_stores(node)?;
         let (raft, state) = node.with_dir(|dir| {
             Ok::<_, NodeError>((stores::raft(dir)?, stores::state(dir).map_err(io_at(dir.state()))?))
         })?;
@@ -85,7 +89,7 @@ impl Stack {
         let members = Arc::new(Members::new(state.clone(), node.facts.peers()?));
         let (identity, cluster_key) = identity(node, owner)?;
         let endpoint = Endpoint::bind(node.peer_port.release(), identity, members.clone()).await?;
-        let consensus = consensus(node, owner.node, raft, state, &endpoint).await?;
+        let consensus = consensus(node, owner.node, raft.clone(), state, &endpoint).await?;
         let source = consensus.clone();
         let replicate =
             Replicate::start(owner.node, blobs.clone(), endpoint.clone(), Arc::new(move || source.state()));
@@ -100,6 +104,7 @@ impl Stack {
             endpoint,
             jobs: Mutex::new(Some(Jobs::start(&registry, applied(&consensus)))),
             consensus,
+            raft,
             blobs,
             replicate,
             registry,
@@ -172,6 +177,20 @@ fn io_at(path: std::path::PathBuf) -> impl FnOnce(std::io::Error) -> NodeError {
     move |source| NodeError::Io { path, source }
 }
 
+/// Makes sure that the folders of the stores are this node's. One that is empty because its device is not mounted
+/// would otherwise be taken for new, and the node would have forgotten its votes.
+fn bind_stores(node: &Node) -> Result<(), NodeError> {
+    match node.facts.stores()? {
+        Some(mark) => Ok(node.with_dir(|dir| dir.check_marks(mark))?),
+        None => {
+            // The folders first: cut off between the two, the next start draws another one.
+            let mark = rand::random();
+            node.with_dir(|dir| dir.mark(mark))?;
+            Ok(node.facts.set_stores(mark)?)
+        }
+    }
+}
+
 /// Refuses a state that is another cluster's, for example one restored from the wrong backup.
 fn check_owner(state: &StateStore, owner: Owner) -> Result<(), NodeError> {
     let kv = state.kv();
@@ -199,7 +218,7 @@ fn identity(node: &Node, owner: Owner) -> Result<(Identity, ClusterKey), NodeErr
 async fn consensus(
     node: &Node,
     me: NodeId,
-    log: Arc<dyn clawhub_kv::Kv>,
+    log: Arc<dyn Kv>,
     state: StateStore,
     endpoint: &Endpoint,
 ) -> Result<Consensus, NodeError> {

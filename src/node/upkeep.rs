@@ -137,7 +137,8 @@ async fn watch_exile(node: Arc<Node>) {
     }
 }
 
-/// Consensus stops by itself when a store fails: everything else that may end it ends the process.
+/// Consensus stops by itself when a store fails, or when it meets what it must not go on with. Which of the two
+/// it was is for the watch over the devices to tell.
 async fn watch_consensus(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     if let Some(reason) = stack.consensus.stopped().await {

@@ -52,10 +52,7 @@ impl Registry {
         let began = Instant::now();
         let Found { missing, gone, next, short } = self.look(after)?;
         let reading = began.elapsed();
-        if !gone.is_empty() {
-            tracing::error!(copies = gone.len(), "copies that the log says are here are not");
-            self.propose_system(Command::Blob(BlobCmd::Lost { node: self.me(), roots: gone })).await?;
-        }
+        self.report_gone(gone).await?;
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -77,6 +74,27 @@ impl Registry {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
         Ok(Reconciled { next, copied, failed, short, reading })
+    }
+
+    /// Has the log know of the next copies after `after` that this node is said to hold and does not: all of
+    /// them, before any is made anew, so that none counts for longer than it takes to look. Answers where to go
+    /// on.
+    ///
+    /// # Errors
+    /// A fault of the state, or 503 if it cannot be recorded.
+    pub async fn take_stock(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
+        let Found { gone, next, .. } = self.look(after)?;
+        self.report_gone(gone).await?;
+        Ok(next)
+    }
+
+    async fn report_gone(&self, gone: Vec<Root>) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        tracing::error!(copies = gone.len(), "copies that the log says are here are not");
+        self.propose_system(Command::Blob(BlobCmd::Lost { node: self.me(), roots: gone })).await?;
+        Ok(())
     }
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.

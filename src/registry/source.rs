@@ -42,9 +42,11 @@ impl Registry {
     pub(crate) async fn open_local(&self, root: &Root) -> Result<Option<Blob>, Error> {
         match self.blobs().open_blob(root).await {
             Ok(blob) => Ok(blob),
-            Err(error) if is_bad(&error) => {
+            Err(error) if error.is_bad_copy() || error.is_failure() => {
                 tracing::error!(%root, %error, "the copy here cannot be served");
-                self.report_lost(*root);
+                if error.is_bad_copy() {
+                    self.report_lost(*root);
+                }
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -79,18 +81,20 @@ impl Registry {
 
     /// Starts or joins a fetch.
     async fn fetch(&self, wanted: Wanted) -> Result<Source, Error> {
-        match self.inner.replicate.fetch(wanted.clone(), Class::Foreground).await {
-            Ok(fetch) => {
-                fetch.flowing().await?;
-                Ok(Source::Coming(fetch))
-            }
+        let flowing = async {
+            let fetch = self.inner.replicate.fetch(wanted.clone(), Class::Foreground).await?;
+            fetch.flowing().await?;
+            Ok(fetch)
+        };
+        match flowing.await {
+            Ok(fetch) => Ok(Source::Coming(fetch)),
             // Another reader's fetch ended since this one looked.
             Err(ReplicateError::Local(BlobError::Held(root))) => {
                 let blob = self.open_local(&root).await?;
                 let lost = || Error::unavailable(RETRY, "the copy here was just lost");
                 blob.map(Source::Here).ok_or_else(lost)
             }
-            // There is no room to keep it, or none that can be written to.
+            // There is no room to keep it, or none that can be written to, which may show only at a write.
             Err(ReplicateError::Local(error)) => {
                 tracing::warn!(root = %wanted.root, %error, "the content is passed through and not kept");
                 self.through(wanted).await
@@ -108,7 +112,7 @@ impl Registry {
         Ok(Source::Through(Box::new(wanted)))
     }
 
-    /// The bytes of `range`. Where the copy here turns out bad on the way, another one goes on.
+    /// The bytes of `range`. Where the copy here turns out bad, or the fetch ends, another copy goes on.
     pub(crate) fn read(
         &self,
         source: &Source,
@@ -117,7 +121,8 @@ impl Registry {
         match source {
             Source::Here(blob) => self.read_here(blob, range),
             Source::Coming(fetch) => {
-                fetch.partial().read(range).map(|piece| piece.map_err(Error::from)).boxed()
+                let partial = fetch.partial();
+                self.go_on(partial.root(), partial.read(range.clone()).boxed(), range)
             }
             Source::Through(wanted) => self.pass_through((**wanted).clone(), range),
         }
@@ -132,18 +137,29 @@ impl Registry {
         blob: &Blob,
         range: Range<u64>,
     ) -> BoxStream<'static, Result<Bytes, Error>> {
-        let (root, end) = (blob.root(), range.end);
-        let here = blob.read(range.clone()).boxed();
-        let first = Reading { here: Some(here), there: None, at: range.start };
+        self.go_on(blob.root(), blob.read(range.clone()).boxed(), range)
+    }
+
+    /// What is read here, and from a peer's copy from where that fails.
+    fn go_on(
+        &self,
+        root: Root,
+        here: BoxStream<'static, Result<Bytes, BlobError>>,
+        Range { start, end }: Range<u64>,
+    ) -> BoxStream<'static, Result<Bytes, Error>> {
+        let first = Reading { here: Some(here), there: None, at: start };
         let registry = self.clone();
         let next = move |mut reading: Reading| {
             let registry = registry.clone();
             async move {
                 let piece = match reading.here.as_mut() {
                     Some(here) => match here.next().await? {
-                        Err(error) if is_bad(&error) => {
+                        // A range outside of the blob is nobody's fault but the caller's.
+                        Err(error) if !matches!(error, BlobError::Range { .. }) => {
                             tracing::error!(%root, %error, at = reading.at, "another copy goes on");
-                            registry.report_lost(root);
+                            if error.is_bad_copy() {
+                                registry.report_lost(root);
+                            }
                             reading.here = None;
                             reading.there = Some(match registry.wanted(&root) {
                                 Ok(Some(wanted)) => registry.pass_through(wanted, reading.at..end),
@@ -161,9 +177,4 @@ impl Registry {
         };
         stream::unfold(first, next).boxed()
     }
-}
-
-/// Whether it is the copy that is bad: another one will do.
-fn is_bad(error: &BlobError) -> bool {
-    matches!(error, BlobError::Corrupt { .. } | BlobError::Io { .. })
 }

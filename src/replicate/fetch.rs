@@ -35,7 +35,33 @@ enum Progress {
     /// Verified bytes are arriving.
     Flowing,
     /// Over.
-    Ended(Result<Receipt, String>),
+    Ended(Result<Receipt, Failure>),
+}
+
+/// Why a fetch ended without a copy, in words that every reader can be given.
+#[derive(Clone, Debug, thiserror::Error)]
+enum Failure {
+    /// Every holder was tried.
+    #[error("no holder could supply the blob: {0}")]
+    Exhausted(String),
+    /// The store here failed: holders may well supply what is not to be kept.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl From<BlobError> for Failure {
+    fn from(error: BlobError) -> Self {
+        Failure::Local(error.to_string())
+    }
+}
+
+impl From<Failure> for ReplicateError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Exhausted(reason) => ReplicateError::Exhausted(reason),
+            Failure::Local(reason) => BlobError::FetchFailed(reason).into(),
+        }
+    }
 }
 
 impl Fetch {
@@ -47,12 +73,13 @@ impl Fetch {
     /// Waits for the first verified bytes, so that a caller can still answer that there are none.
     ///
     /// # Errors
-    /// [`ReplicateError::Exhausted`] if no holder could supply them.
+    /// [`ReplicateError::Exhausted`] if no holder could supply them, [`ReplicateError::Local`] if the store
+    /// could not take them.
     pub async fn flowing(&self) -> Result<(), ReplicateError> {
         let mut progress = self.progress.clone();
         let reached = progress.wait_for(|now| !matches!(now, Progress::Searching)).await;
         match reached.as_deref() {
-            Ok(Progress::Ended(Err(reason))) => Err(ReplicateError::Exhausted(reason.clone())),
+            Ok(Progress::Ended(Err(failure))) => Err(failure.clone().into()),
             Ok(_) => Ok(()),
             Err(_) => Err(dropped()),
         }
@@ -61,12 +88,13 @@ impl Fetch {
     /// Waits for the end: the receipt of the full copy.
     ///
     /// # Errors
-    /// [`ReplicateError::Exhausted`] if no holder could supply it.
+    /// [`ReplicateError::Exhausted`] if no holder could supply it, [`ReplicateError::Local`] if the store
+    /// could not take it.
     pub async fn receipt(mut self) -> Result<Receipt, ReplicateError> {
         let ended = self.progress.wait_for(|now| matches!(now, Progress::Ended(_))).await;
         match ended.as_deref() {
             Ok(Progress::Ended(Ok(receipt))) => Ok(receipt.clone()),
-            Ok(Progress::Ended(Err(reason))) => Err(ReplicateError::Exhausted(reason.clone())),
+            Ok(Progress::Ended(Err(failure))) => Err(failure.clone().into()),
             _ => Err(dropped()),
         }
     }
@@ -107,7 +135,7 @@ impl Replicate {
                 partial.fail(error.to_string());
             }
             this.inner.fetches.lock().remove(&wanted.root);
-            tell.send_replace(Progress::Ended(outcome.map_err(|error| error.to_string())));
+            tell.send_replace(Progress::Ended(outcome));
         });
         Ok(fetch)
     }
@@ -122,7 +150,7 @@ impl Replicate {
         partial: &Partial,
         class: Class,
         tell: &watch::Sender<Progress>,
-    ) -> Result<Receipt, ReplicateError> {
+    ) -> Result<Receipt, Failure> {
         let holders = self.nearest_first(&wanted.holders);
         let mut last = "the state names no other holder".to_owned();
         for holder in holders.iter().cycle().take(holders.len() * ROUNDS) {
@@ -138,7 +166,7 @@ impl Replicate {
                 }
             }
         }
-        Err(ReplicateError::Exhausted(last))
+        Err(Failure::Exhausted(last))
     }
 
     /// Copies what is missing from one holder.
@@ -222,12 +250,12 @@ impl Replicate {
 }
 
 /// A full copy must have the digests that its root was bound to when it was pushed.
-fn bound(wanted: &Wanted, receipt: Receipt) -> Result<Receipt, ReplicateError> {
+fn bound(wanted: &Wanted, receipt: Receipt) -> Result<Receipt, Failure> {
     if receipt.digests.sha256 == wanted.digests.sha256 {
         return Ok(receipt);
     }
     tracing::error!(root = %wanted.root, "the bytes of this root do not have the digest they are bound to");
-    Err(ReplicateError::Exhausted("the content does not have the digest it is bound to".to_owned()))
+    Err(Failure::Exhausted("the content does not have the digest it is bound to".to_owned()))
 }
 
 /// Reads the list of group chaining values; its length must be the one that `size` implies.

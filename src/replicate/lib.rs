@@ -18,6 +18,7 @@ mod serve;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clawhub_blobs::{BlobError, BlobStore};
 use clawhub_kv::Kv;
@@ -102,6 +103,8 @@ struct Inner {
     endpoint: Endpoint,
     state: StateSource,
     live: live::Table,
+    /// Whether this node's storage is sound enough to lead, as the layers above say.
+    stands: AtomicBool,
     /// One fetch per root; an entry leaves when its fetch ends.
     fetches: Mutex<HashMap<Root, Fetch>>,
 }
@@ -110,8 +113,8 @@ impl Replicate {
     /// Starts watching the cluster's members. Must be called within a tokio runtime; the watcher ends
     /// with the last handle.
     pub fn start(me: NodeId, blobs: BlobStore, endpoint: Endpoint, state: StateSource) -> Self {
-        let inner =
-            Inner { me, blobs, endpoint, state, live: live::Table::default(), fetches: Mutex::default() };
+        let (live, stands) = (live::Table::default(), AtomicBool::new(true));
+        let inner = Inner { me, blobs, endpoint, state, live, stands, fetches: Mutex::default() };
         let this = Replicate { inner: Arc::new(inner) };
         live::watch(&this);
         this

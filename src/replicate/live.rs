@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clawhub_peer::Class;
@@ -31,6 +32,7 @@ struct Seen {
     accepts: bool,
     clock: ClockReading,
     reaches: BTreeSet<NodeId>,
+    stands: bool,
 }
 
 /// A member's wall clock against this node's.
@@ -88,6 +90,22 @@ impl Replicate {
         fresh.map(|(node, s)| (*node, s.reaches.clone())).collect()
     }
 
+    /// The members that answered lately and said that their storage is sound enough to lead.
+    pub fn standing(&self) -> BTreeSet<NodeId> {
+        let seen = self.inner.live.seen.read();
+        seen.iter().filter(|(_, s)| s.stands && s.at.elapsed() < FRESH).map(|(node, _)| *node).collect()
+    }
+
+    /// Whether this node's storage is sound enough to lead; it is until somebody says otherwise.
+    pub fn stands(&self) -> bool {
+        self.inner.stands.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether this node's storage is sound enough to lead. The others hear of it with the next ping.
+    pub fn set_stands(&self, stands: bool) {
+        self.inner.stands.store(stands, Ordering::Relaxed);
+    }
+
     /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
     pub fn recent_first(&self, nodes: &mut [NodeId]) {
         let seen = self.inner.live.seen.read();
@@ -138,7 +156,8 @@ impl Replicate {
         if let Ok(Ok(pong)) = answer {
             let clock = reading(asked, pong.wall_ms);
             let reaches = pong.reaches.into_iter().map(NodeId).collect();
-            let seen = Seen { at: Instant::now(), accepts: pong.accepts, clock, reaches };
+            let (accepts, stands) = (pong.accepts, pong.stands);
+            let seen = Seen { at: Instant::now(), accepts, clock, reaches, stands };
             self.inner.live.seen.write().insert(node, seen);
         }
     }

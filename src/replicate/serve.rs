@@ -25,10 +25,14 @@ const PIECE: usize = 1024 * 1024;
 
 impl Replicate {
     /// Answers a ping.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the peer leaves.
     pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
         let accepts = self.inner.blobs.accepts();
         let reaches = self.reached().iter().map(|node| node.0).collect();
-        write_message(&mut send, &pb::Pong { accepts, wall_ms: wall_ms(), reaches }).await?;
+        let pong = pb::Pong { accepts, wall_ms: wall_ms(), reaches, stands: self.stands() };
+        write_message(&mut send, &pong).await?;
         finish(send)
     }
 

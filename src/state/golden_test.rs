@@ -239,7 +239,7 @@ fn cluster_shapes() -> Vec<Shape> {
         nonce: u64::MAX,
         epoch: 4,
         draining: true,
-        failing: true,
+        failing: Some(3),
         removed: true,
     };
     let session = SessionRecord { node: NodeId(2), boot: 3, nonce: 9, floor: 12 };

@@ -78,6 +78,7 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
     let member = |node: clawhub_state::cluster::NodeRecord| Member {
         id: node.id.0,
         standing: standing(node.id).to_owned(),
+        failing: node.is_failing(),
         reachable: stack.replicate.is_reachable(node.id),
         name: node.spec.name,
         region: node.spec.location.region,
@@ -88,7 +89,6 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
         http_addr: node.spec.http_addr,
         boot: node.boot,
         draining: node.draining,
-        failing: node.failing,
     };
     Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
 }

@@ -1,10 +1,20 @@
-//! Whether this node is the one to lead, while it does. Two things that Raft does not look at make it hand
-//! over: a wall clock that cannot be believed ([`clock`]), and members that it cannot reach while another voter
-//! can ([`reach`]). Nothing is kept; a crash is an election.
+//! Whether this node is the one to lead, while it does, and whether it is to stand, should nobody lead.
+//!
+//! Raft looks at logs alone. Three more things make one voter better than another, and the first of them in
+//! which two voters differ decides:
+//!
+//! 1. **storage**: its own is sound, as it says;
+//! 2. **clock**: its wall clock can be believed ([`clock`]);
+//! 3. **reach**: it reaches everybody whom the other one reaches, and somebody more ([`reach`]).
+//!
+//! One order over all of them, so that hand-overs come to an end: judged each for itself, a right clock and a
+//! wide reach would pass leadership back and forth for ever. Nothing is kept; a crash is an election.
 
 mod clock;
 mod reach;
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,42 +28,256 @@ use crate::stack::Stack;
 const EVERY: Duration = Duration::from_secs(2);
 /// How long handing over may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Without a leader for longer, every voter stands: several elections have failed.
+const LEADERLESS: Duration = Duration::from_secs(10);
+
+/// What tells two voters apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Criterion {
+    Storage,
+    Clock,
+    Reach,
+}
+
+/// A voter, as far as leading goes.
+#[derive(Clone, Debug)]
+struct Voter {
+    id: NodeId,
+    /// Its storage is sound, as it says.
+    stands: bool,
+    /// How far its wall clock is off, milliseconds; `None` if it is right.
+    off_ms: Option<i64>,
+    /// The members that it heard lately, itself among them.
+    reaches: BTreeSet<NodeId>,
+}
+
+impl Voter {
+    /// In what this voter is better, if it is.
+    fn beats(&self, other: &Voter) -> Option<Criterion> {
+        let (right, other_right) = (self.off_ms.is_none(), other.off_ms.is_none());
+        if self.stands != other.stands {
+            self.stands.then_some(Criterion::Storage)
+        } else if right != other_right {
+            right.then_some(Criterion::Clock)
+        } else {
+            reach::is_wider(&self.reaches, &other.reaches).then_some(Criterion::Reach)
+        }
+    }
+}
+
+/// Who should lead instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdict {
+    to: NodeId,
+    by: Criterion,
+}
+
+/// The best of those that are better than this node and could be elected. `others` are all the members that
+/// were heard lately.
+fn judge(me: &Voter, others: &[Voter], voters: &[NodeId]) -> Option<Verdict> {
+    let able = others.iter().filter(|o| voters.contains(&o.id) && reach::is_enough(&o.reaches, voters));
+    let better = able.filter_map(|other| Some((other, other.beats(me)?)));
+    let best = better.max_by_key(|(other, _)| {
+        (other.stands, other.off_ms.is_none(), other.reaches.len(), Reverse(other.id))
+    });
+    best.map(|(other, by)| Verdict { to: other.id, by })
+}
+
+/// Whether a verdict is acted on, after the one of the look before. A member that just died seems to be
+/// reached by the one who heard of it last, so reach must tell the same twice.
+fn is_settled(verdict: Verdict, before: Option<Verdict>) -> bool {
+    verdict.by != Criterion::Reach || before == Some(verdict)
+}
+
+/// Whether this node stands for election: its storage is `sound`, or nobody else would lead. `standing` are
+/// the members heard lately that say that their storage is sound. None of them may be able to win, because
+/// their logs are shorter than that of a node which does not stand; hence the limit to being `leaderless`.
+fn should_stand(
+    sound: bool,
+    standing: &BTreeSet<NodeId>,
+    voters: &[NodeId],
+    leaderless: Option<Duration>,
+) -> bool {
+    sound
+        || !voters.iter().any(|voter| standing.contains(voter))
+        || leaderless.is_some_and(|long| long > LEADERLESS)
+}
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen_before = None;
+    let mut before = None;
     while !node.stop.is_told() {
         every.tick().await;
-        let status = stack.consensus.status();
+        let (status, peers) = (stack.consensus.status(), &stack.replicate);
+        let stands = should_stand(peers.stands(), &peers.standing(), &status.voters, status.cut_off);
+        stack.consensus.stand_for_election(stands);
         if status.leader != Some(stack.me) {
-            seen_before = None;
+            before = None;
             continue;
         }
-        if let Some(clock::Verdict { off_ms, better }) =
-            clock::judge(&stack.replicate.clocks(), &status.voters)
+        let (me, others) = look(stack, &status.voters);
+        let verdict = judge(&me, &others, &status.voters);
+        if let Some(verdict) = verdict
+            && is_settled(verdict, before)
         {
-            tracing::error!(off_ms, to = %better, "the wall clock is off the others': handing over leadership");
-            hand_over(stack, better).await;
-            continue;
+            hand_over(stack, &me, verdict).await;
         }
-        let better = reach::judge(&stack.replicate.reached(), &stack.replicate.reaches(), &status.voters);
-        // A member that just died may seem to be reached by the one who heard of it last.
-        if let Some(better) = better
-            && seen_before.replace(better) == Some(better)
-        {
-            tracing::warn!(to = %better, "another voter reaches members that this node does not: handing over");
-            hand_over(stack, better).await;
-        } else if better.is_none() {
-            seen_before = None;
-        }
+        before = verdict;
     }
 }
 
-async fn hand_over(stack: &Stack, better: NodeId) {
-    if let Err(error) = stack.consensus.transfer_leader(Some(better), PATIENCE).await {
+/// This node, and the other members that were heard lately.
+fn look(stack: &Stack, voters: &[NodeId]) -> (Voter, Vec<Voter>) {
+    let peers = &stack.replicate;
+    let (standing, off) = (peers.standing(), clock::off(stack.me, &peers.clocks(), voters));
+    let voter = |id, stands, reaches| Voter { id, stands, off_ms: off.get(&id).copied(), reaches };
+    let others = peers.reaches().into_iter().map(|(id, reaches)| voter(id, standing.contains(&id), reaches));
+    (voter(stack.me, peers.stands(), peers.reached()), others.collect())
+}
+
+async fn hand_over(stack: &Stack, me: &Voter, Verdict { to, by }: Verdict) {
+    let off_ms = me.off_ms.unwrap_or_default();
+    match by {
+        Criterion::Storage => {
+            tracing::warn!(%to, "storage: this node's is not sound: handing over leadership")
+        }
+        Criterion::Clock => {
+            tracing::error!(off_ms, %to, "clock: this node's is off the others': handing over leadership")
+        }
+        Criterion::Reach => {
+            tracing::warn!(%to, "reach: another voter's is wider: handing over leadership")
+        }
+    }
+    if let Err(error) = stack.consensus.transfer_leader(Some(to), PATIENCE).await {
         tracing::warn!(%error, "leadership could not be handed over yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: bool = true;
+    const SHORT: bool = false;
+    const RIGHT: Option<i64> = None;
+    const OFF: Option<i64> = Some(5000);
+
+    /// Node `id`, which reaches itself and `others`.
+    fn voter(id: u64, stands: bool, off_ms: Option<i64>, others: &[u64]) -> Voter {
+        let reaches = others.iter().copied().chain([id]).map(NodeId).collect();
+        Voter { id: NodeId(id), stands, off_ms, reaches }
+    }
+
+    /// What node `leader` finds, which hears whom it reaches.
+    fn judged(all: &[Voter], leader: u64) -> Option<(u64, Criterion)> {
+        let me = all.iter().find(|v| v.id.0 == leader).unwrap();
+        let heard = all.iter().filter(|v| v.id != me.id && me.reaches.contains(&v.id));
+        let voters: Vec<NodeId> = all.iter().map(|v| v.id).filter(|id| id.0 < 9).collect();
+        judge(me, &heard.cloned().collect::<Vec<_>>(), &voters).map(|Verdict { to, by }| (to.0, by))
+    }
+
+    /// Who leads in turn, beginning with `first`, until somebody stays.
+    fn terms(all: &[Voter], first: u64) -> Vec<u64> {
+        let mut terms = vec![first];
+        while let Some((to, _)) = judged(all, terms[terms.len() - 1]) {
+            assert!(!terms.contains(&to), "back to node {to} after {terms:?}");
+            terms.push(to);
+        }
+        terms
+    }
+
+    #[test]
+    fn among_equals_the_leader_stays() {
+        let all = [1, 2, 3].map(|id| voter(id, SOUND, RIGHT, &[1, 2, 3]));
+        assert_eq!([1, 2, 3].map(|first| terms(&all, first)), [[1], [2], [3]]);
+    }
+
+    #[test]
+    fn clock_goes_before_reach() {
+        let all = [
+            voter(1, SOUND, OFF, &[2, 3, 4]),
+            voter(2, SOUND, RIGHT, &[1, 3]),
+            voter(3, SOUND, RIGHT, &[1, 2]),
+        ];
+        assert_eq!(judged(&all, 1), Some((2, Criterion::Clock)));
+        assert_eq!(terms(&all, 1), [1, 2]);
+        assert_eq!(terms(&all, 3), [3]);
+    }
+
+    #[test]
+    fn storage_goes_before_clock_and_reach() {
+        let all = [
+            voter(1, SHORT, RIGHT, &[2, 3, 4]),
+            voter(2, SOUND, OFF, &[1, 3]),
+            voter(3, SHORT, RIGHT, &[1, 2, 4]),
+        ];
+        assert_eq!(judged(&all, 1), Some((2, Criterion::Storage)));
+        assert_eq!([1, 2, 3].map(|first| terms(&all, first)), [vec![1, 2], vec![2], vec![3, 2]]);
+    }
+
+    #[test]
+    fn two_that_are_short_hand_over_to_the_sound_one() {
+        let all = [(1, SHORT), (2, SHORT), (3, SOUND)].map(|(id, s)| voter(id, s, RIGHT, &[1, 2, 3]));
+        assert_eq!([1, 2, 3].map(|first| terms(&all, first)), [vec![1, 3], vec![2, 3], vec![3]]);
+    }
+
+    #[test]
+    fn where_all_are_short_the_rest_decides() {
+        let all = [1, 2, 3].map(|id| voter(id, SHORT, RIGHT, &[1, 2, 3]));
+        assert_eq!([1, 2, 3].map(|first| terms(&all, first)), [[1], [2], [3]]);
+        let links: [(u64, &[u64]); 3] = [(1, &[2]), (2, &[1, 3]), (3, &[2])];
+        let all = links.map(|(id, others)| voter(id, SHORT, RIGHT, others));
+        assert_eq!(judged(&all, 1), Some((2, Criterion::Reach)));
+        assert_eq!([1, 2, 3].map(|first| terms(&all, first)), [vec![1, 2], vec![2], vec![3, 2]]);
+    }
+
+    #[test]
+    fn the_best_of_those_that_are_better_is_chosen() {
+        let all = [
+            voter(1, SHORT, OFF, &[2, 3, 4]),
+            voter(2, SOUND, OFF, &[1, 3, 4]),
+            voter(3, SOUND, RIGHT, &[1, 2]),
+            voter(4, SOUND, RIGHT, &[1, 2, 3]),
+        ];
+        assert_eq!(judged(&all, 1), Some((4, Criterion::Storage)));
+        assert_eq!(judged(&all, 2), Some((4, Criterion::Clock)));
+    }
+
+    #[test]
+    fn who_could_not_be_elected_is_not_asked() {
+        let all = [
+            voter(1, SHORT, RIGHT, &[2, 3, 9]),
+            voter(2, SOUND, RIGHT, &[]),
+            voter(3, SHORT, RIGHT, &[1]),
+            voter(9, SOUND, RIGHT, &[1, 2, 3]),
+        ];
+        assert_eq!(judged(&all, 1), None, "node 2 hears nobody and node 9 does not vote");
+    }
+
+    #[test]
+    fn only_reach_is_looked_at_twice() {
+        let [storage, clock, reach] =
+            [Criterion::Storage, Criterion::Clock, Criterion::Reach].map(|by| Verdict { to: NodeId(2), by });
+        assert!(is_settled(storage, None) && is_settled(clock, None));
+        assert!(!is_settled(reach, None) && !is_settled(reach, Some(clock)));
+        assert!(!is_settled(reach, Some(Verdict { to: NodeId(3), ..reach })));
+        assert!(is_settled(reach, Some(reach)));
+    }
+
+    #[test]
+    fn somebody_stands() {
+        let voters = [1, 2, 3].map(NodeId);
+        let (none, third) = (BTreeSet::new(), BTreeSet::from([NodeId(3)]));
+        assert!(should_stand(SOUND, &none, &voters, None));
+        assert!(should_stand(SOUND, &third, &voters, None));
+        assert!(!should_stand(SHORT, &third, &voters, None), "node 3 leads");
+        assert!(should_stand(SHORT, &none, &voters, None), "all are short, or out of reach");
+        assert!(should_stand(SHORT, &BTreeSet::from([NodeId(9)]), &voters, None), "node 9 does not vote");
+        assert!(!should_stand(SHORT, &third, &voters, Some(LEADERLESS)));
+        let longer = LEADERLESS + Duration::from_secs(1);
+        assert!(should_stand(SHORT, &third, &voters, Some(longer)), "node 3 does not win");
     }
 }

@@ -5,38 +5,43 @@
 //!
 //! | what is found | what the node does |
 //! |---|---|
-//! | metadata runs full | gives up its ballast, hands leadership over and stands for none; follows on |
+//! | metadata runs full | gives up its ballast and does not stand for the lead ([`crate::office`]); follows on |
 //! | metadata fails, or is full all the same | stops taking part; what it holds is still served by digest |
 //! | blobs fail | takes no bytes and passes through what it cannot read; votes on |
 //!
 //! In the last two cases the log is told that the node's copies do not count for now, so that the others make
-//! up for them. Nothing is repaired in place: what a device holds after a failed fsync is unknown. When
-//! everything has been sound for a while the node begins a new life in the same process: it closes its stores,
-//! opens them again, finds out what is there, and registers as it does at every start.
+//! up for them. Nothing is repaired in place: what a device holds after a failed fsync is unknown, so a part that
+//! failed stays so for this life of the node. When everything has been sound for a while the node begins a new
+//! life in the same process: it closes its stores, opens them again, finds out what is there, and registers as
+//! it does at every start.
 //!
 //! A crash loses nothing but what was found; the next look finds it again.
 
 mod ballast;
 mod volume;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_kv::CORRUPT;
+use clawhub_kv::{CORRUPT, Kv};
 use clawhub_state::cluster::ClusterCmd;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::data_dir::DataDir;
 use crate::node::Node;
 use crate::stack::Stack;
 use ballast::Ballast;
-use volume::Volume;
+use volume::{Look, Volume};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long handing over or stopping may take.
+/// A device that has not kept a block by then does not answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long consensus may take to stop, and one attempt at telling the others.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Sound looks in a row that end a first failure. Each further life takes twice as many, so that a device
 /// that comes and goes does not drag the node along.
@@ -56,6 +61,17 @@ pub(crate) enum Part {
     Failing(String),
 }
 
+impl Part {
+    fn is_failing(&self) -> bool {
+        matches!(self, Part::Failing(_))
+    }
+
+    /// What holds after a look that says `now`: a failure stays.
+    fn then(&self, now: Part) -> Part {
+        if self.is_failing() { self.clone() } else { now }
+    }
+}
+
 /// What is known of the storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -67,7 +83,7 @@ pub(crate) struct Condition {
 
 impl Condition {
     fn is_failing(&self) -> bool {
-        [&self.metadata, &self.blobs].into_iter().any(|part| matches!(part, Part::Failing(_)))
+        self.metadata.is_failing() || self.blobs.is_failing()
     }
 
     /// Why the node is not as good as any other; empty if it is.
@@ -90,13 +106,20 @@ impl Condition {
     }
 }
 
-/// What one look found.
+/// What one look at every device found.
 #[derive(Clone, Debug)]
 struct Seen {
-    /// Room for metadata, the ballast included, bytes; or what the device or a store said.
-    metadata: Result<u64, String>,
-    /// What the device of blobs said, if it fails.
-    blobs: Result<(), String>,
+    /// Of metadata; room with the ballast included.
+    metadata: Look,
+    blobs: Look,
+}
+
+impl Seen {
+    /// What it is when a device does not answer: nobody knows which one.
+    fn silence() -> Seen {
+        let silent = || Look::Failing("a device does not answer".to_owned());
+        Seen { metadata: silent(), blobs: silent() }
+    }
 }
 
 /// See the [module](self).
@@ -113,17 +136,24 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// The storage below a data directory, taken to be sound: it could be opened.
-    pub(crate) fn new(dir: &DataDir, ballast: u64, life: u32) -> Storage {
-        Storage {
-            metadata: Volume::distinct([dir.raft(), dir.state(), dir.local()]),
-            blobs: Volume::new(dir.root().to_owned()),
+    /// The storage below a data directory, taken to be sound.
+    ///
+    /// # Errors
+    /// If a device does not take a file.
+    pub(crate) fn open(dir: &DataDir, ballast: u64, life: u32) -> io::Result<Storage> {
+        for folder in [dir.raft(), dir.state()] {
+            // The stores would make them a little later.
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(Storage {
+            metadata: Volume::distinct([dir.raft(), dir.state(), dir.local()])?,
+            blobs: Volume::open(dir.root().to_owned())?,
             ballast: Ballast::new(&dir.raft(), ballast),
             life,
             condition: Mutex::default(),
             reported: Mutex::default(),
             report: Notify::new(),
-        }
+        })
     }
 
     /// What is known now.
@@ -136,23 +166,28 @@ impl Storage {
         self.ballast.held()
     }
 
-    /// Notes that a store of metadata cannot go on.
+    /// Notes that consensus cannot go on.
     pub(crate) fn report(&self, reason: String) {
         self.reported.lock().get_or_insert(reason);
         self.report.notify_one();
     }
 
-    /// Blocking.
+    /// Blocking. Takes the ballast, or leaves it, as was found last, and looks at every device.
     fn look(&self) -> Seen {
+        let room = match self.condition().metadata {
+            Part::Sound => self.ballast.take(),
+            Part::Short | Part::Failing(_) => self.ballast.give_up(),
+        };
+        if let Err(error) = room {
+            tracing::debug!(%error, "the ballast is not as it should be");
+        }
         let held = self.ballast.held();
-        let least =
-            self.metadata.iter().map(Volume::look).try_fold(u64::MAX, |least, free| Ok(least.min(free?)));
-        let metadata = least.map(|free| free.saturating_add(held)).map_err(|e: std::io::Error| e.to_string());
-        Seen { metadata, blobs: self.blobs.look().map(drop).map_err(|e| e.to_string()) }
-    }
-
-    fn reported(&self) -> Option<String> {
-        self.reported.lock().clone()
+        let metadata = self.metadata.iter().map(Volume::look).reduce(worse).unwrap_or(Look::Unknown);
+        let metadata = match metadata {
+            Look::Room(free) => Look::Room(free.saturating_add(held)),
+            other => other,
+        };
+        Seen { metadata, blobs: self.blobs.look() }
     }
 
     fn looks_needed(&self) -> u32 {
@@ -160,19 +195,29 @@ impl Storage {
     }
 }
 
+fn worse(one: Look, other: Look) -> Look {
+    match (one, other) {
+        (Look::Failing(why), _) | (_, Look::Failing(why)) => Look::Failing(why),
+        (Look::Unknown, _) | (_, Look::Unknown) => Look::Unknown,
+        (Look::Room(one), Look::Room(other)) => Look::Room(one.min(other)),
+    }
+}
+
 /// What a look means after `before`, with a ballast of so many bytes. Room that comes and goes around a limit
 /// does not change the verdict every time.
-fn judge(before: &Part, seen: &Seen, ballast: u64) -> Condition {
+fn judge(before: &Condition, seen: &Seen, ballast: u64) -> Condition {
     let metadata = match &seen.metadata {
-        Err(why) => Part::Failing(why.clone()),
-        Ok(room) if *room < ballast / 4 => Part::Failing("the device is full".to_owned()),
-        Ok(room) if *room < ballast + ballast / 4 => Part::Short,
-        Ok(room) if *before != Part::Sound && *room < ballast + ballast / 2 => Part::Short,
-        Ok(_) => Part::Sound,
+        Look::Failing(why) => Part::Failing(why.clone()),
+        Look::Unknown => before.metadata.clone(),
+        Look::Room(room) if *room < ballast / 4 => Part::Failing("the device is full".to_owned()),
+        Look::Room(room) if *room < ballast + ballast / 4 => Part::Short,
+        Look::Room(room) if before.metadata != Part::Sound && *room < ballast + ballast / 2 => Part::Short,
+        Look::Room(_) => Part::Sound,
     };
     let blobs = match &seen.blobs {
-        Err(why) => Part::Failing(why.clone()),
-        Ok(()) => Part::Sound,
+        Look::Failing(why) => Part::Failing(why.clone()),
+        Look::Unknown => before.blobs.clone(),
+        Look::Room(_) => Part::Sound,
     };
     Condition { metadata, blobs }
 }
@@ -182,69 +227,84 @@ pub(crate) async fn run(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sound = 0;
+    let (mut looking, mut sound) = (None, 0);
     while !node.stop.is_told() {
         tokio::select! {
             _ = every.tick() => (),
             () = node.storage.report.notified() => (),
         }
-        let looking = node.clone();
-        // The runtime is going down.
-        let Ok(mut seen) = tokio::task::spawn_blocking(move || looking.storage.look()).await else { return };
+        let Some(mut seen) = look(&node, &mut looking).await else { return };
         let before = node.storage.condition();
-        if before.is_failing() {
-            let now = judge(&before.metadata, &seen, node.storage.ballast.bytes());
-            sound = if now == Condition::default() { sound + 1 } else { 0 };
-            if sound >= node.storage.looks_needed() {
-                return node.stop.again("the storage is sound again: opening it anew");
-            }
-            continue;
-        }
-        if let Some(why) = node.local.fault().or_else(|| node.storage.reported()) {
-            if why.contains(CORRUPT) {
+        let ballast = node.storage.ballast.bytes();
+        if !before.metadata.is_failing()
+            && let Some(why) = gave_up(&node, stack)
+        {
+            let device_is_well = judge(&before, &seen, ballast).metadata == Part::Sound;
+            let store_failed = stores(&node, stack).iter().any(|kv| kv.fault().is_some());
+            if why.contains(CORRUPT) || (device_is_well && !store_failed) {
+                // No device's fault, so a new life would meet it again.
                 return node.stop.fault(why);
             }
             tracing::error!(why, "a store of metadata cannot go on");
-            seen.metadata = Err("a store gave up; the log has the details".to_owned());
+            if device_is_well {
+                seen.metadata = Look::Failing("a store gave up; the log has the details".to_owned());
+            }
         }
-        let now = judge(&before.metadata, &seen, node.storage.ballast.bytes());
-        *node.storage.condition.lock() = now.clone();
-        act(&node, stack, &before, &now).await;
+        let now = judge(&before, &seen, ballast);
+        sound = if before.is_failing() && now == Condition::default() { sound + 1 } else { 0 };
+        if sound >= node.storage.looks_needed() {
+            return node.stop.again("the storage is sound again: opening it anew");
+        }
+        let after =
+            Condition { metadata: before.metadata.then(now.metadata), blobs: before.blobs.then(now.blobs) };
+        *node.storage.condition.lock() = after.clone();
+        act(&node, stack, &before, &after).await;
     }
 }
 
+/// One look, which a device that does not answer may outlast; `None` if the runtime is going down.
+async fn look(node: &Arc<Node>, looking: &mut Option<JoinHandle<Seen>>) -> Option<Seen> {
+    let under_way = looking.get_or_insert_with(|| {
+        let node = node.clone();
+        tokio::task::spawn_blocking(move || node.storage.look())
+    });
+    match timeout(ANSWER, under_way).await {
+        Err(_) => Some(Seen::silence()),
+        Ok(seen) => {
+            *looking = None;
+            seen.ok()
+        }
+    }
+}
+
+/// The stores of metadata.
+fn stores(node: &Node, stack: &Stack) -> [Arc<dyn Kv>; 3] {
+    [node.local.clone(), stack.raft.clone(), stack.consensus.state()]
+}
+
+/// Why metadata cannot be written any more, if a store or consensus said so.
+fn gave_up(node: &Node, stack: &Stack) -> Option<String> {
+    let reported = node.storage.reported.lock().clone();
+    reported.or_else(|| stores(node, stack).iter().find_map(|kv| kv.fault()))
+}
+
+/// Does what the change asks for.
 async fn act(node: &Arc<Node>, stack: &Stack, before: &Condition, now: &Condition) {
-    let ballast = &node.storage.ballast;
-    if now != before {
-        let summary = now.summary();
-        tracing::warn!(room = ballast.held(), "storage: {summary}");
+    stack.replicate.set_stands(now.metadata == Part::Sound);
+    if now == before {
+        return;
     }
-    let room = match now.metadata {
-        Part::Sound => ballast.take(),
-        Part::Short | Part::Failing(_) => ballast.give_up(),
-    };
-    if let Err(error) = room {
-        tracing::debug!(%error, "the ballast is not as it should be");
-    }
-    stack.consensus.stand_for_election(now.metadata == Part::Sound);
-    if now.metadata == Part::Short && stack.consensus.status().leader == Some(stack.me) {
-        tracing::warn!("the device of metadata is nearly full: handing over leadership");
-        if let Err(error) = stack.consensus.transfer_leader(None, PATIENCE).await {
-            tracing::warn!(%error, "leadership could not be handed over yet");
+    tracing::warn!("storage: {}", now.summary());
+    if now.metadata.is_failing() && !before.metadata.is_failing() {
+        stack.blobs.hold_back(true);
+        if timeout(PATIENCE, stack.consensus.shutdown()).await.is_err() {
+            tracing::warn!("consensus did not stop in time");
         }
     }
-    if now.is_failing() {
-        step_aside(node, stack, now).await;
+    if now.is_failing() && !before.is_failing() {
+        stack.blobs.hold_back(true);
+        tokio::spawn(tell(node.clone()));
     }
-}
-
-/// Ends what cannot be relied on, and has the others know.
-async fn step_aside(node: &Arc<Node>, stack: &Stack, now: &Condition) {
-    stack.blobs.hold_back(true);
-    if now.metadata != Part::Sound && timeout(PATIENCE, stack.consensus.shutdown()).await.is_err() {
-        tracing::warn!("consensus did not stop in time");
-    }
-    tokio::spawn(tell(node.clone()));
 }
 
 /// Has the log say that the copies here do not count for now.
@@ -266,30 +326,43 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn after(before: &Part, room: u64) -> Part {
-        judge(before, &Seen { metadata: Ok(room), blobs: Ok(()) }, 64 * MIB).metadata
+    fn after(before: Part, room: u64) -> Part {
+        let before = Condition { metadata: before, blobs: Part::Sound };
+        let seen = Seen { metadata: Look::Room(room), blobs: Look::Room(u64::MAX) };
+        judge(&before, &seen, 64 * MIB).metadata
     }
 
     #[test]
     fn the_ballast_goes_before_the_room_does_and_comes_back_later() {
-        assert_eq!(after(&Part::Sound, 200 * MIB), Part::Sound);
-        assert_eq!(after(&Part::Sound, 81 * MIB), Part::Sound);
-        assert_eq!(after(&Part::Sound, 79 * MIB), Part::Short);
-        assert_eq!(after(&Part::Short, 95 * MIB), Part::Short, "no flapping");
-        assert_eq!(after(&Part::Short, 96 * MIB), Part::Sound);
-        assert_eq!(after(&Part::Short, 17 * MIB), Part::Short);
-        assert!(matches!(after(&Part::Short, 15 * MIB), Part::Failing(_)));
-        assert_eq!(after(&Part::Failing("full".into()), 95 * MIB), Part::Short, "not enough to begin anew");
+        assert_eq!(after(Part::Sound, 200 * MIB), Part::Sound);
+        assert_eq!(after(Part::Sound, 81 * MIB), Part::Sound);
+        assert_eq!(after(Part::Sound, 79 * MIB), Part::Short);
+        assert_eq!(after(Part::Short, 95 * MIB), Part::Short, "no flapping");
+        assert_eq!(after(Part::Short, 96 * MIB), Part::Sound);
+        assert_eq!(after(Part::Short, 17 * MIB), Part::Short);
+        assert!(after(Part::Short, 15 * MIB).is_failing());
+        assert_eq!(after(Part::Failing("full".into()), 95 * MIB), Part::Short, "not enough to begin anew");
     }
 
     #[test]
-    fn each_part_fails_for_itself() {
-        let why = || "input/output error".to_owned();
-        let now = judge(&Part::Sound, &Seen { metadata: Ok(u64::MAX), blobs: Err(why()) }, 64 * MIB);
+    fn each_part_fails_for_itself_and_what_is_not_known_changes_nothing() {
+        let (well, bad) = (|| Look::Room(u64::MAX), || Look::Failing("input/output error".to_owned()));
+        let judged = |metadata, blobs| judge(&Condition::default(), &Seen { metadata, blobs }, 64 * MIB);
+        let now = judged(well(), bad());
         assert!(now.is_failing() && now.metadata == Part::Sound);
         assert_eq!(now.reasons(), ["the storage of blobs fails: input/output error"]);
-        let now = judge(&Part::Sound, &Seen { metadata: Err(why()), blobs: Ok(()) }, 64 * MIB);
+        let now = judged(bad(), well());
         assert!(now.is_failing() && now.blobs == Part::Sound);
-        assert_eq!(judge(&Part::Sound, &Seen { metadata: Ok(0), blobs: Ok(()) }, 0), Condition::default());
+        assert_eq!(judged(Look::Unknown, Look::Unknown), Condition::default());
+        assert_eq!(worse(Look::Unknown, Look::Room(7)), Look::Unknown);
+        assert_eq!(worse(Look::Room(7), Look::Room(3)), Look::Room(3));
+        assert_eq!(worse(Look::Room(7), bad()), bad());
+    }
+
+    #[test]
+    fn a_failure_stays_for_the_life() {
+        let failed = Part::Failing("input/output error".to_owned());
+        assert_eq!(failed.then(Part::Sound), failed);
+        assert_eq!(Part::Short.then(Part::Sound), Part::Sound);
     }
 }

@@ -98,7 +98,7 @@ fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
     next.node += 1;
     tx.put(keys::ids(), &next);
     let spec = spec.clone();
-    let (draining, failing, removed) = (false, false, false);
+    let (draining, failing, removed) = (false, None, false);
     let record = NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining, failing, removed };
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, Event::NodeJoined { node: id })?;
@@ -159,10 +159,6 @@ fn boot_node(
     if (boot, nonce) != (record.boot, record.nonce) && boot <= record.boot {
         return Err(Rejected::StaleBoot { node, boot, logged: record.boot }.into());
     }
-    if boot > record.boot {
-        // It opened its stores and looked at what they hold.
-        record.failing = false;
-    }
     (record.boot, record.nonce) = (boot, nonce);
     peer_addr.clone_into(&mut record.spec.peer_addr);
     http_addr.clone_into(&mut record.spec.http_addr);
@@ -201,8 +197,8 @@ fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
 /// Unlike a drain it may leave too few: the storage is gone, whoever likes it or not.
 fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
     let mut record = member(tx, node)?;
-    if boot == record.boot && !record.failing {
-        record.failing = true;
+    if record.failing.is_none_or(|said| said < boot) {
+        record.failing = Some(boot);
         tx.put(keys::node(node), &record);
     }
     Ok(Reply::Done)

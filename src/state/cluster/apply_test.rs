@@ -237,6 +237,12 @@ fn a_failing_nodes_copies_do_not_count_until_it_starts_again() {
     assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)), "no new start");
     world.ok(boot(6));
     world.ok(commit("a/b", 2, &[1, 2]));
+    world.ok(failing(7));
+    world.ok(boot(7));
+    assert!(
+        matches!(world.refused(commit("a/b", 3, &[1, 2])), Rejected::NeedCopies(_)),
+        "said before its boot"
+    );
     assert!(matches!(
         world.refused(ClusterCmd::Failing { node: NodeId(9), boot: 1 }),
         Rejected::NodeUnknown(_)

@@ -40,12 +40,20 @@ pub struct NodeRecord {
     pub epoch: u64,
     /// Whether it is about to leave: its copies serve as sources and no longer count.
     pub draining: bool,
-    /// Whether its storage has failed since its last boot: its copies count no more than while it drains.
-    pub failing: bool,
+    /// The start that found its storage failing, if one did.
+    pub failing: Option<u64>,
     /// Whether it left.
     pub removed: bool,
 }
 record!(NodeRecord, 0x0101, "node");
+
+impl NodeRecord {
+    /// Whether its storage has failed in its present life: its copies count no more than while it drains. What
+    /// an earlier start said is over, what one says that is not logged yet holds already.
+    pub fn is_failing(&self) -> bool {
+        self.failing.is_some_and(|boot| boot >= self.boot)
+    }
+}
 
 /// A join token, known by the hash of its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -49,8 +49,8 @@ impl View<'_> {
         let members = self.nodes()?.into_iter().filter(|node| !node.removed);
         let nodes = members.map(|node| NodeFacts {
             id: node.id,
+            storage: node.spec.roles.storage && !node.draining && !node.is_failing(),
             location: node.spec.location,
-            storage: node.spec.roles.storage && !node.draining && !node.failing,
             voter: node.spec.roles.voter,
             weight: 1,
         });
