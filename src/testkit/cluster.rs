@@ -5,20 +5,27 @@
 //! dropped. With `CLAWHUB_NODES=http://host:port,…` in the environment nothing is started and the
 //! tests that need no process run against what is there.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::content::Rng;
 use crate::process::{self, Process};
 use crate::{Registry, until};
 
+/// Below it live services that a machine may have.
+const FIRST_PORT: u16 = 10_240;
+/// Where Linux begins to take ports for outgoing connections, unless told otherwise.
+const OUTGOING: u16 = 32_768;
 /// How long a cluster may take from the first process to every node ready.
 const START: Duration = Duration::from_secs(60);
 
@@ -388,16 +395,22 @@ pub fn holds(data: &Path, root_hex: &str) -> bool {
     data.join(format!("blobs/{}/{}/{root_hex}.data", &root_hex[..2], &root_hex[2..4])).exists()
 }
 
-/// A port of this machine that nobody listens on, on TCP and UDP. It is given back before it is
-/// used, so another process can take it in between: for configurations that must name a port.
+/// A port of this machine that nobody listens on, on TCP and UDP, for configurations that must name one. It lies
+/// below the range from which the kernel takes the ports of outgoing connections, and is given out once: its
+/// node may be down for a while and find it again.
 ///
 /// # Errors
-/// If the system has none.
+/// If none is found.
 pub fn free_port() -> Result<u16> {
-    for _ in 0..50 {
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let port = tcp.local_addr()?.port();
-        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut rng = Rng::new(u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32));
+    for _ in 0..500 {
+        let port = FIRST_PORT + u16::try_from(rng.below(usize::from(OUTGOING - FIRST_PORT)))?;
+        let local = (Ipv4Addr::LOCALHOST, port);
+        let free = TcpListener::bind(local).is_ok() && UdpSocket::bind(local).is_ok();
+        if free && given.insert(port) {
             return Ok(port);
         }
     }
