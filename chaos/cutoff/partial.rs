@@ -34,13 +34,13 @@ impl Cut {
         let mut cuts = vec![
             Cut::new("the leader between two followers", both(one, two)),
             Cut::new("a follower between the leader and the other", both(leader, two)),
-            Cut::new("the leader does not hear a follower", [(leader, one)]),
-            Cut::new("a follower does not hear the leader", [(one, leader)]),
             Cut::new("the leader hears nobody", to(leader)),
-            Cut::new("nobody hears the leader", from(leader)),
         ];
         if full {
             cuts.extend([
+                Cut::new("the leader does not hear a follower", [(leader, one)]),
+                Cut::new("a follower does not hear the leader", [(one, leader)]),
+                Cut::new("nobody hears the leader", from(leader)),
                 Cut::new("the other follower between", both(leader, one)),
                 Cut::new("a follower does not hear the other", [(one, two)]),
                 Cut::new("a follower hears nobody", to(one)),
