@@ -26,6 +26,7 @@ compile_error!("unsafe-no-fsync is for test builds: with it a power cut loses wh
 #[cfg(all(feature = "unsafe-early-receipts", not(debug_assertions)))]
 compile_error!("unsafe-early-receipts is for test builds: with it a power cut loses acknowledged blobs");
 
+mod acknowledged;
 mod barrier;
 mod budget;
 mod clock;
@@ -53,6 +54,7 @@ mod window;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawhub_kv::Kv;
@@ -130,6 +132,8 @@ struct Shared<R: AsyncRuntime> {
     receiving: futures::lock::Mutex<()>,
     /// When a leader last spoke to this node; its start before that.
     heard: Mutex<R::Instant>,
+    /// Told to stop.
+    stopping: AtomicBool,
 }
 
 /// Says at start which promise this build does not keep, if there is one.
@@ -166,6 +170,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
         let transfers = Arc::new(purge::Transfers::new());
         let network = network::Factory {
+            acknowledged: Arc::default(),
             transfers: Arc::clone(&transfers),
             node: settings.node,
             profile: settings.profile,
@@ -194,6 +199,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             changes: futures::lock::Mutex::default(),
             receiving: futures::lock::Mutex::default(),
             heard: Mutex::new(R::Instant::now()),
+            stopping: AtomicBool::default(),
         };
         let consensus = Consensus { shared: Arc::new(shared) };
         drop(R::spawn(consensus.clone().reconcile()));
@@ -246,6 +252,7 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// Stops taking part. What was acknowledged is durable; a leader should hand over first.
     pub async fn shutdown(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         if let Err(e) = self.shared.raft.shutdown().await {
             tracing::error!(error = %e, "raft did not stop cleanly");
         }

@@ -169,6 +169,16 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
     }
 }
 
+/// Why a snapshot cannot be opened. What is wrong with one that came from the leader says nothing of the
+/// databases here, so it is told in the log alone.
+fn unusable(files: &SnapshotFiles, error: io::Error) -> io::Error {
+    if !files.is_received() {
+        return error;
+    }
+    tracing::error!(%error, "the snapshot that the leader sent cannot be opened");
+    io::Error::other("the snapshot that the leader sent cannot be opened; its own state may be damaged")
+}
+
 /// Puts the files of a snapshot in the place of the live state.
 fn install(
     store: &StateStore,
@@ -180,8 +190,9 @@ fn install(
         // Made here, some time ago, and wanted because the live state fell behind it.
         files.verify()?;
     }
-    let next = store.prepare(&files.data(), files.is_received())?;
-    let machine = Machine::open(Arc::clone(&next.kv)).map_err(fault)?;
+    let prepared = store.prepare(&files.data(), files.is_received());
+    let opened = prepared.and_then(|next| Ok((Machine::open(Arc::clone(&next.kv)).map_err(fault)?, next)));
+    let (machine, next) = opened.map_err(|error| unusable(files, error))?;
     let found = position(&machine)?;
     if found != (meta.last_log_id, meta.last_membership.clone()) {
         let what = format!("the snapshot holds {found:?} where {meta} was promised");

@@ -19,7 +19,9 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
+use parking_lot::Mutex;
 
+use crate::acknowledged::Acknowledged;
 use crate::purge::Transfers;
 use crate::record;
 use crate::send::{self, Pace};
@@ -33,6 +35,7 @@ use crate::{Execution, Profile};
 
 /// Makes clients.
 pub(crate) struct Factory<R: AsyncRuntime> {
+    pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) transfers: Arc<Transfers<R::Instant>>,
     pub(crate) node: NodeId,
     pub(crate) profile: Profile,
@@ -45,6 +48,7 @@ pub(crate) struct Factory<R: AsyncRuntime> {
 impl<R: AsyncRuntime> Factory<R> {
     fn client(&self, target: u64, lane: Lane) -> Client<R> {
         Client {
+            acknowledged: Arc::clone(&self.acknowledged),
             transfers: Arc::clone(&self.transfers),
             node: self.node,
             target: NodeId(target),
@@ -76,6 +80,7 @@ impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
 
 /// Speaks to one peer on one lane.
 pub(crate) struct Client<R: AsyncRuntime> {
+    acknowledged: Arc<Acknowledged>,
     transfers: Arc<Transfers<R::Instant>>,
     node: NodeId,
     target: NodeId,
@@ -160,12 +165,14 @@ impl<R: AsyncRuntime> Client<R> {
         mut input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
     ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
         let window = Arc::new(Window::<R::Instant>::new());
-        let sending = Arc::clone(&window);
+        let vote = Arc::new(Mutex::new(None));
+        let (sending, voted) = (Arc::clone(&window), Arc::clone(&vote));
         let requests = stream::poll_fn(move |cx| {
             ready!(sending.poll_open(cx));
             let rpc = ready!(input.poll_next_unpin(cx));
             Poll::Ready(rpc.map(|rpc| {
                 let request = append_request::<R>(&rpc);
+                *voted.lock() = Some(request.vote);
                 sending.sent(R::Instant::now(), request.entries.iter().map(|e| e.payload.len()).sum());
                 request
             }))
@@ -173,8 +180,14 @@ impl<R: AsyncRuntime> Client<R> {
         let replies = self.transport.append(self.target, self.lane, requests.boxed());
         let patience = self.patience;
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
+        let (acknowledged, peer) = (Arc::clone(&self.acknowledged), self.target);
+        let keeps = move |reply: &AppendReply| {
+            let vote = *vote.lock();
+            vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, reply))
+        };
+        let keeps = Arc::new(keeps);
         let answers = stream::unfold(Some((replies, window)), move |state| {
-            let late = late.clone();
+            let (late, keeps) = (late.clone(), Arc::clone(&keeps));
             async move {
                 let (mut replies, window) = state?;
                 let Some(reply) = next_reply::<R>(&mut replies, &window, patience).await else {
@@ -183,6 +196,9 @@ impl<R: AsyncRuntime> Client<R> {
                 match reply? {
                     Ok(reply) => {
                         window.answered();
+                        if let Err(index) = keeps(&reply) {
+                            return Some((Err(forgetful::<R>(peer, index)), None));
+                        }
                         let result = append_result::<R>(reply);
                         let rest = result.is_ok().then_some((replies, window));
                         Some((Ok(result), rest))
@@ -193,6 +209,12 @@ impl<R: AsyncRuntime> Client<R> {
         });
         answers.boxed()
     }
+}
+
+/// What is said of a peer that lacks what it acknowledged. It gets no entries from this leader any more.
+fn forgetful<R: AsyncRuntime>(peer: NodeId, index: u64) -> RpcError<R> {
+    tracing::error!(%peer, index, "lacks a log entry that it acknowledged: its device lost it; replace the node");
+    NetworkError::from_string("the peer lacks a log entry that it acknowledged").into()
 }
 
 /// The next answer; `None` if the oldest request has waited for longer than `patience`.

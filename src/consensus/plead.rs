@@ -3,6 +3,7 @@
 //! A node whose log cannot be written neither votes nor follows, and still has something to tell: that its
 //! copies do not count for now. It hands that to the others as any follower would, without knowing who leads.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,15 +18,17 @@ use crate::transport::{ForwardReply, ForwardRequest};
 use crate::{Consensus, ProposeError, Unavailable, Who};
 
 impl<R: AsyncRuntime> Consensus<R> {
-    /// Whether the node takes part: it has not stopped, for whatever reason.
+    /// Whether the node takes part: it has not stopped, for whatever reason, and is not stopping. That may take
+    /// for ever where a device does not answer.
     ///
     /// # Errors
     /// [`Unavailable`], at once: there is nothing to wait for.
     pub(crate) fn takes_part(&self) -> Result<(), Unavailable> {
-        match self.shared.raft.metrics().borrow_watched().running_state {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.unavailable("this node takes no part in the cluster for now".to_owned())),
+        let runs = self.shared.raft.metrics().borrow_watched().running_state.is_ok();
+        if runs && !self.shared.stopping.load(Ordering::Relaxed) {
+            return Ok(());
         }
+        Err(self.unavailable("this node takes no part in the cluster for now".to_owned()))
     }
 
     /// Whether this node wants to lead when nobody does. It votes and follows all the same.

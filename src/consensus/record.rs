@@ -27,17 +27,24 @@ const CHECK: usize = 8;
 pub struct RecordError {
     kind: &'static str,
     problem: String,
+    /// A later release may have written it.
+    unknown: bool,
 }
 
 impl RecordError {
     fn new(kind: &'static str, problem: impl Into<String>) -> Self {
-        RecordError { kind, problem: problem.into() }
+        RecordError { kind, problem: problem.into(), unknown: false }
     }
 }
 
 impl From<RecordError> for std::io::Error {
+    /// `InvalidData` if it is damaged, `Unsupported` if it is only not known here.
     fn from(e: RecordError) -> Self {
-        std::io::Error::new(std::io::ErrorKind::InvalidData, e)
+        let kind = match e.unknown {
+            true => std::io::ErrorKind::Unsupported,
+            false => std::io::ErrorKind::InvalidData,
+        };
+        std::io::Error::new(kind, e)
     }
 }
 
@@ -144,7 +151,10 @@ fn decode<T: DeserializeOwned>(kind: &'static str, shape: u16, bytes: &[u8]) -> 
 fn strip<'a>(kind: &'static str, shape: u16, bytes: &'a [u8]) -> Result<&'a [u8], RecordError> {
     let (found, body) = bytes.split_first_chunk().ok_or_else(|| RecordError::new(kind, "is cut short"))?;
     let found = u16::from_be_bytes(*found);
-    if found == shape { Ok(body) } else { Err(RecordError::new(kind, format!("unknown shape {found}"))) }
+    match found == shape {
+        true => Ok(body),
+        false => Err(RecordError { kind, problem: format!("unknown shape {found}"), unknown: true }),
+    }
 }
 
 fn parse<T: DeserializeOwned>(kind: &'static str, body: &[u8]) -> Result<T, RecordError> {

@@ -77,7 +77,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     }
 
     /// Returns when the node has stopped: `None` if it was told to, else why. A stopped node takes part
-    /// in nothing; the process should end.
+    /// in nothing; its owner should close it.
     pub async fn stopped(&self) -> Option<String> {
         let mut metrics = self.shared.raft.metrics();
         loop {
@@ -98,7 +98,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         Status {
             node: NodeId(metrics.id),
             role: role(metrics),
-            leader: metrics.current_leader.map(NodeId),
+            // One that stopped hears of no other, and may have been it.
+            leader: metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId),
             term: metrics.current_term,
             last_log: metrics.last_log_index,
             committed: index(&metrics.local_committed),

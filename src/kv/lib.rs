@@ -121,7 +121,7 @@ pub trait Kv: KvRead {
     /// [`KvError`] if the device refuses; what was written since the last sync is then in doubt.
     fn sync(&self) -> Result<(), KvError>;
 
-    /// Why the store refuses every further write, if it does: after a failed write or sync nobody knows what
+    /// Why the store refuses every further write, if it does: after a failure of the device nobody knows what
     /// the device holds, and only opening it anew tells.
     fn fault(&self) -> Option<String> {
         None

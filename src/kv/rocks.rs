@@ -1,9 +1,9 @@
 //! RocksDB behind [`Kv`]; nothing else in the project knows it.
 //!
 //! A [`RocksKv`] owns its directory, under RocksDB's own lock. Batches reach the operating system when
-//! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed write or sync nobody knows
-//! what the device holds, so the store then refuses every further write: its owner stops using it, and
-//! finds out by opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
+//! [`Kv::write`] returns and the device when [`Kv::sync`] does. After a failed write or sync, or a read that the
+//! device refuses, nobody knows what it holds, so the store then refuses every further write: its owner stops
+//! using it, and finds out by opening it again. A corrupt store is reported and left as it is; a repair would lose votes or
 //! receipts in silence. What a power cut leaves at the end of a log is no corruption ([`crate::tail`]).
 
 use std::fs::{self, File};
@@ -97,7 +97,7 @@ fn cache() -> &'static Cache {
 pub struct RocksKv {
     db: DB,
     dir: PathBuf,
-    /// How a write or sync failed: what the device holds is unknown.
+    /// How the device failed: what it holds is unknown.
     failed: OnceLock<String>,
 }
 
@@ -120,7 +120,17 @@ impl RocksKv {
         Ok(RocksKv { db, dir: dir.to_owned(), failed: OnceLock::new() })
     }
 
+    /// The error of something that changes nothing. One of the device ends all writing all the same: what
+    /// cannot be read where it was written may not be kept either.
     fn error(&self, doing: &str, e: &rocksdb::Error) -> KvError {
+        // RocksDB says so of a process without descriptors, too.
+        if e.kind() == ErrorKind::IOError && !e.as_ref().contains("Too many open files") {
+            return self.fail(doing, e);
+        }
+        self.context(doing, e)
+    }
+
+    fn context(&self, doing: &str, e: &rocksdb::Error) -> KvError {
         KvError::new(format!("{doing} {}", self.dir.display()), explain(e))
     }
 
@@ -134,7 +144,7 @@ impl RocksKv {
 
     /// The error, kept as the end of all writing.
     fn fail(&self, doing: &str, e: &rocksdb::Error) -> KvError {
-        let error = self.error(doing, e);
+        let error = self.context(doing, e);
         // The first one tells most.
         let _ = self.failed.set(error.to_string());
         error

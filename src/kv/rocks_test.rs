@@ -29,6 +29,51 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// One bit of a file goes bad.
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// An open store whose log ends in a write that nobody has synced.
+struct Unsynced {
+    dir: tempfile::TempDir,
+    live: PathBuf,
+    /// Open until the end: no crash closes a store.
+    _kv: RocksKv,
+    /// How long the log was when it held what is synced and no more.
+    durable: u64,
+}
+
+impl Unsynced {
+    fn new(profile: RocksProfile, torn: usize) -> Unsynced {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        let kv = RocksKv::open(&live, profile).unwrap();
+        put(&kv, b"synced", &[1; 1000]);
+        kv.sync().unwrap();
+        let durable = fs::metadata(wal(&live)).unwrap().len();
+        put(&kv, b"torn", &vec![2; torn]);
+        Unsynced { dir, live, _kv: kv, durable }
+    }
+
+    /// What a crash leaves of it.
+    fn copy(&self, name: &str) -> PathBuf {
+        let to = self.dir.path().join(name);
+        copy(&self.live, &to);
+        to
+    }
+}
+
+/// Opens a store after a crash: what was synced is there, and nothing of what was not.
+fn recovered(dir: &Path, profile: RocksProfile) -> RocksKv {
+    let kv = RocksKv::open(dir, profile).unwrap();
+    assert_eq!(kv.get(b"synced").unwrap().unwrap(), [1; 1000], "{profile:?}, {}", dir.display());
+    assert_eq!(kv.get(b"torn").unwrap(), None);
+    kv
+}
+
 fn rejected(dir: &Path, profile: RocksProfile) -> KvError {
     match RocksKv::open(dir, profile) {
         Ok(_) => panic!("{} opened", dir.display()),
@@ -70,23 +115,15 @@ fn a_store_reopens_with_its_data_and_only_once() {
 #[test]
 fn a_torn_tail_is_forgiven_and_what_was_synced_is_there() {
     for profile in [RocksProfile::Raft, RocksProfile::State, RocksProfile::Local] {
-        let dir = tempfile::tempdir().unwrap();
-        let live = dir.path().join("live");
-        let kv = RocksKv::open(&live, profile).unwrap();
-        put(&kv, b"synced", &[1; 1000]);
-        kv.sync().unwrap();
-        let durable = fs::metadata(wal(&live)).unwrap().len();
-        put(&kv, b"torn", &[2; 1000]);
-        let all = fs::metadata(wal(&live)).unwrap().len();
+        let crashed = Unsynced::new(profile, 1000);
+        let durable = crashed.durable;
+        let all = fs::metadata(wal(&crashed.live)).unwrap().len();
         assert!(all > durable + 1000);
 
         for keep in [durable, durable + 3, durable + 500, all - 1] {
-            let torn = dir.path().join(format!("torn-{keep}"));
-            copy(&live, &torn);
+            let torn = crashed.copy(&format!("cut-at-{keep}"));
             File::options().write(true).open(wal(&torn)).unwrap().set_len(keep).unwrap();
-            let kv = RocksKv::open(&torn, profile).unwrap();
-            assert_eq!(kv.get(b"synced").unwrap().unwrap(), [1; 1000], "{profile:?} cut at {keep}");
-            assert_eq!(kv.get(b"torn").unwrap(), None);
+            recovered(&torn, profile);
         }
     }
 }
@@ -104,32 +141,18 @@ fn lose_last_pages(dir: &Path, from: u64) -> u64 {
 #[test]
 fn a_log_that_ends_in_zeros_is_a_torn_tail_and_nothing_more() {
     for profile in [RocksProfile::Raft, RocksProfile::Local] {
-        let dir = tempfile::tempdir().unwrap();
-        let live = dir.path().join("live");
-        let kv = RocksKv::open(&live, profile).unwrap();
-        put(&kv, b"synced", &[1; 1000]);
-        kv.sync().unwrap();
-        let durable = fs::metadata(wal(&live)).unwrap().len();
-        put(&kv, b"torn", &[2; 9000]);
-
+        let crashed = Unsynced::new(profile, 9000);
         for from in [4096, 8192] {
-            assert!(from > durable);
-            let cut = dir.path().join(format!("cut-{from}"));
-            copy(&live, &cut);
+            assert!(from > crashed.durable);
+            let cut = crashed.copy(&format!("zeros-from-{from}"));
             lose_last_pages(&cut, from);
-            let kv = RocksKv::open(&cut, profile).unwrap();
-            assert_eq!(kv.get(b"synced").unwrap().unwrap(), [1; 1000], "{profile:?} zeros from {from}");
-            assert_eq!(kv.get(b"torn").unwrap(), None);
-            put(&kv, b"after", b"it goes on");
+            put(&recovered(&cut, profile), b"after", b"it goes on");
         }
 
-        let rotten = dir.path().join("rotten");
-        copy(&live, &rotten);
+        let rotten = crashed.copy("rotten");
         let length = lose_last_pages(&rotten, 8192);
         let log = wal(&rotten);
-        let mut bytes = fs::read(&log).unwrap();
-        bytes[500] ^= 0xff;
-        fs::write(&log, &bytes).unwrap();
+        flip(&log, 500);
         rejected(&rotten, profile);
         assert_eq!(fs::metadata(&log).unwrap().len(), length, "left as it was found");
     }
@@ -146,10 +169,7 @@ fn rot_in_the_middle_of_the_log_is_corruption_where_others_rely_on_it() {
     kv.sync().unwrap();
     let rotten = dir.path().join("rotten");
     copy(&live, &rotten);
-    let log = wal(&rotten);
-    let mut bytes = fs::read(&log).unwrap();
-    bytes[20_000] ^= 0xff;
-    fs::write(&log, bytes).unwrap();
+    flip(&wal(&rotten), 20_000);
     let error = rejected(&rotten, RocksProfile::Raft).to_string();
     assert!(error.contains("corrupt"), "{error}");
     assert!(error.contains("rotten"), "{error}");
@@ -188,9 +208,7 @@ fn a_flipped_bit_in_a_table_is_an_error_when_read() {
     kv.checkpoint(&at).unwrap();
     let table = fs::read_dir(&at).unwrap().map(|e| e.unwrap().path());
     let table = table.into_iter().find(|p| p.extension().is_some_and(|e| e == "sst")).unwrap();
-    let mut bytes = fs::read(&table).unwrap();
-    bytes[10] ^= 1;
-    fs::write(&table, bytes).unwrap();
+    flip(&table, 10);
     let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
     let error = kv.get(b"key").unwrap_err();
     assert!(error.message.contains("corrupt"), "{error}");
