@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clawhub_types::Root;
 use futures::{Stream, StreamExt, stream};
 
-use crate::checked::{CheckedFile, pieces};
+use crate::checked::{CheckedFile, DataFile, pieces};
 use crate::detach::blocking;
 use crate::tree::{list_len, list_matches};
 use crate::{BlobError, BlobStore};
@@ -53,7 +53,7 @@ impl BlobStore {
                 Err(error)
             }
             Err(error) if error.is_bad_copy() => {
-                self.disown(&root).await?;
+                self.disown_if(&root, move |path| is_unreadable(path, row.size)).await?;
                 Err(error)
             }
             Err(error) => Err(error),
@@ -94,6 +94,12 @@ fn is_bad(data: &Path, root: Root, size: u64) -> bool {
         (Ok(length), Ok(list)) => length != size || !list_matches(&root, size, &list),
         _ => false,
     }
+}
+
+/// Whether the device still gives nothing of the copy at this path.
+fn is_unreadable(data: &Path, size: u64) -> bool {
+    let opened = File::open(data).and_then(|file| file.metadata());
+    opened.is_err() || (list_len(size) > 0 && read_list(&data.with_extension("ob")).is_err())
 }
 
 impl Blob {
@@ -141,8 +147,7 @@ impl Blob {
         Ok(self.file.list().cloned().unwrap_or_default())
     }
 
-    /// Returns when every group that `range` touches was checked since the file was opened: only then
-    /// may its bytes be sent straight from [`Blob::file`].
+    /// Returns when every group that `range` touches was checked since the file was opened.
     ///
     /// # Errors
     /// [`BlobError::Range`], [`BlobError::Corrupt`], [`BlobError::Io`].
@@ -156,27 +161,29 @@ impl Blob {
         self.judge(checked).await
     }
 
-    /// Whether [`Blob::check`] would return at once: every group that `range` touches was checked.
-    pub fn is_checked(&self, range: Range<u64>) -> bool {
-        self.file.bounds(&range).is_ok() && self.file.is_checked(&range)
+    /// The data file, if `range` may be sent straight from it: every group of it was checked, no send has
+    /// failed for the file, and nobody holds the store back. Offsets are the blob's.
+    pub fn straight(&self, range: Range<u64>) -> Option<DataFile> {
+        let checked = self.file.bounds(&range).is_ok() && self.file.is_checked(&range);
+        let reliable = self.file.file.is_sound() && !self.store.is_held_back();
+        (checked && reliable).then(|| self.file.file.clone())
     }
 
-    /// The data file, for zero-copy sends of ranges that [`Blob::check`] has passed. Offsets are the
-    /// blob's.
-    pub fn file(&self) -> &Arc<File> {
-        &self.file.file
-    }
-
-    /// A bad group condemns the copy, unless another file has taken its place; one that the device does not
-    /// give back is not relied on any more.
+    /// A bad group condemns the copy; one that the device does not give back is not relied on any more.
+    /// Neither is said of another file that has taken its place.
     async fn judge<T>(&self, outcome: Result<T, BlobError>) -> Result<T, BlobError> {
         let root = self.file.root;
+        let file = self.file.clone();
         let judged = match &outcome {
             Err(BlobError::Corrupt { .. }) => {
-                let file = self.file.clone();
-                self.store.quarantine_if(&root, move |path| same_file(&file.file, path)).await
+                let is_it = move |path: &Path| compare(&file.file, path) == Some(true);
+                self.store.quarantine_if(&root, is_it).await
             }
-            Err(error) if error.is_bad_copy() => self.store.disown(&root).await,
+            Err(error) if error.is_bad_copy() => {
+                // A device that does not even tell which file it has gives no copy back.
+                let is_it = move |path: &Path| compare(&file.file, path) != Some(false);
+                self.store.disown_if(&root, is_it).await
+            }
             _ => Ok(()),
         };
         if let Err(error) = judged {
@@ -186,9 +193,86 @@ impl Blob {
     }
 }
 
-fn same_file(open: &File, path: &Path) -> bool {
-    match (open.metadata(), std::fs::metadata(path)) {
-        (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
-        _ => false,
+/// Whether the open file is the one at `path`; `None` if that cannot be told.
+fn compare(open: &File, path: &Path) -> Option<bool> {
+    let (open, named) = (open.metadata().ok()?, std::fs::metadata(path).ok()?);
+    Some(open.dev() == named.dev() && open.ino() == named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreConfig;
+    use clawhub_kv::memory::MemoryKv;
+    use clawhub_types::NodeId;
+
+    const SIZE: u64 = 100_000;
+
+    async fn store(dir: &Path) -> BlobStore {
+        let config = StoreConfig { dir: dir.to_owned(), min_free: 0, node: NodeId(7) };
+        BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap()
+    }
+
+    async fn put(store: &BlobStore) -> Blob {
+        let root = store.put(vec![7; SIZE as usize].into(), 1).await.unwrap().root;
+        let blob = store.open_blob(&root).await.unwrap().unwrap();
+        blob.check(0..SIZE).await.unwrap();
+        blob
+    }
+
+    fn unreadable() -> Result<(), BlobError> {
+        Err(BlobError::io("reading a blob")(io::Error::from_raw_os_error(
+            rustix::io::Errno::IO.raw_os_error(),
+        )))
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_cannot_be_read_is_given_up_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let old = put(&store).await;
+        let root = old.root();
+        let late = old.clone();
+        assert!(old.judge(unreadable()).await.is_err());
+        assert_eq!(store.holds(&root), None);
+
+        // A new copy takes the place before another reader of the old file meets its end.
+        let new = put(&store).await;
+        assert!(late.judge(unreadable()).await.is_err());
+        assert_eq!(store.holds(&root), Some(SIZE), "the new copy is not the one that failed");
+        assert!(new.judge(unreadable()).await.is_err());
+        assert_eq!(store.holds(&root), None);
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_file_cannot_even_be_found_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let blob = put(&store).await;
+        std::fs::remove_dir_all(dir.path().join("blobs")).unwrap();
+        assert!(blob.judge(unreadable()).await.is_err());
+        assert_eq!(store.holds(&blob.root()), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_failed_a_send_is_only_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let blob = put(&store).await;
+        let root = blob.root();
+        let file = blob.straight(0..SIZE).unwrap();
+        assert!(blob.straight(0..SIZE + 1).is_none(), "outside of the blob");
+        store.hold_back(true);
+        assert!(blob.straight(0..SIZE).is_none(), "the device is not to be relied on");
+        store.hold_back(false);
+        assert!(blob.straight(0..SIZE).is_some());
+
+        file.distrust();
+        let again = store.open_blob(&root).await.unwrap().unwrap();
+        assert!(blob.straight(0..SIZE).is_none() && again.straight(0..SIZE).is_none());
+        let pieces: Vec<_> = again.read(0..SIZE).map(|piece| piece.unwrap().len() as u64).collect().await;
+        assert_eq!(pieces.iter().sum::<u64>(), SIZE);
+        assert!(again.judge(unreadable()).await.is_err());
+        assert!(put(&store).await.straight(0..SIZE).is_some(), "that was said of another copy");
     }
 }

@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -16,11 +17,49 @@ use crate::bits::Bits;
 use crate::buffers::{Buffers, PIECE};
 use crate::tree::{GROUP, group_count, group_matches};
 
+/// An open data file, to be sent without passing through this process. That its bytes were checked does not
+/// mean that the device gives them back once more; who sends them is the one to see, and says so. Clones share
+/// the file and what was said of it.
+#[derive(Clone, Debug)]
+pub struct DataFile(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    sound: AtomicBool,
+}
+
+impl DataFile {
+    /// A file of which nothing bad is known.
+    pub fn new(file: File) -> DataFile {
+        DataFile(Arc::new(Opened { file, sound: AtomicBool::new(true) }))
+    }
+
+    /// Notes that the file failed a send. It is not handed out for sends again: the next reader reads it,
+    /// where a bad copy is given up and another one goes on.
+    pub fn distrust(&self) {
+        self.0.sound.store(false, Ordering::Release);
+    }
+
+    /// Whether it has failed no send.
+    pub fn is_sound(&self) -> bool {
+        self.0.sound.load(Ordering::Acquire)
+    }
+}
+
+impl Deref for DataFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0.file
+    }
+}
+
 /// See the module.
 pub(crate) struct CheckedFile {
     pub(crate) root: Root,
     pub(crate) size: u64,
-    pub(crate) file: Arc<File>,
+    pub(crate) file: DataFile,
     /// The group list, checked against the root before it is set.
     list: OnceLock<Bytes>,
     checked: Bits,
@@ -30,7 +69,7 @@ pub(crate) struct CheckedFile {
 impl CheckedFile {
     pub(crate) fn new(root: Root, size: u64, file: File, buffers: Arc<Buffers>) -> CheckedFile {
         let checked = Bits::new(group_count(size));
-        CheckedFile { root, size, file: Arc::new(file), list: OnceLock::new(), checked, buffers }
+        CheckedFile { root, size, file: DataFile::new(file), list: OnceLock::new(), checked, buffers }
     }
 
     /// The caller has compared `list` with the root. A second list is the same one.

@@ -30,12 +30,14 @@ mod partial;
 mod paths;
 mod recover;
 mod session;
+mod space;
 mod store;
 mod sync;
 mod tree;
 mod writer;
 
 pub use blob::Blob;
+pub use checked::DataFile;
 pub use error::BlobError;
 pub use ingest::Sealed;
 pub use partial::Partial;

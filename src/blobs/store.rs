@@ -1,10 +1,9 @@
 //! The store itself: what it owns, how a file becomes a replica, and how it stops being one.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_kv::{Batch, Kv};
@@ -12,7 +11,6 @@ use clawhub_types::{Digests, NodeId, Receipt, Root, UploadId};
 use parking_lot::Mutex;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use crate::BlobError;
 use crate::buffers::Buffers;
@@ -24,11 +22,9 @@ use crate::ingest::Sealed;
 use crate::paths::{Files, Paths, remove_dir};
 use crate::recover;
 use crate::session::Session;
+use crate::space::Space;
 use crate::sync::{fsync_data, fsync_dir};
 use crate::tree::{TreeHasher, list_len};
-
-/// How long a reading of the free space is good for.
-const SPACE_AGE: Duration = Duration::from_millis(100);
 
 /// Where the store lives and what it must leave alone.
 #[derive(Clone, Debug)]
@@ -60,7 +56,7 @@ pub(crate) struct Shared {
     /// Replicas that are to be deleted unless a receipt is made for them first. A crash forgets the
     /// plan, and whoever made it begins again.
     planned: Mutex<HashSet<Root>>,
-    space: Mutex<Option<(Instant, u64)>>,
+    space: Space,
     /// The owner found that the device is not to be written to, whatever it has free.
     held_back: AtomicBool,
 }
@@ -99,6 +95,7 @@ impl BlobStore {
             let sessions = recover::uploads(&paths, &index)?;
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
+            let space = Space::new(paths.free().map_err(asking())?);
             let shared = Shared {
                 config,
                 paths,
@@ -109,7 +106,7 @@ impl BlobStore {
                 buffers: Arc::default(),
                 locks: RootLocks((0..256).map(|_| tokio::sync::Mutex::default()).collect()),
                 planned: Mutex::default(),
-                space: Mutex::new(None),
+                space,
                 held_back: AtomicBool::new(false),
             };
             Ok(BlobStore { shared: Arc::new(shared) })
@@ -189,12 +186,12 @@ impl BlobStore {
         detached(async move { store.shared.index.raise_epoch().await }).await
     }
 
-    /// Bytes that the device offers.
+    /// Bytes that the device offers, as it said a moment ago.
     ///
     /// # Errors
     /// [`BlobError::Io`] if the device cannot be asked.
     pub fn free_space(&self) -> Result<u64, BlobError> {
-        self.shared.paths.free().map_err(BlobError::io("asking for free space"))
+        self.shared.space.free(|| self.shared.paths.free()).map_err(asking())
     }
 
     /// Whether uploads and copies are taken at the moment: the device is above the free-space limit, and
@@ -221,21 +218,13 @@ impl BlobStore {
         self.shared.held_back.load(Ordering::Acquire)
     }
 
-    /// Refuses if `more` bytes would leave less than the configured space. The reading may be
-    /// [`SPACE_AGE`] old, so the limit is soft by what arrives in that time.
+    /// Refuses if `more` bytes would leave less than the configured space. The reading may be old
+    /// (module `space`), so the limit is soft by what arrives in that time.
     pub(crate) fn ensure_space(&self, more: u64) -> Result<(), BlobError> {
         if self.is_held_back() {
             return Err(BlobError::HeldBack);
         }
-        let mut space = self.shared.space.lock();
-        let free = match *space {
-            Some((at, free)) if at.elapsed() < SPACE_AGE => free,
-            _ => {
-                let free = self.free_space()?;
-                *space = Some((Instant::now(), free));
-                free
-            }
-        };
+        let free = self.free_space()?;
         let left = free.checked_sub(more);
         if left.is_none_or(|left| left < self.shared.config.min_free) {
             return Err(BlobError::NoSpace { free });
@@ -371,7 +360,7 @@ impl BlobStore {
     pub(crate) async fn quarantine_if(
         &self,
         root: &Root,
-        is_it: impl FnOnce(&std::path::Path) -> bool + Send + 'static,
+        is_it: impl FnOnce(&Path) -> bool + Send + 'static,
     ) -> Result<(), BlobError> {
         let (store, root) = (self.clone(), *root);
         detached(async move {
@@ -383,16 +372,22 @@ impl BlobStore {
     }
 
     /// Drops the row of a copy that the device does not give back, so that it is fetched anew; the next
-    /// start finds out whether its files can be read again. Nothing is dropped while the store is held
-    /// back: a device that fails as a whole says nothing about one copy.
-    pub(crate) async fn disown(&self, root: &Root) -> Result<(), BlobError> {
+    /// start finds out whether its files can be read again. Nothing is dropped if another copy has taken its
+    /// place since, nor while the store is held back: a device that fails as a whole says nothing about one
+    /// copy.
+    pub(crate) async fn disown_if(
+        &self,
+        root: &Root,
+        is_it: impl FnOnce(&Path) -> bool + Send + 'static,
+    ) -> Result<(), BlobError> {
         if self.is_held_back() {
             return Ok(());
         }
         let (store, root) = (self.clone(), *root);
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
-            if store.shared.index.blob(&root)?.is_none() {
+            let path = store.shared.paths.blob(&root).data;
+            if store.shared.index.blob(&root)?.is_none() || !blocking(move || Ok(is_it(&path))).await? {
                 return Ok(());
             }
             tracing::error!(%root, "a stored copy cannot be read and is not relied on any more");
@@ -448,6 +443,10 @@ impl BlobStore {
     }
 }
 
+fn asking() -> impl FnOnce(std::io::Error) -> BlobError {
+    BlobError::io("asking for free space")
+}
+
 /// The root after this one, if there is one.
 pub(crate) fn successor(root: &Root) -> Option<Root> {
     let mut bytes = root.0;
@@ -461,7 +460,7 @@ pub(crate) fn successor(root: &Root) -> Option<Root> {
 }
 
 /// Blocking. Writes a whole blob into a directory of its own and fsyncs it.
-fn stage(dir: &std::path::Path, bytes: &[u8]) -> Result<Staged, BlobError> {
+fn stage(dir: &Path, bytes: &[u8]) -> Result<Staged, BlobError> {
     let failed = |error| BlobError::io("writing a blob")(error);
     let size = bytes.len() as u64;
     let (mut tree, mut list) = (TreeHasher::new(), Vec::new());
@@ -480,7 +479,7 @@ fn stage(dir: &std::path::Path, bytes: &[u8]) -> Result<Staged, BlobError> {
 }
 
 /// Blocking. Creates a file with this content and fsyncs it.
-pub(crate) fn write_durably(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     std::io::Write::write_all(&mut file, bytes)?;
     fsync_data(&file)

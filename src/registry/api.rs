@@ -4,13 +4,13 @@
 //! status; nothing here reads or writes state.
 
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_blobs::DataFile;
 use clawhub_state::artifact::Condition;
 use clawhub_types::{Digest, ErrorCode, MediaType, Tag, UploadId};
 use futures::Stream;
@@ -129,7 +129,8 @@ impl From<BodyError> for Error {
 pub struct UploadView {
     /// The session.
     pub id: UploadId,
-    /// Bytes that are durable on the owner and its partner.
+    /// Where the next byte goes. In the answer to a step that was done, what is before it is durable on the
+    /// owner and its partner; in a refusal ([`Kind::RangeInvalid`]) it has arrived, no more.
     pub offset: u64,
 }
 
@@ -190,7 +191,7 @@ pub struct BlobView {
     /// How current the answer is.
     pub fresh: Freshness,
     body: Option<Arc<ReadBlob>>,
-    file: Option<Arc<File>>,
+    file: Option<DataFile>,
 }
 
 impl BlobView {
@@ -210,7 +211,7 @@ impl BlobView {
 
     /// Attaches the local file, every group of which has been checked since it was opened.
     #[must_use]
-    pub fn with_local_file(mut self, file: Arc<File>) -> BlobView {
+    pub fn with_local_file(mut self, file: DataFile) -> BlobView {
         self.file = Some(file);
         self
     }
@@ -225,8 +226,9 @@ impl BlobView {
         }
     }
 
-    /// The whole blob as a local file whose bytes need no further check, if there is one.
-    pub fn local_file(&self) -> Option<&Arc<File>> {
+    /// The whole blob as a local file whose bytes need no further check, if there is one. Who sends it notes
+    /// in it when that fails.
+    pub fn local_file(&self) -> Option<&DataFile> {
         self.file.as_ref()
     }
 }

@@ -13,6 +13,8 @@
 
 mod api;
 mod errors;
+#[cfg(test)]
+mod flows_test;
 mod forward;
 mod leave;
 mod list;
@@ -25,6 +27,8 @@ mod reconcile;
 mod serve;
 mod session;
 mod source;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -42,6 +46,7 @@ pub use api::{
     Access, BlobView, BodyError, BodyStream, Error, Freshness, Kind, ManifestView, Page, PutManifest,
     PutView, Referrer, UploadView,
 };
+pub use clawhub_blobs::DataFile;
 pub use leave::{Leaving, LostBlob};
 pub use manifest::MAX_MANIFEST;
 pub use reconcile::{Census, Reconciled};

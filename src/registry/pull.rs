@@ -97,12 +97,13 @@ impl Registry {
         Ok(bytes.freeze())
     }
 
+    /// A copy here, with its file if the whole of it may be sent straight from there.
     fn local_view(&self, digest: &Digest, link: &LinkRecord, blob: Blob, fresh: Freshness) -> BlobView {
-        let checked = blob.is_checked(0..link.size).then(|| blob.file().clone());
+        let file = blob.straight(0..link.size);
         let registry = self.clone();
         let read = move |range: Range<u64>| registry.read_here(&blob, range);
         let view = BlobView::readable(digest.clone(), link.size, fresh, read);
-        match checked {
+        match file {
             Some(file) => view.with_local_file(file),
             None => view,
         }

@@ -1,9 +1,13 @@
 //! Bodies that go from the page cache to the socket without passing through this process.
 //!
 //! A body yields [`Bytes`] over a read-only mapping of the file, which nobody reads; below hyper, the
-//! connection recognises such a slice by its address and calls `sendfile(2)` in its place. A path that
-//! does read the slice (HTTP/2 framing, a test) gets the file's bytes: the mapping is real, so this is
-//! an optimisation that cannot change what is sent.
+//! connection recognises such a slice by its address and calls `sendfile(2)` in its place. What is not worth
+//! that is copied from the mapping by the system. So what is sent is the file's bytes either way.
+//!
+//! No code of this process may read the slice: where the device does not give a page back, that is a bus error
+//! and the end of the process. Asked to send such a page, the system answers `EIO` or `EFAULT`; that is noted in
+//! the file, so that the next reader of the blob does not meet it here. HTTP/1 in hyper does not look into what
+//! it writes; HTTP/2 copies the beginning of every frame, and gets no such body.
 //!
 //! Owns the table of live mappings, in memory only. An entry is removed before its mapping is.
 #![expect(unsafe_code, reason = "a file mapping; sound because replica files are never written or cut")]
@@ -11,15 +15,16 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use clawhub_registry::DataFile;
 use futures::stream;
+use http::Version;
 use memmap2::{Mmap, MmapOptions};
 use parking_lot::RwLock;
 use rustix::net::SendFlags;
@@ -36,7 +41,7 @@ static LIVE: RwLock<BTreeMap<usize, Source>> = RwLock::new(BTreeMap::new());
 
 struct Source {
     length: usize,
-    file: Arc<File>,
+    file: DataFile,
     offset: u64,
 }
 
@@ -54,9 +59,13 @@ impl Drop for Mapped {
     }
 }
 
-/// A body of `range` of `file`, which must not change while the body lives. `None` if the range is too
-/// short to be worth it or cannot be mapped: it is then to be read in the ordinary way.
-pub fn file_body(file: &Arc<File>, range: Range<u64>) -> Option<Body> {
+/// A body of `range` of `file`, which must not change while the body lives, for an answer in `version`. `None`
+/// if the range is too short to be worth it or cannot be mapped, or the version's framing looks into bodies:
+/// it is then to be read in the ordinary way. If the device fails a send, [`DataFile::distrust`] notes it.
+pub fn file_body(file: &DataFile, range: Range<u64>, version: Version) -> Option<Body> {
+    if version > Version::HTTP_11 {
+        return None;
+    }
     let bytes = file_bytes(file, range).ok()?;
     let pieces = stream::unfold(bytes, |mut rest| async move {
         let piece = rest.split_to(rest.len().min(PIECE));
@@ -66,10 +75,10 @@ pub fn file_body(file: &Arc<File>, range: Range<u64>) -> Option<Body> {
 }
 
 /// Bytes that stand for `range` of `file`.
-fn file_bytes(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
+fn file_bytes(file: &DataFile, range: Range<u64>) -> io::Result<Bytes> {
     let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
     if length < WORTH_IT {
-        return Err(io::ErrorKind::InvalidInput.into());
+        return Err(ErrorKind::InvalidInput.into());
     }
     // SAFETY: replica files are immutable: written once under another name, renamed, unlinked whole.
     let map = unsafe { MmapOptions::new().offset(range.start).len(length).map(&**file)? };
@@ -79,10 +88,7 @@ fn file_bytes(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
 }
 
 /// Which part of which file a slice stands for.
-fn source_of(slice: &[u8]) -> Option<(Arc<File>, u64)> {
-    if slice.len() < WORTH_IT {
-        return None;
-    }
+fn source_of(slice: &[u8]) -> Option<(DataFile, u64)> {
     let at = slice.as_ptr() as usize;
     let live = LIVE.read();
     let (start, source) = live.range(..=at).next_back()?;
@@ -104,6 +110,9 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin {
 
     /// Writes bytes that more will follow at once.
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Whether the other side is still there, after a send that failed.
+    fn is_connected(&self) -> bool;
 }
 
 impl Socket for TcpStream {
@@ -118,7 +127,7 @@ impl Socket for TcpStream {
             let mut from = offset;
             match rustix::fs::sendfile(socket, file, Some(&mut from), length)? {
                 // The file ends before the body does: the client must not wait for the rest.
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                0 => Err(ErrorKind::UnexpectedEof.into()),
                 sent => Ok(sent),
             }
         })
@@ -128,6 +137,10 @@ impl Socket for TcpStream {
         poll_io(self, cx, |socket| {
             Ok(rustix::net::send(socket, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?)
         })
+    }
+
+    fn is_connected(&self) -> bool {
+        self.peer_addr().is_ok()
     }
 }
 
@@ -139,7 +152,7 @@ fn poll_io(
     loop {
         ready!(socket.poll_write_ready(cx))?;
         match socket.try_io(Interest::WRITABLE, || io(socket)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             done => return Poll::Ready(done),
         }
     }
@@ -151,13 +164,29 @@ pub(crate) fn poll_write_vectored<S: Socket>(
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
-    let mapped = slices.iter().enumerate().find_map(|(i, slice)| source_of(slice).map(|source| (i, source)));
-    match mapped {
-        None => Pin::new(socket).poll_write_vectored(cx, slices),
+    let mut worth_it = slices.iter().enumerate().filter(|(_, slice)| slice.len() >= WORTH_IT);
+    let mapped = worth_it.find_map(|(i, slice)| Some((i, source_of(slice)?)));
+    let written = match mapped {
+        None => Pin::new(&mut *socket).poll_write_vectored(cx, slices),
         Some((0, (file, offset))) => socket.poll_send_file(cx, &file, offset, slices[0].len()),
         // The header leaves in one packet with the beginning of the body.
         Some((1, _)) => socket.poll_write_more(cx, &slices[0]),
-        Some((n, _)) => Pin::new(socket).poll_write_vectored(cx, &slices[..n]),
+        Some((n, _)) => Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..n]),
+    };
+    if let Poll::Ready(Err(error)) = &written {
+        blame(socket, error, slices);
+    }
+    written
+}
+
+/// Notes in the file whose bytes were to be sent first that it failed a send, unless the socket did.
+fn blame<S: Socket>(socket: &S, error: &io::Error, slices: &[IoSlice<'_>]) {
+    if error.kind() == ErrorKind::BrokenPipe || !socket.is_connected() {
+        return;
+    }
+    if let Some((file, offset)) = slices.iter().find_map(|slice| source_of(slice)) {
+        tracing::error!(%error, offset, "a stored copy could not be sent and is read with checks from now on");
+        file.distrust();
     }
 }
 
@@ -165,26 +194,43 @@ pub(crate) fn poll_write_vectored<S: Socket>(
 #[cfg(test)]
 impl Socket for tokio::io::DuplexStream {
     fn poll_send_file(&mut self, _: &mut Context<'_>, _: &File, _: u64, _: usize) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+        Poll::Ready(Err(ErrorKind::Unsupported.into()))
     }
 
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(self).poll_write(cx, bytes)
+    }
+
+    fn is_connected(&self) -> bool {
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clawhub_testkit::fuse::{Fault, Faulty};
     use std::io::Write;
+    use std::os::fd::AsRawFd;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    fn content(length: usize) -> (Arc<File>, Vec<u8>) {
+    fn content(length: usize) -> (DataFile, Vec<u8>) {
         let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        (Arc::new(file), bytes)
+        (DataFile::new(file), bytes)
+    }
+
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener.accept().await.unwrap().0, client)
+    }
+
+    async fn write(socket: &mut TcpStream, slices: &[&[u8]]) -> io::Result<usize> {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        std::future::poll_fn(|cx| poll_write_vectored(socket, cx, &slices)).await
     }
 
     #[test]
@@ -196,37 +242,98 @@ mod tests {
             let (_, offset) = source_of(&mapped.slice(100..)).unwrap();
             assert_eq!(offset, range.start + 100);
         }
-        assert_eq!(Arc::strong_count(&file), 1, "dropped bytes leave the table");
+        let listed = |source: &Source| source.file.as_raw_fd() == file.as_raw_fd();
+        assert!(!LIVE.read().values().any(listed), "dropped bytes leave the table");
         assert!(source_of(&bytes).is_none());
         assert!(file_bytes(&file, 0..10).is_err());
+    }
+
+    #[test]
+    fn only_framing_that_looks_into_no_body_gets_one() {
+        let (file, _) = content(200_000);
+        for (version, yes) in [(Version::HTTP_10, true), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
+            assert_eq!(file_body(&file, 0..200_000, version).is_some(), yes, "{version:?}");
+        }
     }
 
     #[tokio::test]
     async fn header_and_file_arrive_in_order() {
         let (file, bytes) = content(3_000_000);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let body = file_bytes(&file, 10..2_999_990).unwrap();
+        let (mut server, mut client) = connection().await;
+        let sending = file.clone();
+        let sending = tokio::spawn(async move {
+            let body = file_bytes(&sending, 10..2_999_990).unwrap();
             let header = b"header".as_slice();
             let (mut sent, total) = (0, header.len() + body.len());
             while sent < total {
                 let rest_of_header = &header[sent.min(header.len())..];
                 let rest_of_body = &body[sent.saturating_sub(header.len())..];
-                let slices = [IoSlice::new(rest_of_header), IoSlice::new(rest_of_body)];
+                let slices = [rest_of_header, rest_of_body];
                 let from = usize::from(rest_of_header.is_empty());
-                sent += std::future::poll_fn(|cx| poll_write_vectored(&mut socket, cx, &slices[from..]))
-                    .await
-                    .unwrap();
+                sent += write(&mut server, &slices[from..]).await.unwrap();
             }
-            socket.shutdown().await.unwrap();
+            server.shutdown().await.unwrap();
         });
-        let mut client = TcpStream::connect(address).await.unwrap();
         let mut received = Vec::new();
         client.read_to_end(&mut received).await.unwrap();
-        server.await.unwrap();
+        sending.await.unwrap();
         assert!(received.starts_with(b"header"));
         assert!(received[6..] == bytes[10..2_999_990]);
+        assert!(file.is_sound());
+    }
+
+    #[tokio::test]
+    async fn what_the_device_does_not_give_back_is_noted_in_the_file() {
+        if let Some(why) = Faulty::unavailable() {
+            println!("skipped: no FUSE here: {why}");
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("data"), content(1_000_000).1).unwrap();
+        let faulty = Faulty::mount(home.path(), home.path()).unwrap();
+        let opened = || DataFile::new(File::open(home.path().join("data")).unwrap());
+        let header = b"header".as_slice();
+        for (how, range, headed) in [
+            ("sendfile", 0..1_000_000, false),
+            ("a tail, copied by the system", 0..WORTH_IT - 1, false),
+            ("a tail, ahead of what is sent", 0..WORTH_IT - 1, true),
+        ] {
+            let (mut server, _client) = connection().await;
+            let file = opened();
+            let body = file_bytes(&file, 0..1_000_000).unwrap();
+            faulty.fail("", Fault::Io);
+            faulty.uncache("").unwrap();
+            let (first, rest) = (&body[range.clone()], &body[range.end..]);
+            let outcome = match headed {
+                true => write(&mut server, &[first, rest]).await,
+                false => write(&mut server, &[first]).await,
+            };
+            assert!(outcome.is_err() && !file.is_sound(), "{how}: {outcome:?}");
+            faulty.heal();
+            assert!(write(&mut server, &[header, first]).await.is_ok() && !file.is_sound(), "{how}");
+            assert!(opened().is_sound());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_ends_early_is_noted_too() {
+        let (file, _) = content(100_000);
+        let body = file_bytes(&file, 0..100_000).unwrap();
+        file.set_len(0).unwrap();
+        let (mut server, _client) = connection().await;
+        assert_eq!(write(&mut server, &[&body]).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert!(!file.is_sound());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_says_nothing_about_the_file() {
+        let (file, _) = content(3_000_000);
+        let body = file_bytes(&file, 0..3_000_000).unwrap();
+        let (mut server, client) = connection().await;
+        assert!(write(&mut server, &[&body]).await.unwrap() > 0);
+        drop(client);
+        // First the reset, then the broken pipe.
+        while write(&mut server, &[&body]).await.is_ok() {}
+        assert!(write(&mut server, &[&body]).await.is_err() && file.is_sound());
     }
 }

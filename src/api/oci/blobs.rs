@@ -8,7 +8,7 @@ use clawhub_api_http::{ApiError, Partial, file_body};
 use clawhub_registry::{Access, BlobView, Error, Kind};
 use clawhub_types::{Action, Digest, ErrorCode, RepoName};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use crate::call::Call;
 use crate::multipart::{Multipart, content_range};
@@ -36,8 +36,8 @@ pub(crate) async fn get(call: &Call, repo: &RepoName, digest: &Digest) -> Result
     }
     let range = call.header(&RANGE).filter(|_| etag::range_applies(&call.headers, digest));
     match ranges::select(range, blob.size) {
-        Ok(Selection::Whole) => Ok(whole(&blob)),
-        Ok(Selection::Single(range)) => Ok(single(&blob, range)),
+        Ok(Selection::Whole) => Ok(whole(&blob, call.version)),
+        Ok(Selection::Single(range)) => Ok(single(&blob, range, call.version)),
         Ok(Selection::Several(ranges)) => Ok(several(blob, ranges)),
         Err(error) => Err(refused(error, blob.size)),
     }
@@ -71,21 +71,21 @@ fn expected(call: &Call, digest: &Digest) -> Result<(), ApiError> {
     Err(Error::new(kind, "the precondition does not hold").into())
 }
 
-fn whole(blob: &BlobView) -> Response {
-    let body = if blob.size == 0 { Body::empty() } else { body(blob, 0..blob.size) };
+fn whole(blob: &BlobView, version: Version) -> Response {
+    let body = if blob.size == 0 { Body::empty() } else { body(blob, 0..blob.size, version) };
     let mut response = answer(blob, StatusCode::OK, body);
     described(response.headers_mut(), blob.size);
     response
 }
 
 /// Straight from the file where all of it was checked, else checked on the way.
-fn body(blob: &BlobView, range: Range<u64>) -> Body {
-    let straight = blob.local_file().and_then(|file| file_body(file, range.clone()));
+fn body(blob: &BlobView, range: Range<u64>, version: Version) -> Body {
+    let straight = blob.local_file().and_then(|file| file_body(file, range.clone(), version));
     straight.unwrap_or_else(|| Body::from_stream(blob.read(range)))
 }
 
-fn single(blob: &BlobView, range: Range<u64>) -> Response {
-    let body = body(blob, range.clone());
+fn single(blob: &BlobView, range: Range<u64>, version: Version) -> Response {
+    let body = body(blob, range.clone(), version);
     let mut response = answer(blob, StatusCode::PARTIAL_CONTENT, body);
     described(response.headers_mut(), range.end - range.start);
     response.headers_mut().insert(CONTENT_RANGE, render::value(content_range(&range, blob.size)));

@@ -6,7 +6,7 @@ use clawhub_api_http::ApiError;
 use clawhub_auth::{Permit, Principal};
 use clawhub_registry::Registry;
 use clawhub_types::{Action, Digest, ErrorCode, RepoName, Scope};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 
 use crate::query::Query;
 
@@ -15,6 +15,7 @@ use crate::query::Query;
 pub(crate) struct Call {
     pub(crate) registry: Registry,
     pub(crate) method: Method,
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     principal: Principal,
@@ -28,6 +29,7 @@ impl Call {
             query: Query::parse(parts.uri.query()),
             principal: parts.extensions.remove().unwrap_or_default(),
             method: parts.method,
+            version: parts.version,
             headers: parts.headers,
         };
         (call, body)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clawhub_testkit::fuse::{Fault, Faulty};
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +56,9 @@ async fn group_lists_and_files_are_there_for_peers_and_zero_copy() {
     assert_eq!(blob.groups().await.unwrap(), std::fs::read(home.blob(&receipt.root, "ob")).unwrap());
     blob.check(G as u64..bytes.len() as u64).await.unwrap();
     let mut got = vec![0; 2 * G];
-    blob.file().read_exact_at(&mut got, G as u64).unwrap();
+    assert!(blob.straight(0..1).is_none(), "that group was not checked");
+    let file = blob.straight(G as u64..bytes.len() as u64).unwrap();
+    file.read_exact_at(&mut got, G as u64).unwrap();
     assert!(got == bytes[G..3 * G]);
     let small = stored(&store, 2, &content(9)).await;
     let blob = store.open_blob(&small.root).await.unwrap().unwrap();
@@ -163,6 +167,44 @@ async fn a_copy_whose_file_is_gone_is_not_held() {
     std::fs::remove_file(home.blob(&root, "data")).unwrap();
     assert!(store.open_blob(&root).await.unwrap().is_none());
     assert_eq!(store.holds(&root), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_the_device_does_not_give_back_is_not_held() {
+    if let Some(why) = Faulty::unavailable() {
+        println!("skipped: no FUSE here: {why}");
+        return;
+    }
+    let home = Home::new();
+    let faulty = Faulty::mount(home.dir.path(), home.dir.path()).unwrap();
+    let fail = || {
+        faulty.fail("", Fault::Io);
+        faulty.uncache("").unwrap();
+    };
+    let store = home.open().await;
+    let bytes = content(5 * G);
+    let root = stored(&store, 1, &bytes).await.root;
+    let blob = store.open_blob(&root).await.unwrap().unwrap();
+    blob.check(0..5 * GROUP).await.unwrap();
+    store.hold_back(true);
+    fail();
+    assert!(drain(blob.read(0..5 * GROUP)).await.1.unwrap().is_bad_copy());
+    assert!(store.holds(&root).is_some(), "the device fails as a whole");
+    store.hold_back(false);
+    assert!(drain(blob.read(0..5 * GROUP)).await.1.unwrap().is_bad_copy());
+    assert_eq!(store.holds(&root), None);
+    faulty.heal();
+
+    stored(&store, 2, &bytes).await;
+    drop((blob, store));
+    let store = home.open().await;
+    fail();
+    assert!(store.open_blob(&root).await.is_err_and(|error| error.is_bad_copy()));
+    assert_eq!(store.holds(&root), None);
+    faulty.heal();
+    assert!(store.open_blob(&root).await.unwrap().is_none());
+    drop(store);
+    assert!(read_all(&home.open().await, &root).await == bytes, "the next start looks at it again");
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -1,56 +1,111 @@
-//! The one-node cluster.
+//! The one-node cluster, and a second voter for it.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use clawhub_auth::{Authorizer, Principal};
 use clawhub_blobs::{BlobStore, StoreConfig};
-use clawhub_consensus::grpc::GrpcTransport;
+use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
-use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo};
+use clawhub_peer::{
+    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream, StreamHandler,
+};
 use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
 use clawhub_state::Command;
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
 
 use super::Client;
 
 const ME: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long an election and a first command may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs as long as it is kept.
 pub(crate) struct Cluster {
+    /// What this node holds.
+    pub(crate) blobs: BlobStore,
     router: Router,
-    _consensus: Consensus,
-    _dir: TempDir,
+    consensus: Consensus,
+    ca: Ca,
+    members: Arc<Members>,
+    dir: TempDir,
 }
 
 impl Cluster {
     pub(crate) async fn start(authorizer: Authorizer) -> Cluster {
-        let dir = TempDir::new().unwrap();
-        let key = NodeKey::generate().unwrap();
-        let spki = key.spki_sha256();
-        let endpoint = endpoint(key).await;
-        let consensus = consensus(&dir, &endpoint).await;
+        Cluster::start_in(TempDir::new().unwrap(), authorizer, PATIENCE).await
+    }
+
+    /// One that serves by digest for so long after it was cut off.
+    pub(crate) async fn start_bounded(cut_off: Duration) -> Cluster {
+        Cluster::start_in(TempDir::new().unwrap(), Authorizer::Open, cut_off).await
+    }
+
+    /// One whose blobs lie below `dir`, as everything else that is kept in files.
+    pub(crate) async fn start_in(dir: TempDir, authorizer: Authorizer, cut_off: Duration) -> Cluster {
+        let (ca, members) = (Ca::create(CLUSTER).unwrap(), Arc::<Members>::default());
+        let (endpoint, spki) = members.endpoint(&ca, ME).await;
+        let consensus = consensus(ME, &dir.path().join("state"), &endpoint).await;
         consensus.initialize().await.unwrap();
         consensus.propose(Command::Cluster(init(spki)), Who::system(), PATIENCE).await.unwrap();
 
         let store = StoreConfig { dir: dir.path().join("blobs"), min_free: 0, node: ME };
-        std::fs::create_dir(&store.dir).unwrap();
+        std::fs::create_dir_all(&store.dir).unwrap();
         let blobs = BlobStore::open(store, Arc::new(MemoryKv::new())).await.unwrap();
         let source = consensus.clone();
-        let replicate = Replicate::start(ME, blobs, endpoint, Arc::new(move || source.state()));
-        let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
+        let replicate = Replicate::start(ME, blobs.clone(), endpoint, Arc::new(move || source.state()));
+        let limits = Limits { wait: PATIENCE, cut_off };
         let registry = Registry::new(consensus.clone(), replicate, authorizer, limits);
-        Cluster { router: clawhub_api_oci::routes(registry), _consensus: consensus, _dir: dir }
+        let router = clawhub_api_oci::routes(registry);
+        Cluster { blobs, router, consensus, ca, members, dir }
+    }
+
+    /// A second voter, which holds no blobs. Without it this node has no majority.
+    pub(crate) async fn second(&self) -> Second {
+        let (endpoint, spki) = self.members.endpoint(&self.ca, OTHER).await;
+        let token = [2; 32];
+        self.system(ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
+        self.system(ClusterCmd::Join { token, node: spec("second", false, spki) }).await;
+        let consensus = consensus(OTHER, &self.dir.path().join("second"), &endpoint).await;
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let routes = Routes::new(service(consensus.clone()));
+        let serving = endpoint.serve(routes, Routes::default(), Arc::new(NoStreams), stopped);
+        let serving = tokio::spawn(async move { serving.await.unwrap() });
+        self.consensus.add_learner(OTHER, PATIENCE).await.unwrap();
+        self.consensus.promote(OTHER, PATIENCE).await.unwrap();
+        Second { consensus, stop, serving }
+    }
+
+    async fn system(&self, cmd: ClusterCmd) {
+        self.consensus.propose(Command::Cluster(cmd), Who::system(), PATIENCE).await.unwrap();
+    }
+
+    /// Serves clients on a port of its own, until the process ends.
+    pub(crate) async fn listen(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let router = clawhub_api_http::compose(self.router.clone(), Router::new());
+        tokio::spawn(clawhub_api_http::serve(listener, router, Default::default(), std::future::pending()));
+        addr
     }
 
     /// A client like any other.
@@ -64,26 +119,62 @@ impl Cluster {
     }
 }
 
-async fn endpoint(key: NodeKey) -> Endpoint {
-    struct Nobody;
-    impl Directory for Nobody {
-        fn lookup(&self, _: NodeId) -> Option<PeerInfo> {
-            None
-        }
-        fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<(), String> {
-            Err("there is no other node".into())
-        }
-    }
-    let ca = Ca::create(CLUSTER).unwrap();
-    let cert = ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), ME).unwrap();
-    let hello = Hello { cluster: CLUSTER, epoch: 1, node: ME, boot: 1, nonce: 0 };
-    let identity = Identity { key, cert, ca_cert: ca.cert_der().to_vec(), hello };
-    Endpoint::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), identity, Arc::new(Nobody)).await.unwrap()
+/// See [`Cluster::second`].
+pub(crate) struct Second {
+    consensus: Consensus,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
 }
 
-async fn consensus(dir: &TempDir, endpoint: &Endpoint) -> Consensus {
-    let state = StateStore::open(dir.path().join("state"), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
-    let settings = Settings::new(ME, 1, 1, Profile::Lan);
+impl Second {
+    pub(crate) async fn stop(self) {
+        self.consensus.shutdown().await;
+        let _ = self.stop.send(());
+        self.serving.await.unwrap();
+    }
+}
+
+/// Where the nodes are.
+#[derive(Default)]
+struct Members(Mutex<HashMap<NodeId, PeerInfo>>);
+
+impl Members {
+    /// A new member's endpoint, and what its key is known by.
+    async fn endpoint(self: &Arc<Self>, ca: &Ca, node: NodeId) -> (Endpoint, [u8; 32]) {
+        let key = NodeKey::generate().unwrap();
+        let spki = key.spki_sha256();
+        let cert = ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), node).unwrap();
+        let hello = Hello { cluster: CLUSTER, epoch: 1, node, boot: 1, nonce: 0 };
+        let identity = Identity { key, cert, ca_cert: ca.cert_der().to_vec(), hello };
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let endpoint = Endpoint::bind(here, identity, self.clone()).await.unwrap();
+        self.0.lock().insert(node, PeerInfo { addr: endpoint.local_addr().to_string(), spki });
+        (endpoint, spki)
+    }
+}
+
+impl Directory for Members {
+    fn lookup(&self, node: NodeId) -> Option<PeerInfo> {
+        self.0.lock().get(&node).cloned()
+    }
+
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+        let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
+        if known { Ok(()) } else { Err("not a member".to_owned()) }
+    }
+}
+
+struct NoStreams;
+
+impl StreamHandler for NoStreams {
+    fn handle(&self, _: NodeId, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+async fn consensus(node: NodeId, dir: &Path, endpoint: &Endpoint) -> Consensus {
+    let state = StateStore::open(dir, |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
+    let settings = Settings::new(node, 1, 1, Profile::Lan);
     let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
     Consensus::start(settings, Arc::new(MemoryKv::new()), state.unwrap(), transport).await.unwrap()
 }
@@ -94,13 +185,17 @@ fn init(spki: [u8; 32]) -> ClusterCmd {
         ca_cert: vec![1],
         ca_key_sealed: vec![1],
         durability: Durability::Local,
-        node: NodeSpec {
-            name: "only".into(),
-            location: Location { region: "r".into(), zone: "z".into() },
-            roles: Roles { voter: true, storage: true },
-            peer_addr: "127.0.0.1:1".into(),
-            http_addr: "127.0.0.1:2".into(),
-            spki,
-        },
+        node: spec("only", true, spki),
+    }
+}
+
+fn spec(name: &str, storage: bool, spki: [u8; 32]) -> NodeSpec {
+    NodeSpec {
+        name: name.into(),
+        location: Location { region: "r".into(), zone: "z".into() },
+        roles: Roles { voter: true, storage },
+        peer_addr: "127.0.0.1:1".into(),
+        http_addr: "127.0.0.1:2".into(),
+        spki,
     }
 }
