@@ -25,6 +25,7 @@ pub(crate) fn rows(config: &Config) -> Vec<Row> {
         row("client connections", config.limits.connections as u64 * crate::http::CONNECTION_MEMORY),
         row("log lines that wait to be written", crate::logging::MEMORY),
         row("connections of nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
+        row("pieces of blobs that are passed through", clawhub_replicate::RELAY_MEMORY),
     ]
 }
 

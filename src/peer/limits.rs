@@ -54,11 +54,17 @@ pub const QUIC_WINDOW: u32 = 64 << 20;
 /// Bytes sent and not acknowledged on a QUIC connection.
 pub const QUIC_SEND_WINDOW: u64 = 32 << 20;
 
-/// QUIC streams open at once that one connection may start.
-pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// QUIC streams open at once that one connection may start: room for what is read beside all the uploads that
+/// one node may mirror on another.
+pub const STREAMS_PER_CONNECTION: u32 = 1024;
 
-/// QUIC streams served at once over all connections; the rest waits, unread, at its sender.
+/// QUIC streams served at once over all connections, beside each one's own; the rest waits, unread, at its
+/// sender.
 pub const STREAMS: usize = 1024;
+
+/// QUIC streams that are served at once over each connection whatever the others do, so that a ping never waits
+/// behind bulk.
+pub const STREAMS_OWN: usize = 16;
 
 /// Silence before QUIC sends a packet to keep the connection alive.
 pub const QUIC_KEEPALIVE: Duration = Duration::from_secs(5);

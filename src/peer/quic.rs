@@ -27,7 +27,7 @@ use crate::endpoint::{Class, StreamHandler};
 use crate::gate::Gate;
 use crate::limits::{
     HANDSHAKE, HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
-    QUIC_WINDOW, STREAMS, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
+    QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
 };
 use crate::links::{Link, Transport};
 use crate::tls::{NO_NAME, Tls};
@@ -223,7 +223,7 @@ pub(crate) struct Acceptor {
     keeper: Arc<Gatekeeper>,
     gate: Arc<Gate>,
     handler: Arc<dyn StreamHandler>,
-    /// Places for streams being served.
+    /// Places for streams being served, beyond those that each connection has of its own.
     places: Arc<Semaphore>,
     /// Streams being served.
     serving: TaskTracker,
@@ -312,13 +312,19 @@ impl Acceptor {
     }
 
     async fn dispatch(&self, connection: &Connection, from: NodeId) -> ConnectionError {
+        let own = Arc::new(Semaphore::new(STREAMS_OWN));
         loop {
             let (send, recv) = match connection.accept_bi().await {
                 Ok(stream) => stream,
                 Err(end) => return end,
             };
             // Waiting here leaves the connection's other streams unread at their sender.
-            let Ok(place) = self.places.clone().acquire_owned().await else {
+            let place = tokio::select! {
+                biased;
+                place = own.clone().acquire_owned() => place,
+                place = self.places.clone().acquire_owned() => place,
+            };
+            let Ok(place) = place else {
                 return ConnectionError::LocallyClosed;
             };
             let handler = self.handler.clone();

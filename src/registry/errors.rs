@@ -104,10 +104,11 @@ impl From<BlobError> for Error {
             BlobError::DigestMismatch { .. } => Error::code(ErrorCode::DigestInvalid, text),
             BlobError::NoSpace { .. } => Error::new(Kind::NoSpace, text),
             BlobError::UploadUnknown(_) => Error::code(ErrorCode::BlobUploadUnknown, text),
-            // The device fails, and other nodes have others.
+            // The device fails, and other nodes have others. An upload stays where it is.
             BlobError::HeldBack | BlobError::Io { .. } | BlobError::Index(_) | BlobError::Worker(_) => {
                 tracing::error!(error = text, "the blob store failed");
-                Error::unavailable(RETRY, "this node's storage fails; another node can answer")
+                let text = "this node's storage fails; others can serve, and take an upload that begins anew";
+                Error::unavailable(RETRY, text)
             }
             _ => {
                 tracing::error!(error = text, "the blob store failed");

@@ -17,7 +17,7 @@ use clawhub_blobs::{BlobError, Sealed};
 use clawhub_policy::{partners, satisfied};
 use clawhub_replicate::{Mirror, ReplicateError};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 use crate::errors::RETRY;
@@ -36,11 +36,30 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Session {
     /// Away while it is used: a step that is dropped between two frames leaves a mirror nobody may use.
     mirror: Option<Mirror>,
+    /// The right to keep the mirror open between two steps.
+    place: Option<OwnedSemaphorePermit>,
+    /// Whether a step has run since the last look.
+    used: bool,
     /// How much of what a partner had before this counts: the file here was cut back to this by a restart
     /// or a failed write, and the client may have sent something else since. Unknown until the next step.
     sound: Option<u64>,
     /// The partners whose copy is of the file here as it is since.
     level: Vec<NodeId>,
+}
+
+impl Session {
+    /// Ends a mirror that no step has used since the last look: it costs its partner a stream, and the next
+    /// step goes on from the copy that stays there.
+    pub(crate) fn rest(&mut self) {
+        if !std::mem::take(&mut self.used) {
+            (self.mirror, self.place) = (None, None);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.mirror.is_some()
+    }
 }
 
 /// A step of an upload, with the right to run it.
@@ -66,7 +85,7 @@ impl<'r> Step<'r> {
     ) -> Step<'r> {
         let ahead = session.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
         if ahead || session.sound.is_none() {
-            *session = Session { mirror: None, sound: Some(at), level: Vec::new() };
+            *session = Session { sound: Some(at), ..Session::default() };
         }
         Step { registry, repo, id, session, failed: Vec::new(), sought: None }
     }
@@ -75,7 +94,7 @@ impl<'r> Step<'r> {
     /// alive. Whether the session has all that it needs then.
     ///
     /// # Errors
-    /// 500 if the state cannot be read.
+    /// 503 if the state cannot be read.
     pub(crate) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
         if self.session.mirror.as_ref().is_some_and(Mirror::is_open) {
             return Ok(true);
@@ -146,7 +165,8 @@ impl<'r> Step<'r> {
         if bytes.is_empty() {
             return Ok(at);
         }
-        if self.session.mirror.is_none() && self.sought.is_none_or(|sought| sought.elapsed() >= SEEK) {
+        let open = self.session.mirror.as_ref().is_some_and(Mirror::is_open);
+        if !open && self.sought.is_none_or(|sought| sought.elapsed() >= SEEK) {
             self.attach(at).await?;
         }
         self.send_backlog(at, 2 * PIECE).await?;
@@ -302,6 +322,20 @@ impl<'r> Step<'r> {
             self.session.sound = None;
         }
         Ok(outcome?)
+    }
+}
+
+impl Drop for Step<'_> {
+    /// Between two steps a mirror stays open only while there is a place for it.
+    fn drop(&mut self) {
+        let session = &mut *self.session;
+        session.used = true;
+        if session.mirror.is_none() {
+            session.place = None;
+        } else if session.place.is_none() {
+            session.place = self.registry.inner.sessions.place();
+            session.mirror.take_if(|_| session.place.is_none());
+        }
     }
 }
 

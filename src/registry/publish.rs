@@ -8,6 +8,7 @@ use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::blob::StoredBytes;
 use clawhub_state::{Command, Rejected, Reply};
 use clawhub_types::{Algorithm, Digest, Digests, ErrorCode, Reference, RepoName};
+use futures::stream;
 use sha2::Digest as _;
 
 use crate::errors::RETRY;
@@ -46,7 +47,7 @@ impl Registry {
             tags.push(tag.clone());
         }
         let subject = facts.subject.clone();
-        let body = self.manifest_body(repo, &digest, &facts, &put).await?;
+        let body = self.manifest_body(permit, repo, &digest, &facts, &put).await?;
         let condition = put.condition;
         let cmd = ArtifactCmd::Put { repo: repo.clone(), digest, facts, body, tags, condition };
         let (digest, mut tags) = self.store_manifest(permit, repo, cmd).await?;
@@ -115,19 +116,28 @@ impl Registry {
     /// In the entry if it is small enough, else in the blob stores of as many nodes as the policy asks.
     async fn manifest_body(
         &self,
+        permit: &Permit,
         repo: &RepoName,
         digest: &Digest,
         facts: &ManifestFacts,
         put: &PutManifest,
     ) -> Result<Body, Error> {
-        let (policy, _) = self.placement(repo)?;
+        let (policy, layout) = self.placement(repo)?;
         if put.bytes.len() <= INLINE && facts_size(facts) <= INLINE_FACTS && !policy.confined {
             return Ok(Body::Inline(put.bytes.to_vec()));
         }
         let root = clawhub_blobs::root_of(&put.bytes);
-        let receipt = self.blobs().put(put.bytes.clone(), self.generation(&root)?).await?;
         tracing::debug!(%digest, %root, "a manifest too large for the log goes to the blob stores");
-        let receipts = self.enough_copies(repo, vec![receipt]).await?;
+        let receipts = if layout.node(self.me()).is_some_and(|me| policy.admits(me)) {
+            let receipt = self.blobs().put(put.bytes.clone(), self.generation(&root)?).await?;
+            self.enough_copies(repo, vec![receipt]).await?
+        } else {
+            // What may not stay here goes the way of every blob; the state knows the holders then.
+            let (length, bytes) = (put.bytes.len() as u64, put.bytes.clone());
+            let body = Box::pin(stream::once(async { Ok(bytes) }));
+            self.push_blob(permit, repo, digest, Some(length), body).await?;
+            Vec::new()
+        };
         let digests = Digests {
             sha256: sha2::Sha256::digest(&put.bytes).into(),
             sha512: match digest {

@@ -245,8 +245,9 @@ impl Registry {
             let live = self.inner.replicate.live();
             let anchor = wanted.holders.first().copied().unwrap_or(self.me());
             let mut candidates = partners(&policy, &layout, anchor, &live, &root.0);
-            candidates
-                .extend(live.iter().filter(|node| !candidates.contains(node)).copied().collect::<Vec<_>>());
+            let admitted = |id: &NodeId| layout.node(*id).is_some_and(|node| policy.admits(node));
+            let others = live.iter().filter(|node| !candidates.contains(node) && admitted(node));
+            candidates.extend(others.copied().collect::<Vec<_>>());
             receipts.extend(
                 self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await,
             );
@@ -277,14 +278,7 @@ impl Registry {
     /// The node to open a session on: this one, if the project's policy lets it hold a copy.
     fn upload_owner(&self, repo: &RepoName) -> Result<NodeId, Error> {
         let (policy, layout) = self.placement(repo)?;
-        let stores = |id: NodeId| {
-            layout.nodes.iter().any(|node| {
-                node.id == id
-                    && node.storage
-                    && (!policy.confined
-                        || policy.regions.as_ref().is_none_or(|r| r.contains(&node.location.region)))
-            })
-        };
+        let stores = |id: NodeId| layout.node(id).is_some_and(|node| policy.admits(node));
         if stores(self.me()) {
             return Ok(self.me());
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use clawhub_peer::Class;
 use clawhub_policy::{complete, needs_copy_here};
 use clawhub_replicate::Wanted;
 use clawhub_state::blob::BlobCmd;
@@ -43,20 +44,21 @@ pub struct Census {
 
 impl Registry {
     /// Looks at the next roots after `after`, copies those of which this node should have a replica, and has
-    /// the log know of those that it is said to hold and does not (invariants 7 and 13).
+    /// the log know of those that it is said to hold and does not (invariants 7 and 13), or holds although
+    /// nobody says so, where copies are short.
     ///
     /// # Errors
     /// A fault of the state, or 503 if the new holders cannot be recorded: the copies are kept, and the
     /// next pass records them.
     pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
         let began = Instant::now();
-        let Found { missing, gone, next, short } = self.look(after)?;
+        let Found { missing, gone, next, short } = self.reading(move |this| this.look(after)).await?;
         let reading = began.elapsed();
         self.report_gone(gone).await?;
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
-                match self.inner.replicate.copy_here(wanted).await {
+                match self.inner.replicate.copy_here(wanted, Class::Background).await {
                     Ok(receipt) => Some(receipt),
                     Err(error) => {
                         tracing::warn!(%root, %error, "a replica could not be made yet");
@@ -83,9 +85,19 @@ impl Registry {
     /// # Errors
     /// A fault of the state, or 503 if it cannot be recorded.
     pub async fn take_stock(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
-        let Found { gone, next, .. } = self.look(after)?;
+        let (gone, next) = self.reading(move |this| this.check(after)).await?;
         self.report_gone(gone).await?;
         Ok(next)
+    }
+
+    /// Runs what reads many rows where it holds up nobody else.
+    async fn reading<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || read(&this)).await;
+        read.map_err(|_| Error::internal("the node is stopping"))?
     }
 
     async fn report_gone(&self, gone: Vec<Root>) -> Result<(), Error> {
@@ -112,11 +124,32 @@ impl Registry {
         *self.inner.census.lock() = Some(census);
     }
 
-    /// Forgets uploads that nobody has touched for `idle`.
+    /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
+    /// since the last call. Answers how many are forgotten.
     pub async fn expire_uploads(&self, idle: Duration) -> usize {
-        self.blobs().expire(idle).await
+        let expired = self.blobs().expire(idle).await;
+        self.inner.sessions.tidy(|id| self.blobs().upload(id).is_some());
+        expired
     }
 
+    /// Blocking. Of the next roots that this node is said to hold, those that it does not, and where to go on.
+    fn check(&self, after: Option<Root>) -> Result<(Vec<Root>, Option<Root>), Error> {
+        let state = self.state();
+        let held = View::new(&*state).held_by(self.me(), after, PAGE)?;
+        let next = (held.len() == PAGE).then(|| held.last().copied()).flatten();
+        let mut gone = Vec::new();
+        // A store whose device fails as a whole says nothing about one copy.
+        if !self.blobs().is_held_back() {
+            for root in held {
+                if !self.blobs().has(&root)? {
+                    gone.push(root);
+                }
+            }
+        }
+        Ok((gone, next))
+    }
+
+    /// Blocking.
     fn look(&self, after: Option<Root>) -> Result<Found, Error> {
         let state = self.state();
         let view = View::new(&*state);
@@ -128,11 +161,19 @@ impl Registry {
         let sound = !self.blobs().is_held_back();
         for (root, record) in roots {
             let policies = view.root_policies(&root)?;
-            short += u64::from(!complete(&policies, &layout, &record.holders));
-            if sound && record.holders.contains(&self.me()) && !self.blobs().has(&root)? {
+            let enough = complete(&policies, &layout, &record.holders);
+            short += u64::from(!enough);
+            let recorded = record.holders.contains(&self.me());
+            if sound && recorded && !self.blobs().has(&root)? {
                 gone.push(root);
             }
-            if needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
+            // One that came for a reader, or was given up and can be read again since: with few others, it counts,
+            // and may be the only one, wherever copies of the root belong.
+            let found = sound
+                && !(enough || recorded)
+                && layout.node(self.me()).is_some_and(|me| policies.iter().any(|policy| policy.admits(me)))
+                && self.blobs().holds(&root).is_some();
+            if found || needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
                 missing.push(Wanted {
                     root,
                     size: record.size,
@@ -148,6 +189,7 @@ impl Registry {
 
 /// What one page of roots shows.
 struct Found {
+    /// Copies that should be here and are not, or are and nobody knows.
     missing: Vec<Wanted>,
     /// Copies that this node is said to hold and does not.
     gone: Vec<Root>,

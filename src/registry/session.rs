@@ -16,7 +16,7 @@ use clawhub_policy::possible;
 use clawhub_types::{Digest, ErrorCode, Receipt, RepoName, UploadId};
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::errors::RETRY;
 use crate::mirroring::{Session, Step};
@@ -29,6 +29,9 @@ const TURN: Duration = Duration::from_secs(20);
 /// Steps that take bytes at the same time. Each may have 8 MiB between receiving and mirroring, but only
 /// while the disk is slower than its client; slow clients, of whom there may be many, have half a MiB.
 const ACTIVE: usize = 256;
+/// Mirrors that stay open between two steps of their uploads, which saves the next step opening them. Each
+/// takes one of its partner's streams.
+const RESTING: usize = 128;
 /// So many finished uploads are remembered.
 const KEPT: usize = 4096;
 
@@ -36,6 +39,7 @@ const KEPT: usize = 4096;
 pub(crate) struct Sessions {
     /// Bounds the memory of uploads.
     active: Semaphore,
+    resting: Arc<Semaphore>,
     open: Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<Session>>>>,
     kept: Mutex<VecDeque<Kept>>,
 }
@@ -51,7 +55,8 @@ struct Kept {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Sessions { active: Semaphore::new(ACTIVE), open: Mutex::default(), kept: Mutex::default() }
+        let (active, resting) = (Semaphore::new(ACTIVE), Arc::new(Semaphore::new(RESTING)));
+        Sessions { active, resting, open: Mutex::default(), kept: Mutex::default() }
     }
 }
 
@@ -62,6 +67,34 @@ impl Sessions {
 
     fn close(&self, id: UploadId) {
         self.open.lock().remove(&id);
+    }
+
+    /// The right to keep a mirror open between two steps, if there is one left.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.resting.clone().try_acquire_owned().ok()
+    }
+
+    /// Forgets the sessions that the store does not know any more, and ends the mirrors of those that have not
+    /// been used since the last call.
+    pub(crate) fn tidy(&self, known: impl Fn(UploadId) -> bool) {
+        let mut open = self.open.lock();
+        open.retain(|id, _| known(*id));
+        for session in open.values() {
+            // Locked: in use.
+            if let Ok(mut session) = session.try_lock() {
+                session.rest();
+            }
+        }
+    }
+
+    /// How many sessions there are, and how many of them have a mirror.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let open = self.open.lock();
+        let mirrored = |session: &&Arc<tokio::sync::Mutex<Session>>| {
+            session.try_lock().is_ok_and(|session| session.is_mirrored())
+        };
+        (open.len(), open.values().filter(mirrored).count())
     }
 
     fn keep(&self, kept: Kept) {
@@ -97,9 +130,8 @@ impl Registry {
         self.blobs().ensure_accepts()?;
         self.check_possible(repo).await?;
         let id = UploadId { node: self.me(), random: rand::random() };
+        // No partner yet: there is nothing that could be lost, and of many an upload nothing ever comes.
         self.blobs().begin(id, repo, sha512).await?;
-        // Without a partner it begins all the same: there is nothing yet that could be lost.
-        self.turn(repo, id).await?.attach(0).await?;
         Ok(UploadView { id, offset: 0 })
     }
 
@@ -124,8 +156,11 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<(), Error> {
-        // A PUT repeated after a lost answer, or after a commit that failed.
-        if let Some(receipts) = self.inner.sessions.kept(id, repo, digest) {
+        // A PUT repeated after a lost answer, or after a commit that failed. The copy here may have been given up
+        // since; the client then uploads it once more.
+        if let Some(receipts) = self.inner.sessions.kept(id, repo, digest)
+            && receipts.iter().any(|receipt| self.blobs().holds(&receipt.root).is_some())
+        {
             return self.commit_blob(permit, repo, digest, receipts).await;
         }
         let mut step = self.turn(repo, id).await?;

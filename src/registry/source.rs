@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clawhub_blobs::{Blob, BlobError};
 use clawhub_peer::Class;
-use clawhub_replicate::{Fetch, ReplicateError, Wanted};
-use clawhub_state::Command;
+use clawhub_replicate::{Fetch, Relay, ReplicateError, Wanted};
 use clawhub_state::blob::BlobCmd;
+use clawhub_state::{Command, View};
 use clawhub_types::Root;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::errors::RETRY;
 use crate::{Error, Registry};
@@ -25,7 +25,7 @@ pub(crate) enum Source {
     Here(Blob),
     Coming(Fetch),
     /// On other nodes, and not to be kept here.
-    Through(Box<Wanted>),
+    Through(Relay),
 }
 
 /// How far a copy has been read.
@@ -54,9 +54,9 @@ impl Registry {
     }
 
     /// Says in the log that this node has no good copy, unless its whole store is in doubt: that is said of
-    /// the node then, once.
-    fn report_lost(&self, root: Root) {
-        if self.blobs().is_held_back() {
+    /// the node then, once. A bad copy is out of service by now: what is here is another one.
+    pub(crate) fn report_lost(&self, root: Root) {
+        if self.blobs().is_held_back() || !matches!(self.blobs().has(&root), Ok(false)) {
             return;
         }
         let this = self.clone();
@@ -72,11 +72,20 @@ impl Registry {
     /// supply is a 503 and not a broken body.
     pub(crate) async fn elsewhere(&self, root: &Root) -> Result<Source, Error> {
         let wanted = self.wanted(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
-        let found = async {
-            if self.blobs().accepts() { self.fetch(wanted).await } else { self.through(wanted).await }
-        };
-        let slow = |_| Error::unavailable(RETRY, "the content's holders are slow to answer");
-        tokio::time::timeout(FIRST_BYTES, found).await.map_err(slow)?
+        if self.keeps(root)? {
+            tokio::time::timeout(FIRST_BYTES, self.fetch(wanted)).await.map_err(slow)?
+        } else {
+            self.through(wanted).await.map(Source::Through)
+        }
+    }
+
+    /// Whether a blob that is read here is to stay here: there is room, and one of its projects admits it.
+    fn keeps(&self, root: &Root) -> Result<bool, Error> {
+        let state = self.state();
+        let view = View::new(&*state);
+        let (layout, policies) = (view.layout()?, view.root_policies(root)?);
+        let admitted = |me| policies.iter().any(|policy| policy.admits(me));
+        Ok(self.blobs().accepts() && layout.node(self.me()).is_some_and(admitted))
     }
 
     /// Starts or joins a fetch.
@@ -97,19 +106,16 @@ impl Registry {
             // There is no room to keep it, or none that can be written to, which may show only at a write.
             Err(ReplicateError::Local(error)) => {
                 tracing::warn!(root = %wanted.root, %error, "the content is passed through and not kept");
-                self.through(wanted).await
+                self.through(wanted).await.map(Source::Through)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Asks for the first bytes of what is to be passed through.
-    async fn through(&self, wanted: Wanted) -> Result<Source, Error> {
-        let first = self.inner.replicate.relay(wanted.clone(), 0..wanted.size.min(1));
-        if let Some(Err(error)) = std::pin::pin!(first).next().await {
-            return Err(error.into());
-        }
-        Ok(Source::Through(Box::new(wanted)))
+    /// Opens what is to be passed through.
+    async fn through(&self, wanted: Wanted) -> Result<Relay, Error> {
+        let relay = self.inner.replicate.relay(wanted);
+        Ok(tokio::time::timeout(FIRST_BYTES, relay).await.map_err(slow)??)
     }
 
     /// The bytes of `range`. Where the copy here turns out bad, or the fetch ends, another copy goes on.
@@ -122,14 +128,26 @@ impl Registry {
             Source::Here(blob) => self.read_here(blob, range),
             Source::Coming(fetch) => {
                 let partial = fetch.partial();
+                if fetch.failed() {
+                    // Nothing comes any more.
+                    return self.pass_through(partial.root(), range);
+                }
                 self.go_on(partial.root(), partial.read(range.clone()).boxed(), range)
             }
-            Source::Through(wanted) => self.pass_through((**wanted).clone(), range),
+            Source::Through(relay) => passed(relay, range),
         }
     }
 
-    fn pass_through(&self, wanted: Wanted, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
-        self.inner.replicate.relay(wanted, range).map(|piece| piece.map_err(Error::from)).boxed()
+    /// The bytes of `range` from peers, where nothing here has them any more.
+    fn pass_through(&self, root: Root, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
+        let registry = self.clone();
+        let opened = async move {
+            let wanted = registry.wanted(&root)?;
+            let gone = || Error::unavailable(RETRY, "the content was deleted meanwhile");
+            let relay = registry.through(wanted.ok_or_else(gone)?).await?;
+            Ok::<_, Error>(passed(&relay, range))
+        };
+        stream::once(opened).try_flatten().boxed()
     }
 
     pub(crate) fn read_here(
@@ -161,10 +179,7 @@ impl Registry {
                                 registry.report_lost(root);
                             }
                             reading.here = None;
-                            reading.there = Some(match registry.wanted(&root) {
-                                Ok(Some(wanted)) => registry.pass_through(wanted, reading.at..end),
-                                _ => stream::once(async { Err(error.into()) }).boxed(),
-                            });
+                            reading.there = Some(registry.pass_through(root, reading.at..end));
                             reading.there.as_mut()?.next().await?
                         }
                         piece => piece.map_err(Error::from),
@@ -177,4 +192,12 @@ impl Registry {
         };
         stream::unfold(first, next).boxed()
     }
+}
+
+fn passed(relay: &Relay, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
+    relay.read(range).map_err(Error::from).boxed()
+}
+
+fn slow(_: tokio::time::error::Elapsed) -> Error {
+    Error::unavailable(RETRY, "the content's holders are slow to answer, or too much is passed through")
 }

@@ -44,7 +44,7 @@ impl Replicate {
     /// Has `node` take a copy from the holders and give its receipt.
     async fn replica(&self, node: NodeId, wanted: &Wanted) -> Result<Receipt, ReplicateError> {
         if node == self.inner.me {
-            return self.fetch(wanted.clone(), Class::Foreground).await?.receipt().await;
+            return self.copy_here(wanted.clone(), Class::Foreground).await;
         }
         let gone = |error: FrameError| ReplicateError::unreachable(node, error);
         let (mut send, mut recv) = self

@@ -85,6 +85,11 @@ impl Fetch {
         }
     }
 
+    /// Whether it has ended without a copy. Its partial tells that only to those who were reading by then.
+    pub fn failed(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Ended(Err(_)))
+    }
+
     /// Waits for the end: the receipt of the full copy.
     ///
     /// # Errors
@@ -129,13 +134,21 @@ impl Replicate {
         }
         let this = self.clone();
         tokio::spawn(async move {
-            let outcome = this.run(&wanted, &partial, class, &tell).await;
-            if let Err(error) = &outcome {
-                tracing::warn!(root = %wanted.root, %error, "fetch failed");
-                partial.fail(error.to_string());
+            match this.run(&wanted, &partial, class, &tell).await {
+                Ok(receipt) => {
+                    this.inner.fetches.lock().remove(&wanted.root);
+                    tell.send_replace(Progress::Ended(Ok(receipt)));
+                }
+                Err(failure) => {
+                    tracing::warn!(root = %wanted.root, error = %failure, "fetch failed");
+                    let reason = failure.to_string();
+                    // In this order: who begins to read between the two is told by both, and not by neither. The
+                    // next fetch, which has the same partial, must not be told at all.
+                    tell.send_replace(Progress::Ended(Err(failure)));
+                    partial.fail(reason);
+                    this.inner.fetches.lock().remove(&wanted.root);
+                }
             }
-            this.inner.fetches.lock().remove(&wanted.root);
-            tell.send_replace(Progress::Ended(outcome));
         });
         Ok(fetch)
     }

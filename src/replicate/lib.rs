@@ -18,7 +18,7 @@ mod serve;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use clawhub_blobs::{BlobError, BlobStore};
 use clawhub_kv::Kv;
@@ -27,11 +27,13 @@ use clawhub_policy::Layout;
 use clawhub_state::View;
 use clawhub_types::{Digests, NodeId, Root};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 pub use fetch::Fetch;
 pub use frame::{BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message};
 pub use live::ClockReading;
 pub use mirror::Mirror;
+pub use relay::{MEMORY as RELAY_MEMORY, Relay};
 
 /// Why bytes could not be moved.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +107,11 @@ struct Inner {
     live: live::Table,
     /// Whether this node's storage is sound enough to lead, as the layers above say.
     stands: AtomicBool,
+    clock_off_ms: AtomicI64,
     /// One fetch per root; an entry leaves when its fetch ends.
     fetches: Mutex<HashMap<Root, Fetch>>,
+    /// Places for blobs that are passed through.
+    relays: Arc<Semaphore>,
 }
 
 impl Replicate {
@@ -114,7 +119,9 @@ impl Replicate {
     /// with the last handle.
     pub fn start(me: NodeId, blobs: BlobStore, endpoint: Endpoint, state: StateSource) -> Self {
         let (live, stands) = (live::Table::default(), AtomicBool::new(true));
-        let inner = Inner { me, blobs, endpoint, state, live, stands, fetches: Mutex::default() };
+        let clock_off_ms = AtomicI64::default();
+        let (fetches, relays) = (Mutex::default(), Arc::new(Semaphore::new(relay::RELAYS)));
+        let inner = Inner { me, blobs, endpoint, state, live, stands, clock_off_ms, fetches, relays };
         let this = Replicate { inner: Arc::new(inner) };
         live::watch(&this);
         this

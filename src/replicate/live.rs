@@ -1,6 +1,6 @@
 //! Which peers are alive and take copies: a ping to every member twice a second.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,6 +33,7 @@ struct Seen {
     clock: ClockReading,
     reaches: BTreeSet<NodeId>,
     stands: bool,
+    clock_off_ms: i64,
 }
 
 /// A member's wall clock against this node's.
@@ -106,6 +107,20 @@ impl Replicate {
         self.inner.stands.store(stands, Ordering::Relaxed);
     }
 
+    /// The members that answered lately and said that their wall clock is off, and how far it is ahead,
+    /// milliseconds.
+    pub fn off(&self) -> BTreeMap<NodeId, i64> {
+        let seen = self.inner.live.seen.read();
+        let off = seen.iter().filter(|(_, s)| s.clock_off_ms != 0 && s.at.elapsed() < FRESH);
+        off.map(|(node, s)| (*node, s.clock_off_ms)).collect()
+    }
+
+    /// Notes how far this node's own wall clock is ahead of where it should be, milliseconds; 0 if it is right, or
+    /// nobody knows. The others hear of it with the next ping.
+    pub fn set_clock_off(&self, ms: i64) {
+        self.inner.clock_off_ms.store(ms, Ordering::Relaxed);
+    }
+
     /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
     pub fn recent_first(&self, nodes: &mut [NodeId]) {
         let seen = self.inner.live.seen.read();
@@ -155,9 +170,9 @@ impl Replicate {
         let answer = tokio::time::timeout(PATIENCE, self.ask(node)).await;
         if let Ok(Ok(pong)) = answer {
             let clock = reading(asked, pong.wall_ms);
-            let reaches = pong.reaches.into_iter().map(NodeId).collect();
-            let (accepts, stands) = (pong.accepts, pong.stands);
-            let seen = Seen { at: Instant::now(), accepts, clock, reaches, stands };
+            let reaches = pong.reaches.iter().copied().map(NodeId).collect();
+            let pb::Pong { accepts, stands, clock_off_ms, .. } = pong;
+            let seen = Seen { at: Instant::now(), accepts, clock, reaches, stands, clock_off_ms };
             self.inner.live.seen.write().insert(node, seen);
         }
     }

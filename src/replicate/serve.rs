@@ -1,5 +1,6 @@
 //! The other end: what this node does for its peers.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,9 @@ use crate::frame::{read_exact, write_chunk};
 use crate::live::wall_ms;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
-/// A mirrored upload may rest this long between two steps of its client.
-const MIRROR_IDLE: Duration = Duration::from_secs(60 * 60);
+/// An owner whose client pauses ends the mirror itself, within minutes; this is for one that forgets to. A
+/// client that is slow has longer between two pieces than one that stands still before it is given up.
+const MIRROR_IDLE: Duration = Duration::from_secs(10 * 60);
 /// How often a copy in progress is reported.
 const REPORT: Duration = Duration::from_secs(2);
 /// Mirror data is appended in pieces of this size.
@@ -31,7 +33,8 @@ impl Replicate {
     pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
         let accepts = self.inner.blobs.accepts();
         let reaches = self.reached().iter().map(|node| node.0).collect();
-        let pong = pb::Pong { accepts, wall_ms: wall_ms(), reaches, stands: self.stands() };
+        let clock_off_ms = self.inner.clock_off_ms.load(Ordering::Relaxed);
+        let pong = pb::Pong { accepts, wall_ms: wall_ms(), reaches, stands: self.stands(), clock_off_ms };
         write_message(&mut send, &pong).await?;
         finish(send)
     }
@@ -77,7 +80,7 @@ impl Replicate {
     pub async fn serve_replica(&self, replica: pb::Replica, mut send: SendStream) -> Result<(), FrameError> {
         use pb::replica_reply::Outcome;
         let wanted = wanted(replica)?;
-        let copy = self.copy_here(wanted);
+        let copy = self.copy_here(wanted, Class::Background);
         let mut copy = std::pin::pin!(copy);
         let mut report = tokio::time::interval(REPORT);
         let outcome = loop {
@@ -97,16 +100,16 @@ impl Replicate {
         finish(send)
     }
 
-    /// Makes this node a holder: the receipt of the copy it has, or of one it fetches.
+    /// Makes this node a holder: the receipt of the copy it has, or of one it fetches in this class.
     ///
     /// # Errors
     /// [`ReplicateError`] if no holder can supply the bytes or the store refuses them.
-    pub async fn copy_here(&self, wanted: Wanted) -> Result<Receipt, ReplicateError> {
+    pub async fn copy_here(&self, wanted: Wanted, class: Class) -> Result<Receipt, ReplicateError> {
         if let Some(receipt) = self.inner.blobs.receipt(&wanted.root, wanted.generation) {
             return Ok(receipt);
         }
         let (root, generation) = (wanted.root, wanted.generation);
-        match self.fetch(wanted, Class::Background).await {
+        match self.fetch(wanted, class).await {
             Ok(fetch) => fetch.receipt().await,
             // A fetch for a reader ended between the two looks.
             Err(ReplicateError::Local(BlobError::Held(_))) => {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::common::{Cluster, Members, Node, SOON, eventually, free};
-use clawhub_peer::{Class, Directory, Endpoint, NodeKey, PeerError, PeerInfo, Standing};
+use clawhub_peer::{Class, Directory, Endpoint, NodeKey, PeerError, PeerInfo, Standing, limits};
 use clawhub_types::NodeId;
 use clawhub_wire::peer::raft_client::RaftClient;
 use clawhub_wire::peer::{AppendRequest, ProposeRequest};
@@ -52,6 +52,29 @@ async fn many_streams_share_one_connection_per_class() {
     });
     assert_eq!(echoes.buffer_unordered(300).filter(|ok| std::future::ready(*ok)).count().await, 300);
     assert_eq!(b.served.streams.load(Ordering::SeqCst), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_stay_open_hold_up_no_other_class() {
+    let cluster = Cluster::new(1);
+    let (a, b) = (cluster.start(1).await, cluster.start(2).await);
+    let mut open = Vec::new();
+    // More than are served at once over all connections.
+    for (class, count) in [(Class::Foreground, 1000), (Class::Background, 100)] {
+        for _ in 0..count {
+            let mut stream = a.endpoint.open(b.id, class).await.unwrap();
+            stream.0.write_all(b"a mirror that rests").await.unwrap();
+            open.push(stream);
+        }
+    }
+    eventually("as many are served as may be", || async {
+        b.served.streams.load(Ordering::SeqCst) >= limits::STREAMS
+    })
+    .await;
+    let (mut send, mut recv) = a.endpoint.open(b.id, Class::Control).await.unwrap();
+    send.write_all(b"ping").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(timeout(SOON, recv.read_to_end(9)).await.expect("at once").unwrap(), b"ping");
 }
 
 #[tokio::test(flavor = "multi_thread")]

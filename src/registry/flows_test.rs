@@ -1,0 +1,234 @@
+//! Flows over several nodes, seen from inside: what they leave in memory, in the stores and in the log.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_peer::Class;
+use clawhub_state::Command;
+use clawhub_state::artifact::Condition;
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_types::{ErrorCode, NodeId, Reference};
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::source::Source;
+use crate::testing::{World, body, content, digest, eventually, permit, pull, push, repo};
+use crate::{Access, Kind, PutManifest};
+
+/// Longer than any of what is called here takes, shorter than what would hold it up.
+const SOON: Duration = Duration::from_secs(10);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_uploads_keep_neither_streams_nor_memory() {
+    const UPLOADS: usize = 300;
+    let world = World::start(&[true, true]).await;
+    let (here, there) = (world.node(1), world.node(2));
+    let (permit, repo) = (permit(here), repo());
+    let sessions = &here.inner.sessions;
+    let one = Bytes::from_static(b"x");
+    let mut ids = Vec::new();
+    for _ in 0..UPLOADS {
+        ids.push(here.begin_upload(&permit, &repo, None).await.unwrap().id);
+    }
+    assert_eq!(sessions.count(), (0, 0), "nothing came of them yet");
+    for id in &ids {
+        let view = here.append_upload(&permit, &repo, *id, None, None, body(&one)).await.unwrap();
+        assert_eq!(view.offset, 1);
+    }
+    let (open, mirrored) = sessions.count();
+    assert!(open == UPLOADS && (1..=128).contains(&mirrored), "{open} sessions, {mirrored} mirrors");
+
+    here.expire_uploads(DAY).await;
+    assert_eq!(sessions.count(), (UPLOADS, mirrored), "they were just used");
+    // One of them goes on, with the partner that has its first byte, and rests only after that.
+    let view = here.append_upload(&permit, &repo, ids[0], None, None, body(&one)).await.unwrap();
+    assert_eq!(view.offset, 2);
+    here.expire_uploads(DAY).await;
+    assert_eq!(sessions.count(), (UPLOADS, 1));
+    here.expire_uploads(DAY).await;
+    assert_eq!(sessions.count(), (UPLOADS, 0));
+    here.append_upload(&permit, &repo, ids[0], None, None, body(&one)).await.unwrap();
+    assert_eq!(there.blobs().upload(ids[0]).map(|copy| copy.durable), Some(3));
+
+    assert_eq!(here.expire_uploads(Duration::ZERO).await, UPLOADS);
+    assert_eq!(sessions.count(), (0, 0));
+    push(here, &content(1, 100_000)).await;
+    assert_eq!(sessions.count(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_nobody_knows_of_is_recorded_while_copies_are_short() {
+    let world = World::start(&[true, true, true]).await;
+    // One whose holder is not where it belongs: nobody would have that node fetch it.
+    let mut found = None;
+    for seed in 0..40 {
+        let (_, digest) = push(world.node(1), &content(seed, 1000)).await;
+        let (root, record) = world.record(&digest);
+        let targets = world.targets(&root);
+        if let Some(stray) = record.holders.iter().find(|holder| !targets.contains(&holder.0)) {
+            found = Some((stray.0, digest, root, record));
+            break;
+        }
+    }
+    let (stray, digest, root, record) = found.expect("two of three nodes are targets");
+    world.lose(stray, root).await;
+    let others: Vec<u64> = world.holders(&digest);
+    assert_eq!(others.len(), 1);
+    let step = world.node(stray).reconcile(None).await.unwrap();
+    assert_eq!((step.copied, step.failed), (1, 0));
+    assert_eq!(world.record(&digest).1, record);
+
+    // With enough copies elsewhere, one that came for a reader stays unknown.
+    let reader = (1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap();
+    pull(world.node(reader), &digest).await;
+    eventually("the fetch to end", || world.node(reader).blobs().holds(&root).is_some()).await;
+    assert_eq!(world.node(reader).reconcile(None).await.unwrap().copied, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_here_that_the_log_does_not_know_counts_for_a_push() {
+    let world = World::start(&[true, true]).await;
+    let here = world.node(1);
+    let (_, digest) = push(here, &content(1, 100_000)).await;
+    let (root, _) = world.record(&digest);
+    world.lose(1, root).await;
+    let wanted = here.wanted(&root).unwrap().unwrap();
+    let receipts = here.inner.replicate.ensure(&wanted, &[NodeId(1)], |holders| holders.len() > 1).await;
+    assert_eq!(receipts.iter().map(|receipt| receipt.node).collect::<Vec<_>>(), [NodeId(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_is_taken_of_what_is_said_to_be_here() {
+    let world = World::start(&[true, true]).await;
+    let here = world.node(1);
+    let (_, kept) = push(here, &content(1, 1000)).await;
+    let (_, gone) = push(here, &content(2, 1000)).await;
+    let (root, _) = world.record(&gone);
+    here.blobs().quarantine(&root).await.unwrap();
+    assert_eq!(here.take_stock(None).await.unwrap(), None);
+    assert_eq!((world.holders(&kept), world.holders(&gone)), (vec![1, 2], vec![2]));
+}
+
+/// A manifest too large for the log.
+fn large_manifest() -> PutManifest {
+    let padding = "x".repeat(100_000);
+    let json = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"padding":"{padding}"}}"#
+    );
+    let content_type = Some("application/vnd.oci.image.index.v1+json".to_owned());
+    PutManifest { content_type, tags: Vec::new(), condition: Condition::Any, bytes: json.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_through_a_witness_does_not_stay() {
+    let world = World::start(&[true, true, false]).await;
+    let witness = world.node(3);
+    let bytes = content(1, 3_000_000);
+    let (_, digest) = push(witness, &bytes).await;
+    assert_eq!(world.holders(&digest), [1, 2]);
+    assert!(pull(witness, &digest).await == bytes);
+
+    let (tag, put): (Reference, _) = ("large".parse().unwrap(), large_manifest());
+    let permit = permit(witness);
+    witness.put_manifest(&permit, &repo(), &tag, put.clone()).await.unwrap();
+    let back = witness.manifest(&permit, &repo(), &tag, true).await.unwrap();
+    assert_eq!(back.bytes, Some(put.bytes));
+    assert_eq!(witness.blobs().inventory(None, 10), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_through_a_node_that_leaves_does_not_stay() {
+    let world = World::start(&[true, true, true]).await;
+    let bytes = content(1, 300_000);
+    let (_, digest) = push(world.node(1), &bytes).await;
+    let leaving = (1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap();
+    let drain = |on| world.system(Command::Cluster(ClusterCmd::Drain { node: NodeId(leaving), on }));
+    drain(true).await;
+    let (root, _) = world.record(&digest);
+    assert!(matches!(world.node(leaving).elsewhere(&root).await, Ok(Source::Through(_))));
+    assert!(pull(world.node(leaving), &digest).await == bytes);
+    assert_eq!(world.node(leaving).blobs().inventory(None, 10), []);
+    drain(false).await;
+    assert!(pull(world.node(leaving), &digest).await == bytes);
+    eventually("it to stay now", || world.node(leaving).blobs().holds(&root).is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_blobs_are_passed_through_at_once() {
+    const PLACES: usize = 64;
+    let world = World::start(&[true, true, false]).await;
+    let (witness, bytes) = (world.node(3), content(1, 300_000));
+    let (_, digest) = push(world.node(1), &bytes).await;
+    let (permit, repo) = (permit(witness), repo());
+    let open = || timeout(SOON, witness.blob(&permit, &repo, &digest, Access::Read));
+    let mut opened = Vec::new();
+    for _ in 0..PLACES {
+        opened.push(open().await.unwrap().unwrap());
+    }
+    // A body that is being read keeps the place of its view, which is gone by then.
+    let mut reading = opened.pop().unwrap().read(0..bytes.len() as u64);
+    assert!(timeout(Duration::from_millis(500), open()).await.is_err(), "a place too many");
+    assert!(reading.next().await.unwrap().is_ok());
+    drop(reading);
+    let last = open().await.unwrap().unwrap();
+    // Any number of ranges, one after the other.
+    for start in 0..10 {
+        let mut range = last.read(start..start + 100_000);
+        assert_eq!(
+            range.next().await.unwrap().unwrap(),
+            bytes.slice(start as usize..start as usize + 100_000)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_after_a_failed_fetch_come_from_elsewhere_at_once() {
+    let world = World::start(&[true, true, true]).await;
+    let bytes = content(1, 300_000);
+    let (_, digest) = push(world.node(1), &bytes).await;
+    let reader = world.node((1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap());
+    let (root, _) = world.record(&digest);
+    let mut wanted = reader.wanted(&root).unwrap().unwrap();
+    wanted.holders.clear();
+    let fetch = reader.inner.replicate.fetch(wanted, Class::Foreground).await.unwrap();
+    assert!(fetch.clone().receipt().await.is_err() && fetch.failed());
+    let source = Source::Coming(fetch);
+    for range in [0..100, 200_000..200_100] {
+        let piece = timeout(SOON, reader.read(&source, range.clone()).next()).await.expect("at once");
+        assert_eq!(piece.unwrap().unwrap(), bytes.slice(range.start as usize..range.end as usize));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_copy_that_was_replaced_is_not_given_up() {
+    let world = World::start(&[true, true]).await;
+    let here = world.node(1);
+    let (_, digest) = push(here, &content(1, 1000)).await;
+    let (root, _) = world.record(&digest);
+    here.report_lost(root);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.holders(&digest), [1, 2]);
+    here.blobs().quarantine(&root).await.unwrap();
+    here.report_lost(root);
+    eventually("the copy to be given up", || world.holders(&digest) == [2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
+    let world = World::start(&[true, true]).await;
+    let here = world.node(1);
+    let bytes = content(1, 1000);
+    let (id, named) = push(here, &bytes).await;
+    assert_eq!(named, digest(&bytes));
+    let again = || async {
+        here.finish_upload(&permit(here), &repo(), id, &named, None, None, body(&Bytes::new())).await
+    };
+    again().await.unwrap();
+    let (root, _) = world.record(&named);
+    here.blobs().quarantine(&root).await.unwrap();
+    here.report_lost(root);
+    eventually("the copy to be given up", || world.holders(&named) == [2]).await;
+    assert_eq!(again().await.unwrap_err().kind, Kind::Code(ErrorCode::BlobUploadUnknown));
+    assert_eq!(world.holders(&named), [2]);
+}

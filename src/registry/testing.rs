@@ -1,0 +1,234 @@
+//! A cluster in one process: a store and an endpoint for each node, real streams between them, and one log,
+//! kept by the first and shared by all. The nodes stand in zones of their own, in one region.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawhub_auth::{Authorizer, Permit, Principal};
+use clawhub_blobs::{BlobStore, StoreConfig};
+use clawhub_consensus::grpc::GrpcTransport;
+use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
+use clawhub_kv::{Kv, MemoryKv};
+use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo};
+use clawhub_replicate::Replicate;
+use clawhub_state::blob::{BlobCmd, RootRecord};
+use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::{Command, Reply, View};
+use clawhub_types::{
+    Action, ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Root, Scope, UploadId,
+};
+use futures::StreamExt;
+use futures::stream;
+use parking_lot::Mutex;
+use sha2::Digest as _;
+use tempfile::TempDir;
+use tonic::service::Routes;
+
+use crate::{Access, BodyStream, Limits, Registry};
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Members(Mutex<HashMap<NodeId, PeerInfo>>);
+
+impl Directory for Members {
+    fn lookup(&self, node: NodeId) -> Option<PeerInfo> {
+        self.0.lock().get(&node).cloned()
+    }
+
+    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Runs as long as it is kept.
+pub(crate) struct World {
+    /// The registries of nodes 1, 2, …
+    nodes: Vec<Registry>,
+    consensus: Consensus,
+    _dir: TempDir,
+}
+
+impl World {
+    /// One node for each role: whether it stores blobs. The first one does.
+    pub(crate) async fn start(storage: &[bool]) -> World {
+        let dir = TempDir::new().unwrap();
+        let (ca, members) = (Ca::create(CLUSTER).unwrap(), Arc::new(Members::default()));
+        let mut endpoints = Vec::new();
+        for id in (1..).map(NodeId).take(storage.len()) {
+            endpoints.push(endpoint(&ca, id, &members).await);
+        }
+        let consensus = consensus(&dir, &endpoints[0]).await;
+        let mut world = World { nodes: Vec::new(), consensus, _dir: dir };
+        for (endpoint, storage) in endpoints.into_iter().zip(storage) {
+            let id = NodeId(world.nodes.len() as u64 + 1);
+            world.admit(id, *storage).await;
+            let registry = world.registry(id, endpoint.clone()).await;
+            let streams = Arc::new(registry.clone());
+            let serve = endpoint.serve(Routes::default(), Routes::default(), streams, std::future::pending());
+            tokio::spawn(serve);
+            world.nodes.push(registry);
+        }
+        let all = world.nodes.len();
+        for node in &world.nodes {
+            eventually("all nodes see each other", || {
+                node.inner.replicate.reached().len() == all && !node.inner.replicate.live().is_empty()
+            })
+            .await;
+        }
+        world
+    }
+
+    async fn admit(&self, id: NodeId, storage: bool) {
+        let node = NodeSpec {
+            name: format!("n{id}"),
+            location: Location { region: "r".into(), zone: format!("z{id}") },
+            roles: Roles { voter: true, storage },
+            peer_addr: "127.0.0.1:1".into(),
+            http_addr: "127.0.0.1:2".into(),
+            spki: [id.0 as u8; 32],
+        };
+        if id == NodeId(1) {
+            let (ca_cert, ca_key_sealed, durability) = (vec![1], vec![1], Durability::Zone);
+            let init = ClusterCmd::Init { cluster: CLUSTER, ca_cert, ca_key_sealed, durability, node };
+            self.system(Command::Cluster(init)).await;
+        } else {
+            let token = [id.0 as u8; 32];
+            let create = ClusterCmd::TokenCreate { hash: token, ttl: 1_000_000 };
+            self.system(Command::Cluster(create)).await;
+            let joined = self.system(Command::Cluster(ClusterCmd::Join { token, node })).await;
+            assert_eq!(joined, Reply::Joined(id));
+        }
+    }
+
+    async fn registry(&self, id: NodeId, endpoint: Endpoint) -> Registry {
+        let dir = self._dir.path().join(format!("n{id}"));
+        std::fs::create_dir(&dir).unwrap();
+        let config = StoreConfig { dir, min_free: 0, node: id };
+        let blobs = BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap();
+        let source = self.consensus.clone();
+        let replicate = Replicate::start(id, blobs, endpoint, Arc::new(move || source.state()));
+        let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
+        Registry::new(self.consensus.clone(), replicate, Authorizer::Open, limits)
+    }
+
+    /// The registry of a node.
+    pub(crate) fn node(&self, id: u64) -> &Registry {
+        &self.nodes[id as usize - 1]
+    }
+
+    /// Has the cluster do something.
+    pub(crate) async fn system(&self, cmd: Command) -> Reply {
+        self.consensus.propose(cmd, Who::system(), PATIENCE).await.unwrap().reply
+    }
+
+    /// Has the log forget a node's copy.
+    pub(crate) async fn lose(&self, node: u64, root: Root) {
+        self.system(Command::Blob(BlobCmd::Lost { node: NodeId(node), roots: vec![root] })).await;
+    }
+
+    /// What the log knows of a blob.
+    pub(crate) fn record(&self, digest: &Digest) -> (Root, RootRecord) {
+        let state = self.consensus.state();
+        let view = View::new(&*state);
+        let root = view.root_of(digest).unwrap().unwrap();
+        (root, view.root(&root).unwrap().unwrap())
+    }
+
+    /// The nodes that the log says hold a blob.
+    pub(crate) fn holders(&self, digest: &Digest) -> Vec<u64> {
+        self.record(digest).1.holders.iter().map(|node| node.0).collect()
+    }
+
+    /// Where the policies want a blob's copies.
+    pub(crate) fn targets(&self, root: &Root) -> Vec<u64> {
+        let state = self.consensus.state();
+        let view = View::new(&*state);
+        let policies = view.root_policies(root).unwrap();
+        let target = clawhub_policy::target(&policies, &view.layout().unwrap(), root);
+        target.into_iter().map(|node| node.0).collect()
+    }
+}
+
+async fn endpoint(ca: &Ca, id: NodeId, members: &Arc<Members>) -> Endpoint {
+    let key = NodeKey::generate().unwrap();
+    let spki = key.spki_sha256();
+    let cert = ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), id).unwrap();
+    let hello = Hello { cluster: CLUSTER, epoch: 1, node: id, boot: 1, nonce: 0 };
+    let identity = Identity { key, cert, ca_cert: ca.cert_der().to_vec(), hello };
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let endpoint = Endpoint::bind(any, identity, members.clone()).await.unwrap();
+    let addr = endpoint.local_addr().to_string();
+    members.0.lock().insert(id, PeerInfo { addr, spki });
+    endpoint
+}
+
+async fn consensus(dir: &TempDir, endpoint: &Endpoint) -> Consensus {
+    let state = StateStore::open(dir.path().join("state"), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
+    let settings = Settings::new(NodeId(1), 1, 1, Profile::Lan);
+    let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
+    let log = Arc::new(MemoryKv::new());
+    let consensus = Consensus::start(settings, log, state.unwrap(), transport).await.unwrap();
+    consensus.initialize().await.unwrap();
+    consensus
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !check() {
+        assert!(tokio::time::Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The one repository.
+pub(crate) fn repo() -> RepoName {
+    "library/test".parse().unwrap()
+}
+
+/// The right to push to it.
+pub(crate) fn permit(registry: &Registry) -> Permit {
+    registry.authorize(&Principal::Anonymous, Action::Push, &Scope::Repository(repo())).unwrap()
+}
+
+/// Bytes that no other seed gives.
+pub(crate) fn content(seed: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut bytes);
+    bytes.into()
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
+    Digest::Sha256(sha2::Sha256::digest(bytes).into())
+}
+
+/// The body of a request.
+pub(crate) fn body(bytes: &Bytes) -> BodyStream {
+    Box::pin(stream::iter([Ok(bytes.clone())]))
+}
+
+/// Pushes a blob in three steps.
+pub(crate) async fn push(registry: &Registry, bytes: &Bytes) -> (UploadId, Digest) {
+    let (permit, repo, digest) = (permit(registry), repo(), digest(bytes));
+    let id = registry.begin_upload(&permit, &repo, None).await.unwrap().id;
+    registry.append_upload(&permit, &repo, id, None, None, body(bytes)).await.unwrap();
+    registry.finish_upload(&permit, &repo, id, &digest, None, None, body(&Bytes::new())).await.unwrap();
+    (id, digest)
+}
+
+/// Pulls a blob.
+pub(crate) async fn pull(registry: &Registry, digest: &Digest) -> Bytes {
+    let blob = registry.blob(&permit(registry), &repo(), digest, Access::Read).await.unwrap();
+    let mut pieces = blob.read(0..blob.size);
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    bytes.into()
+}
