@@ -76,7 +76,7 @@ fn refuse_member(node: &Node) -> Result<(), Status> {
     }
 }
 
-/// Starts a new member. It cannot be nobody again: what fails here ends the process, and its next start
+/// Starts a new member. It cannot be nobody again: what fails here ends this life, and the next one
 /// tries again.
 async fn start(node: &Arc<Node>, owner: Owner) -> Result<(), Status> {
     run(node, owner).await.map_err(|error| {

@@ -67,9 +67,10 @@ pub enum DataDirError {
     /// Its databases were found damaged at an earlier start.
     #[error(
         "{path} is in quarantine: {reason}. Its votes may be gone with it, so the node comes back as a new \
-         one: set the folder aside and start with an empty one; join it with a token from a member (`clawhub \
-         cluster token`, `clawhub cluster join`); then, on a member, `clawhub cluster drain {id} --wait` and \
-         `clawhub cluster remove {id}`"
+         one. With the data folder of a member that lives as DATA: `clawhub cluster drain {id} --data DATA`; \
+         set this folder aside and start with an empty one; `clawhub cluster token --data DATA | clawhub \
+         cluster join --peer ADDRESS --data {path}` with that member's address for peers; `clawhub cluster \
+         drain {id} --data DATA --wait`; `clawhub cluster remove {id} --data DATA`"
     )]
     Quarantined {
         /// The directory.
@@ -81,8 +82,8 @@ pub enum DataDirError {
     },
     /// A store's folder is not the one that was used before.
     #[error(
-        "{0} is not the folder that this node has used: is its device mounted? Nothing was changed, and the \
-         node does not start without what it has promised there"
+        "{0} is not the folder that this node has used: is its device mounted? The node does not start \
+         without what it has promised there"
     )]
     Unmarked(PathBuf),
     /// Another process has it.
@@ -136,7 +137,7 @@ struct Version {
 pub struct DataDir {
     root: PathBuf,
     owner: Option<Owner>,
-    /// Held, never read: the lock goes with the process.
+    /// Held, never read: the lock goes with this, or with the process.
     _lock: File,
 }
 

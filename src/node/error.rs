@@ -85,18 +85,21 @@ impl NodeError {
     pub(crate) fn is_damage(&self) -> bool {
         let damaged = |e: &io::Error| e.kind() == io::ErrorKind::InvalidData;
         match self {
+            // What it says of damage was said before.
+            NodeError::DataDir(_) => false,
             NodeError::Consensus(clawhub_consensus::ConsensusError::Storage(error)) if damaged(error) => true,
             other => other.to_string().contains(clawhub_kv::CORRUPT),
         }
     }
 
     /// Whether a further life may do better: a device comes and goes, or a thread of the life before still waits
-    /// for it and holds a lock.
+    /// for it and holds a lock. A fault that no device caused is met again.
     pub(crate) fn may_pass(&self) -> bool {
         let for_good = matches!(
             self,
             NodeError::Removed
                 | NodeError::Refused(_)
+                | NodeError::Fault(_)
                 | NodeError::DataDir(
                     DataDirError::Foreign(_)
                         | DataDirError::Newer { .. }

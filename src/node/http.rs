@@ -32,7 +32,7 @@ pub(crate) struct Gate(Arc<OnceLock<Router>>);
 impl Gate {
     /// Lets clients in. Only the first call counts.
     pub(crate) fn open(&self, routes: Router) {
-        // A second set of routes would be a second registry: there is one per process.
+        // A second set of routes would be a second registry: there is one per life.
         let _ = self.0.set(routes);
     }
 

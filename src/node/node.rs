@@ -17,7 +17,7 @@ use crate::stack::Stack;
 use crate::stop::Stop;
 use crate::storage::Storage;
 
-/// One start of the process.
+/// One life of the node: a start of the process, or of the node in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Boot {
     /// Counts the starts, durably.
@@ -26,7 +26,7 @@ pub(crate) struct Boot {
     pub(crate) nonce: u64,
 }
 
-/// A node. Shared by everything that runs in the process.
+/// A node. Shared by everything that runs in one life.
 pub(crate) struct Node {
     /// What it was told.
     pub(crate) config: Config,

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::admin::{self, AdminSocket};
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::error::NodeError;
 use crate::facts::Facts;
 use crate::node::{Boot, Node, Parts};
@@ -93,6 +93,10 @@ async fn open(
     let peer_port = PeerPort::hold(peers).map_err(refused("peers at", peers.to_string()))?;
     let local = stores::local(&dir)?;
     let facts = Facts::new(local.clone());
+    if dir.owner().is_some() && facts.epoch()?.is_none() {
+        // It is known before `FORMAT` names an owner.
+        return Err(DataDirError::Unmarked(dir.local()).into());
+    }
     if let Some(reason) = facts.refused()? {
         return Err(NodeError::Refused(reason));
     }

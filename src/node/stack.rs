@@ -73,7 +73,7 @@ impl Stack {
     /// Starts every part for the member that the data directory belongs to.
     ///
     /// # Errors
-    /// [`NodeError`]; what was started by then stops with the process.
+    /// [`NodeError`]; what was started by then stops with the runtimes of this life.
     pub(crate) async fn start(node: &Node, owner: Owner) -> Result<Stack, NodeError> {
         bind_stores(node)?;
         let (raft, state) = node.with_dir(|dir| {

@@ -29,7 +29,7 @@ const PAGE: usize = 1024;
 /// After a registration that nobody answered.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Starts the loops. They end with the process.
+/// Starts the loops. They end with the life.
 pub(crate) fn start(node: &Arc<Node>) {
     tokio::spawn(register(node.clone()));
     tokio::spawn(watch_members(node.clone()));

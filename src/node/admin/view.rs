@@ -23,7 +23,7 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
         name: node.config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         not_ready: health::not_ready(node).await.join("; "),
-        storage: node.storage.condition().summary(),
+        storage: storage(node),
         ..StatusReply::default()
     };
     if let Some(owner) = node.owner() {
@@ -52,6 +52,13 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
         (reply.under_target, reply.counted_at) = (Some(census.short), census.index);
     }
     Ok(reply)
+}
+
+/// What is wrong with the node's storage; `sound` if nothing is.
+fn storage(node: &Node) -> String {
+    let condition = node.storage.condition();
+    let full = node.stack().is_some_and(|stack| condition.is_sound() && !stack.blobs.accepts());
+    if full { "below min_free: uploads are refused".to_owned() } else { condition.summary() }
 }
 
 /// What a removal cost.

@@ -7,8 +7,9 @@
 //! 2. **clock**: its wall clock can be believed ([`clock`]);
 //! 3. **reach**: it reaches everybody whom the other one reaches, and somebody more ([`reach`]).
 //!
-//! One order over all of them, so that hand-overs come to an end: judged each for itself, a right clock and a
-//! wide reach would pass leadership back and forth for ever. Nothing is kept; a crash is an election.
+//! One order over all of them, and of each voter what it says itself, so that hand-overs come to an end: judged
+//! each for itself, or by whoever hears it, a right clock and a wide reach would pass leadership back and forth
+//! for ever. Nothing is kept; a crash is an election.
 
 mod clock;
 mod reach;
@@ -45,7 +46,7 @@ struct Voter {
     id: NodeId,
     /// Its storage is sound, as it says.
     stands: bool,
-    /// How far its wall clock is off, milliseconds; `None` if it is right.
+    /// How far its wall clock is off, milliseconds, as it says; `None` if it is right, or it does not know.
     off_ms: Option<i64>,
     /// The members that it heard lately, itself among them.
     reaches: BTreeSet<NodeId>,
@@ -114,11 +115,13 @@ pub(crate) async fn run(node: Arc<Node>) {
         let (status, peers) = (stack.consensus.status(), &stack.replicate);
         let stands = should_stand(peers.stands(), &peers.standing(), &status.voters, status.cut_off);
         stack.consensus.stand_for_election(stands);
+        let off_ms = clock::off(&peers.clocks(), &status.voters);
+        peers.set_clock_off(off_ms.unwrap_or_default());
         if status.leader != Some(stack.me) {
             before = None;
             continue;
         }
-        let (me, others) = look(stack, &status.voters);
+        let (me, others) = look(stack, off_ms);
         let verdict = judge(&me, &others, &status.voters);
         if let Some(verdict) = verdict
             && is_settled(verdict, before)
@@ -130,12 +133,13 @@ pub(crate) async fn run(node: Arc<Node>) {
 }
 
 /// This node, and the other members that were heard lately.
-fn look(stack: &Stack, voters: &[NodeId]) -> (Voter, Vec<Voter>) {
+fn look(stack: &Stack, off_ms: Option<i64>) -> (Voter, Vec<Voter>) {
     let peers = &stack.replicate;
-    let (standing, off) = (peers.standing(), clock::off(stack.me, &peers.clocks(), voters));
-    let voter = |id, stands, reaches| Voter { id, stands, off_ms: off.get(&id).copied(), reaches };
-    let others = peers.reaches().into_iter().map(|(id, reaches)| voter(id, standing.contains(&id), reaches));
-    (voter(stack.me, peers.stands(), peers.reached()), others.collect())
+    let me = Voter { id: stack.me, stands: peers.stands(), off_ms, reaches: peers.reached() };
+    let (standing, off) = (peers.standing(), peers.off());
+    let voter =
+        |(id, reaches)| Voter { id, stands: standing.contains(&id), off_ms: off.get(&id).copied(), reaches };
+    (me, peers.reaches().into_iter().map(voter).collect())
 }
 
 async fn hand_over(stack: &Stack, me: &Voter, Verdict { to, by }: Verdict) {

@@ -22,7 +22,8 @@ mod volume;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clawhub_kv::{CORRUPT, Kv};
 use clawhub_state::cluster::ClusterCmd;
@@ -82,6 +83,11 @@ pub(crate) struct Condition {
 }
 
 impl Condition {
+    /// Whether all is well.
+    pub(crate) fn is_sound(&self) -> bool {
+        *self == Condition::default()
+    }
+
     fn is_failing(&self) -> bool {
         self.metadata.is_failing() || self.blobs.is_failing()
     }
@@ -114,19 +120,14 @@ struct Seen {
     blobs: Look,
 }
 
-impl Seen {
-    /// What it is when a device does not answer: nobody knows which one.
-    fn silence() -> Seen {
-        let silent = || Look::Failing("a device does not answer".to_owned());
-        Seen { metadata: silent(), blobs: silent() }
-    }
-}
-
 /// See the [module](self).
 pub(crate) struct Storage {
+    /// The first is that of the log, where the ballast lies.
     metadata: Vec<Volume>,
     blobs: Volume,
     ballast: Ballast,
+    /// How much of the device the ballast took at the last look, bytes.
+    held: AtomicU64,
     /// Which life of the process this is, from 0.
     life: u32,
     condition: Mutex<Condition>,
@@ -149,6 +150,7 @@ impl Storage {
             metadata: Volume::distinct([dir.raft(), dir.state(), dir.local()])?,
             blobs: Volume::open(dir.root().to_owned())?,
             ballast: Ballast::new(&dir.raft(), ballast),
+            held: AtomicU64::default(),
             life,
             condition: Mutex::default(),
             reported: Mutex::default(),
@@ -161,9 +163,9 @@ impl Storage {
         self.condition.lock().clone()
     }
 
-    /// How much of the device the ballast takes, bytes.
+    /// How much of the device the ballast took at the last look, bytes.
     pub(crate) fn ballast(&self) -> u64 {
-        self.ballast.held()
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Notes that consensus cannot go on.
@@ -172,27 +174,46 @@ impl Storage {
         self.report.notify_one();
     }
 
-    /// Blocking. Takes the ballast, or leaves it, as was found last, and looks at every device.
-    fn look(&self) -> Seen {
-        let room = match self.condition().metadata {
-            Part::Sound => self.ballast.take(),
-            Part::Short | Part::Failing(_) => self.ballast.give_up(),
-        };
-        if let Err(error) = room {
-            tracing::debug!(%error, "the ballast is not as it should be");
+    /// Blocking. Looks at the devices of metadata, and takes the ballast or leaves it as was found.
+    fn look_at_metadata(&self) -> Look {
+        let sound = self.condition().metadata == Part::Sound;
+        if !sound {
+            self.note(self.ballast.give_up());
         }
         let held = self.ballast.held();
-        let metadata = self.metadata.iter().map(Volume::look).reduce(worse).unwrap_or(Look::Unknown);
-        let metadata = match metadata {
-            Look::Room(free) => Look::Room(free.saturating_add(held)),
-            other => other,
-        };
-        Seen { metadata, blobs: self.blobs.look() }
+        let seen = all_of(self.metadata.iter().map(Volume::look), held);
+        // Not where taking it is what makes the room short.
+        if sound && matches!(seen, Look::Room(room) if room >= short_below(self.ballast.bytes())) {
+            self.note(self.ballast.take());
+        }
+        self.held.store(self.ballast.held(), Ordering::Relaxed);
+        seen
+    }
+
+    fn note(&self, done: io::Result<()>) {
+        if let Err(error) = done {
+            tracing::debug!(%error, "the ballast is not as it should be");
+        }
     }
 
     fn looks_needed(&self) -> u32 {
         SOUND_LOOKS.saturating_mul(1 << self.life.min(16)).min(MOST_LOOKS)
     }
+}
+
+/// Room below this calls for the ballast, with one of so many bytes.
+fn short_below(ballast: u64) -> u64 {
+    ballast + ballast / 4
+}
+
+/// What looks at several devices mean together. The ballast, which takes `held` bytes of the first one, counts as
+/// room there: elsewhere nothing would be won by giving it up.
+fn all_of(looks: impl IntoIterator<Item = Look>, held: u64) -> Look {
+    let with_ballast = |(at, look)| match look {
+        Look::Room(free) if at == 0 => Look::Room(free.saturating_add(held)),
+        other => other,
+    };
+    looks.into_iter().enumerate().map(with_ballast).reduce(worse).unwrap_or(Look::Unknown)
 }
 
 fn worse(one: Look, other: Look) -> Look {
@@ -210,7 +231,7 @@ fn judge(before: &Condition, seen: &Seen, ballast: u64) -> Condition {
         Look::Failing(why) => Part::Failing(why.clone()),
         Look::Unknown => before.metadata.clone(),
         Look::Room(room) if *room < ballast / 4 => Part::Failing("the device is full".to_owned()),
-        Look::Room(room) if *room < ballast + ballast / 4 => Part::Short,
+        Look::Room(room) if *room < short_below(ballast) => Part::Short,
         Look::Room(room) if before.metadata != Part::Sound && *room < ballast + ballast / 2 => Part::Short,
         Look::Room(_) => Part::Sound,
     };
@@ -227,31 +248,36 @@ pub(crate) async fn run(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut looking, mut sound) = (None, 0);
+    let (mut metadata, mut blobs, mut sound) = (Looking::default(), Looking::default(), 0);
     while !node.stop.is_told() {
         tokio::select! {
             _ = every.tick() => (),
             () = node.storage.report.notified() => (),
         }
-        let Some(mut seen) = look(&node, &mut looking).await else { return };
+        let looked = tokio::join!(
+            metadata.look(&node, Storage::look_at_metadata),
+            blobs.look(&node, |storage| storage.blobs.look())
+        );
+        let (Some(metadata), Some(blobs)) = looked else { return };
+        let mut seen = Seen { metadata, blobs };
         let before = node.storage.condition();
         let ballast = node.storage.ballast.bytes();
         if !before.metadata.is_failing()
             && let Some(why) = gave_up(&node, stack)
         {
-            let device_is_well = judge(&before, &seen, ballast).metadata == Part::Sound;
+            let found = judge(&before, &seen, ballast).metadata;
             let store_failed = stores(&node, stack).iter().any(|kv| kv.fault().is_some());
-            if why.contains(CORRUPT) || (device_is_well && !store_failed) {
+            if why.contains(CORRUPT) || (found == Part::Sound && !store_failed) {
                 // No device's fault, so a new life would meet it again.
                 return node.stop.fault(why);
             }
             tracing::error!(why, "a store of metadata cannot go on");
-            if device_is_well {
+            if !found.is_failing() {
                 seen.metadata = Look::Failing("a store gave up; the log has the details".to_owned());
             }
         }
         let now = judge(&before, &seen, ballast);
-        sound = if before.is_failing() && now == Condition::default() { sound + 1 } else { 0 };
+        sound = if before.is_failing() && now.is_sound() { sound + 1 } else { 0 };
         if sound >= node.storage.looks_needed() {
             return node.stop.again("the storage is sound again: opening it anew");
         }
@@ -262,17 +288,26 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// One look, which a device that does not answer may outlast; `None` if the runtime is going down.
-async fn look(node: &Arc<Node>, looking: &mut Option<JoinHandle<Seen>>) -> Option<Seen> {
-    let under_way = looking.get_or_insert_with(|| {
-        let node = node.clone();
-        tokio::task::spawn_blocking(move || node.storage.look())
-    });
-    match timeout(ANSWER, under_way).await {
-        Err(_) => Some(Seen::silence()),
-        Ok(seen) => {
-            *looking = None;
-            seen.ok()
+/// One part's look under way. The parts are looked at apart: a device of blobs that is busy says nothing of the
+/// one that the votes lie on.
+#[derive(Default)]
+struct Looking(Option<(Instant, JoinHandle<Look>)>);
+
+impl Looking {
+    /// Begins a look, or goes on with one that its device has outlasted so far: nothing is known of it then, and
+    /// after a while that it does not answer. `None` if the runtime is going down.
+    async fn look(&mut self, node: &Arc<Node>, part: fn(&Storage) -> Look) -> Option<Look> {
+        let (since, under_way) = self.0.get_or_insert_with(|| {
+            let node = node.clone();
+            (Instant::now(), tokio::task::spawn_blocking(move || part(&node.storage)))
+        });
+        match timeout(EVERY, under_way).await {
+            Err(_) if since.elapsed() >= ANSWER => Some(Look::Failing("a device does not answer".to_owned())),
+            Err(_) => Some(Look::Unknown),
+            Ok(seen) => {
+                self.0 = None;
+                seen.ok()
+            }
         }
     }
 }
@@ -357,6 +392,14 @@ mod tests {
         assert_eq!(worse(Look::Unknown, Look::Room(7)), Look::Unknown);
         assert_eq!(worse(Look::Room(7), Look::Room(3)), Look::Room(3));
         assert_eq!(worse(Look::Room(7), bad()), bad());
+    }
+
+    #[test]
+    fn the_ballast_is_room_where_it_lies_and_nowhere_else() {
+        let looks = |raft, state| [Look::Room(raft), Look::Room(state)];
+        assert_eq!(all_of(looks(10 * MIB, 500 * MIB), 64 * MIB), Look::Room(74 * MIB));
+        assert_eq!(all_of(looks(500 * MIB, 30 * MIB), 64 * MIB), Look::Room(30 * MIB));
+        assert_eq!(all_of([], 64 * MIB), Look::Unknown);
     }
 
     #[test]

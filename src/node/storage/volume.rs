@@ -95,10 +95,11 @@ impl Volume {
         // In place, so that a journal has nothing to note but the time.
         let kept = self.probe.write_all_at(&BLOCK, 0).and_then(|()| self.probe.sync_data());
         match kept {
-            Err(error) if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                return Err(error);
+            // Whatever it offers: a quota, say, is not in what it says.
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                return Ok(Look::Room(0));
             }
-            _ => (),
+            other => other?,
         }
         let room = statvfs(&self.dir)?;
         Ok(Look::Room(room.f_bavail.saturating_mul(room.f_frsize)))
