@@ -2,15 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::sha256;
-use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::manifest::{self, version};
 use clawhub_testkit::oci::expect_error;
 use clawhub_testkit::{Cluster, Repo, scale};
 use reqwest::{Method, Response, StatusCode};
-
-fn version(n: usize) -> Vec<u8> {
-    let image = Image::new(&sha256(&manifest::CONFIG_BYTES), manifest::CONFIG_BYTES.len());
-    image.annotation("version", &n.to_string()).bytes()
-}
 
 async fn put(repo: &Repo, tag: &str, bytes: &[u8], name: &str, value: &str) -> Result<Response> {
     let request = repo.registry.request(Method::PUT, &repo.path(&format!("manifests/{tag}")));

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clawhub_testkit::cluster::admin;
 use clawhub_testkit::content::sha256;
-use clawhub_testkit::single::{Single, refused};
+use clawhub_testkit::fleet::{Member, Spec, refused};
 use clawhub_testkit::until;
 
 /// The exit code for a configuration with mistakes (sysexits' EX_CONFIG).
@@ -33,9 +32,8 @@ fn five_mistakes_are_reported_together_each_with_its_line() -> Result<()> {
          [storage]\n\
          min_free = \"plenty\"\n",
     )?;
-    let output = refused(&config)?;
-    ensure!(output.status.code() == Some(MISTAKES), "exit {:?}", output.status);
-    let said = String::from_utf8(output.stderr)?;
+    let (code, said) = refused(&config)?;
+    ensure!(code == Some(MISTAKES), "exit {code:?}");
     let expected = [
         (3, "node.region"),
         (4, "node.zone"),
@@ -57,8 +55,8 @@ fn a_file_that_is_no_toml_or_not_there_is_refused() -> Result<()> {
     let config = dir.path().join("node.toml");
     refused(&config).context("no file")?;
     fs::write(&config, "[node\nname = ")?;
-    let output = refused(&config)?;
-    ensure!(output.status.code() == Some(MISTAKES), "exit {:?}", output.status);
+    let (code, _) = refused(&config)?;
+    ensure!(code == Some(MISTAKES), "exit {code:?}");
     Ok(())
 }
 
@@ -69,7 +67,7 @@ fn without_authentication_a_node_listens_on_loopback_only() -> Result<()> {
     let text = "[node]\nname = \"n1\"\nregion = \"r1\"\nzone = \"a\"\ndata = \"data\"\n\
                 [http]\nlisten = \"0.0.0.0:0\"\n[peer]\nlisten = \"127.0.0.1:0\"\n";
     fs::write(&config, text)?;
-    let said = String::from_utf8(refused(&config)?.stderr)?;
+    let (_, said) = refused(&config)?;
     ensure!(said.contains("insecure"), "it does not say what to do:\n{said}");
     Ok(())
 }
@@ -103,11 +101,17 @@ fn ensure_untouched(dir: &Path, before: &BTreeMap<String, Vec<u8>>) -> Result<()
 
 const BLOB: &[u8] = b"some bytes";
 
-/// A node that was a cluster of one and has stopped.
-async fn stopped(name: &str) -> Result<Single> {
-    let mut node = Single::new(name, "r1", "a")?;
+/// A cluster of one.
+async fn running(home: &Path, name: &str) -> Result<Member> {
+    let mut node = Member::new(home, Spec::alone(name))?;
     node.start().await?;
     node.init().await?;
+    Ok(node)
+}
+
+/// A node that was a cluster of one and has stopped.
+async fn stopped(home: &Path, name: &str) -> Result<Member> {
+    let mut node = running(home, name).await?;
     node.registry().repo("config/data").push_blob(BLOB).await?;
     node.stop();
     Ok(node)
@@ -115,21 +119,23 @@ async fn stopped(name: &str) -> Result<Single> {
 
 #[tokio::test]
 async fn data_of_a_newer_format_is_refused_untouched() -> Result<()> {
-    let node = stopped("newer").await?;
+    let home = tempfile::tempdir()?;
+    let node = stopped(home.path(), "newer").await?;
     let path = node.data().join("FORMAT");
     let mut format: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
     let known = format["format"].as_u64().context("FORMAT has no number")?;
     format["format"] = (known + 1).into();
     fs::write(&path, format.to_string())?;
     let before = contents(&node.data())?;
-    let said = String::from_utf8(refused(&node.config())?.stderr)?;
+    let (_, said) = refused(&node.config())?;
     ensure!(said.contains("format"), "{said}");
     ensure_untouched(&node.data(), &before)
 }
 
 #[tokio::test]
 async fn data_of_another_cluster_is_refused_unharmed() -> Result<()> {
-    let (mut one, other) = (stopped("one").await?, stopped("other").await?);
+    let home = tempfile::tempdir()?;
+    let (mut one, other) = (stopped(home.path(), "one").await?, stopped(home.path(), "other").await?);
     let format = one.data().join("FORMAT");
     let own = fs::read(&format)?;
     // The one's keys, log and state with the other's name on them.
@@ -151,25 +157,25 @@ async fn data_of_another_cluster_is_refused_unharmed() -> Result<()> {
 
 #[tokio::test]
 async fn a_member_of_one_cluster_cannot_join_another() -> Result<()> {
-    let mut one = Single::new("member", "r1", "a")?;
-    one.start().await?;
-    one.init().await?;
-    let mut other = Single::new("host", "r1", "b")?;
-    other.start().await?;
-    other.init().await?;
-    let cluster =
-        |node: &Single| Ok::<_, anyhow::Error>(admin(&node.data(), &["status"])?["cluster"].clone());
+    let home = tempfile::tempdir()?;
+    let (one, other) = (running(home.path(), "member").await?, running(home.path(), "host").await?);
+    let cluster = |node: &Member| Ok::<_, anyhow::Error>(node.admin(&["status"])?["cluster"].clone());
     let before = cluster(&one)?;
-    ensure!(one.join(&other.data(), "127.0.0.1:1").await.is_err(), "it joined");
+    // Nothing else is in the way: the token is good, and the peer answers.
+    let joined = one.join(&other).await.map(drop);
+    let founded = one.admin(&["init", "--durability", "local"]).map(drop);
+    for answer in [joined, founded] {
+        let refusal = format!("{:#}", answer.err().context("it changed clusters")?);
+        ensure!(refusal.contains("already"), "{refusal}");
+    }
     ensure!(cluster(&one)? == before && cluster(&other)? != before);
-    ensure!(admin(&one.data(), &["init", "--durability", "local"]).is_err(), "initialised twice");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_folder_of_something_else_is_refused_untouched() -> Result<()> {
-    let node = Single::new("foreign", "r1", "a")?;
-    fs::create_dir_all(node.data())?;
+    let home = tempfile::tempdir()?;
+    let node = Member::new(home.path(), Spec::alone("foreign"))?;
     fs::write(node.data().join("thesis.txt"), "do not touch")?;
     let before = contents(&node.data())?;
     refused(&node.config())?;
@@ -178,9 +184,8 @@ async fn a_folder_of_something_else_is_refused_untouched() -> Result<()> {
 
 #[tokio::test]
 async fn two_processes_cannot_share_a_folder() -> Result<()> {
-    let mut node = Single::new("shared", "r1", "a")?;
-    node.start().await?;
-    node.init().await?;
+    let home = tempfile::tempdir()?;
+    let node = running(home.path(), "shared").await?;
     refused(&node.config())?;
     let registry = node.registry();
     until("the first to be well", Duration::from_secs(5), || async {

@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::{Rng, sha256};
+use clawhub_testkit::fleet::{Member, Spec};
 use clawhub_testkit::manifest::{self, Descriptor, Image};
 use clawhub_testkit::oci::{expect, expect_error, header};
-use clawhub_testkit::single::Single;
 use clawhub_testkit::{Cluster, Registry, Repo};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -228,17 +228,24 @@ async fn pushes_and_pulls(node: &Registry, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// With the configuration that its spec asks for now.
+async fn start_again(node: &mut Member) -> Result<()> {
+    node.stop();
+    node.configure()?;
+    node.start().await?;
+    node.ready().await
+}
+
 #[tokio::test]
 async fn without_space_uploads_are_507_and_everything_else_goes_on() -> Result<()> {
-    let mut node = Single::new("full", "r1", "a")?;
+    let home = tempfile::tempdir()?;
+    let mut node = Member::new(home.path(), Spec::alone("full"))?;
     node.start().await?;
     node.init().await?;
     let registry = node.registry();
     pushes_and_pulls(&registry, "errors/space").await?;
-    node.stop();
-    node.configure("region = \"r1\"\nzone = \"a\"\n", "min_free = \"1000TiB\"\n")?;
-    node.start().await?;
-    node.ready().await?;
+    let sections = std::mem::replace(&mut node.spec.sections, "[storage]\nmin_free = \"1000TiB\"\n".into());
+    start_again(&mut node).await?;
     let repo = registry.repo("errors/space");
     let answer = registry.request(Method::POST, &repo.path("blobs/uploads/")).send().await?;
     let status = answer.status();
@@ -255,9 +262,7 @@ async fn without_space_uploads_are_507_and_everything_else_goes_on() -> Result<(
     repo.push_manifest("v2", manifest::OCI_MANIFEST, &bytes).await.context("a tag needs no space")?;
     let answer = registry.delete(&repo.path("manifests/v1")).await?;
     expect(answer, StatusCode::ACCEPTED).await?;
-    node.stop();
-    node.configure("region = \"r1\"\nzone = \"a\"\n", "min_free = \"64MiB\"\n")?;
-    node.start().await?;
-    node.ready().await?;
+    node.spec.sections = sections;
+    start_again(&mut node).await?;
     pushes_and_pulls(&registry, "errors/space-again").await
 }

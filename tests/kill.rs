@@ -18,6 +18,10 @@ const PUSHES_GO_ON: Duration = Duration::from_secs(3);
 /// Every image whose manifest was answered with 201.
 type Acknowledged = Arc<Mutex<Vec<(String, Digest)>>>;
 
+fn count(acknowledged: &Acknowledged) -> usize {
+    acknowledged.lock().expect("no holder panics").len()
+}
+
 fn layer(seed: u64) -> Bytes {
     Bytes::from(Rng::new(seed).bytes(200_000))
 }
@@ -106,7 +110,11 @@ async fn any_node_may_die_at_any_time() -> Result<()> {
     for (round, victim) in (0..).zip(order) {
         let stop = Arc::new(AtomicBool::new(false));
         let pushing = tokio::spawn(keep_pushing(repos.clone(), stop.clone(), acknowledged.clone()));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = count(&acknowledged);
+        until("pushes to be under way", Duration::from_secs(20), || async {
+            Ok((count(&acknowledged) > before).then_some(()))
+        })
+        .await?;
         let victim = match victim.pid {
             Some(pid) if process::alive(pid) => victim,
             _ => anyhow::bail!("{} died by itself", victim.name),
@@ -118,7 +126,7 @@ async fn any_node_may_die_at_any_time() -> Result<()> {
         agree(&first).await?;
         check_all(&repos, &acknowledged).await.context("when it was back")?;
     }
-    let count = acknowledged.lock().expect("no holder panics").len();
+    let count = count(&acknowledged);
     ensure!(count > 10, "only {count} pushes were acknowledged in all");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::cluster::holds;
 use clawhub_testkit::content::Content;
-use clawhub_testkit::single::Single;
+use clawhub_testkit::fleet::{Member, Spec};
 use clawhub_testkit::{Cluster, process, scale};
 
 /// No node may ever have had more than this in memory.
@@ -40,9 +40,11 @@ async fn a_large_blob_streams_through_a_node_that_lacks_it() -> Result<()> {
     let nodes = cluster.nodes()?;
     let digest = nodes[1].registry().repo("memory/large").push_large(content, limit).await?;
 
-    let mut fourth = Single::new("fourth", &nodes[0].region, "b")?;
+    let home = tempfile::tempdir()?;
+    let place = Spec { region: nodes[0].region.clone(), zone: "b".into(), ..Spec::zone(3) };
+    let mut fourth = Member::new(home.path(), place)?;
     fourth.start().await?;
-    fourth.join(&nodes[0].data, &nodes[0].peer).await?;
+    fourth.enter(&nodes[0].data, &nodes[0].peer).await?;
     let root = root_of(content);
     let held = |data: &Path| holds(data, &root);
     ensure!(nodes.iter().any(|node| held(&node.data)), "no node holds the root {root}");

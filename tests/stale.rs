@@ -6,18 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clawhub_testkit::cluster::{Node, admin};
 use clawhub_testkit::content::sha256;
-use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::manifest;
 use clawhub_testkit::oci::header;
 use clawhub_testkit::{Cluster, Repo, scale};
 use reqwest::StatusCode;
 
 /// How long a node may answer 503 before that is a failure of its own.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn version(n: usize) -> Vec<u8> {
-    let image = Image::new(&sha256(&manifest::CONFIG_BYTES), manifest::CONFIG_BYTES.len());
-    image.annotation("version", &n.to_string()).bytes()
-}
 
 /// Writes the tag; a 503 says that nothing is known yet, so it is written again.
 async fn write(repo: &Repo, bytes: &[u8]) -> Result<()> {
@@ -69,7 +64,7 @@ async fn a_tag_read_elsewhere_at_once_is_never_stale() -> Result<()> {
             leaders.extend(cluster.leader(&nodes[0]).ok().flatten());
             transfer(&nodes);
         }
-        let bytes = version(round);
+        let bytes = manifest::version(round);
         let writer = round % repos.len();
         let reader = (writer + 1 + (round / repos.len()) % (repos.len() - 1)) % repos.len();
         write(&repos[writer], &bytes).await.with_context(|| format!("round {round}"))?;

@@ -7,16 +7,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::content::Rng;
 use crate::process::{self, Process};
@@ -26,7 +27,7 @@ use crate::{Registry, until};
 const FIRST_PORT: u16 = 10_240;
 /// Where Linux begins to take ports for outgoing connections, unless told otherwise.
 const OUTGOING: u16 = 32_768;
-/// How long a cluster may take from the first process to every node ready.
+/// How long a cluster may take from the first process to every node ready, or one node of it.
 const START: Duration = Duration::from_secs(60);
 
 /// One node, as `cluster.json` tells it.
@@ -291,17 +292,12 @@ impl Cluster {
     /// # Errors
     /// If it cannot be started or is not ready within a minute.
     pub async fn serve(&self, config: &Path, http: &str) -> Result<u32> {
-        let mut command = Command::new(process::clawhub()?);
-        command.arg("serve").arg("--config").arg(config);
         let number = self.processes.lock().expect("no holder of this lock panics").served.len();
         let log = self.scratch.path().join(format!("serve-{number}.log"));
-        let process = Process::spawn(&mut command, &log)?;
+        let process = process::serve(config, &log)?;
         let pid = process.pid();
         self.processes.lock().expect("no holder of this lock panics").served.push(process);
-        let registry = Registry::new(http);
-        until("the node to be ready", START, || async { Ok(registry.ready().await.then_some(())) })
-            .await
-            .map_err(|error| error.context(process::tail(&log, 30)))?;
+        ready(&Registry::new(http), &log).await?;
         Ok(pid)
     }
 
@@ -388,6 +384,69 @@ pub fn admin(data: &Path, args: &[&str]) -> Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(|| {
         format!("clawhub cluster {}: {}", args.join(" "), String::from_utf8_lossy(&output.stdout))
     })
+}
+
+/// A token that lets one node join, made by the node of this data folder.
+///
+/// # Errors
+/// If that is refused.
+pub fn token(member: &Path) -> Result<String> {
+    let answer = admin(member, &["token"])?;
+    answer["token"].as_str().map(str::to_owned).with_context(|| format!("no token in {answer}"))
+}
+
+/// Makes the node of this data folder a member of the cluster that `token` is for; a member of it listens for
+/// peers at `peer`. Answers its id. It may take a while to be ready.
+///
+/// # Errors
+/// If that is refused.
+pub fn join(data: &Path, token: &str, peer: &str) -> Result<u64> {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(token.as_bytes())?;
+    let path = file.path().to_str().context("the path is text")?;
+    let joined = admin(data, &["join", "--peer", peer, "--token-file", path])?;
+    joined["node"].as_u64().with_context(|| format!("no id in {joined}"))
+}
+
+/// Waits until the administration socket of a node that has been started answers.
+///
+/// # Errors
+/// If it ends or does not answer within a minute; with the end of its log.
+pub async fn answering(process: &mut Process, data: &Path) -> Result<()> {
+    let answered = until("the node to answer", START, || {
+        let ended = process.ended();
+        let answer = admin(data, &["status"]);
+        // One that has ended need not be waited for.
+        async move {
+            Ok(match ended? {
+                Some(status) => Some(Err(anyhow!("clawhub serve ended with {status}"))),
+                None => answer.ok().map(|_| Ok(())),
+            })
+        }
+    });
+    answered.await.and_then(|answered| answered).map_err(|error| error.context(process.log_tail()))
+}
+
+/// Waits until a node is ready that logs to this file.
+///
+/// # Errors
+/// If it is not within a minute; with the end of its log.
+pub async fn ready(node: &Registry, log: &Path) -> Result<()> {
+    until("the node to be ready", START, || async { Ok(node.ready().await.then_some(())) })
+        .await
+        .map_err(|error| error.context(process::tail(log, 30)))
+}
+
+/// Waits until so many nodes vote, as the node of this data folder sees it.
+///
+/// # Errors
+/// If that takes more than a minute.
+pub async fn voters(data: &Path, count: usize) -> Result<()> {
+    until("the votes to be spread", START, || async {
+        let voters = admin(data, &["status"])?["voters"].as_array().map_or(0, Vec::len);
+        Ok((voters == count).then_some(()))
+    })
+    .await
 }
 
 /// Whether the blob of this BLAKE3 root (64 hex digits) lies in the store of a data folder.

@@ -19,6 +19,8 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
+use crate::process::tool;
+
 /// `EXT4_IOC_SHUTDOWN`, the same number as XFS's: `_IOR('X', 125, __u32)`. It is declared as a read and
 /// takes a pointer to what it reads.
 const SHUTDOWN: Opcode = opcode::read::<u32>(b'X', 125);
@@ -51,8 +53,8 @@ impl Disk {
         if !Path::new("/dev/loop-control").exists() {
             return Some("there is no /dev/loop-control".to_owned());
         }
-        let missing = TOOLS.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-        missing.map(|tool| format!("there is no {tool}"))
+        let missing = TOOLS.iter().find(|name| Command::new(name).arg("--version").output().is_err());
+        missing.map(|name| format!("there is no {name}"))
     }
 
     /// Makes a disk of so many bytes, of which the file `image` takes only what is used, and mounts it at
@@ -62,12 +64,12 @@ impl Disk {
     /// If a step fails; the steps before are undone.
     pub fn new(image: &Path, bytes: u64, at: &Path) -> Result<Disk> {
         File::create(image)?.set_len(bytes)?;
-        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
+        let attached = tool(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
         let device = PathBuf::from(attached.trim());
         let mut disk = Disk { image: image.to_owned(), device, at: at.to_owned(), mounted: false };
         // Everything about the journal as it is by default: that is what users have. Tables are written at
         // once, so that no thread of the kernel does it during the test.
-        run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0"]).arg(&disk.device))?;
+        tool(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0"]).arg(&disk.device))?;
         disk.mount()?;
         Ok(disk)
     }
@@ -133,13 +135,13 @@ impl Disk {
 
     fn mount(&mut self) -> Result<()> {
         ensure!(!self.mounted, "{} is mounted already", self.at.display());
-        run(Command::new("mount").args(["-t", "ext4", "-o", NO_KINDNESS]).arg(&self.device).arg(&self.at))?;
+        tool(Command::new("mount").args(["-t", "ext4", "-o", NO_KINDNESS]).arg(&self.device).arg(&self.at))?;
         self.mounted = true;
         Ok(())
     }
 
     fn unmount(&mut self) -> Result<()> {
-        run(Command::new("umount").arg(&self.at))?;
+        tool(Command::new("umount").arg(&self.at))?;
         self.mounted = false;
         Ok(())
     }
@@ -150,19 +152,11 @@ impl Drop for Disk {
         // Each step is tried, whatever became of the one before: nothing may stay behind on the machine. A
         // lazy unmount is for files that a failed test still has open; their end is the end of it all.
         if self.mounted && self.unmount().is_err() {
-            let _ = run(Command::new("umount").arg("--lazy").arg(&self.at));
+            let _ = tool(Command::new("umount").arg("--lazy").arg(&self.at));
         }
-        let _ = run(Command::new("losetup").arg("--detach").arg(&self.device));
+        let _ = tool(Command::new("losetup").arg("--detach").arg(&self.device));
         let _ = fs::remove_file(&self.image);
     }
-}
-
-/// Runs a tool and answers what it printed.
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {}", said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::cluster::{admin, free_port};
+use crate::Registry;
+use crate::cluster::{self, admin, free_port};
 use crate::process::{self, Process};
-use crate::{Registry, until};
-
-/// How long a node may take to answer, to be ready, or to join.
-const START: Duration = Duration::from_secs(60);
 
 /// Where a node is and how it runs.
 #[derive(Clone, Debug)]
@@ -50,6 +47,12 @@ impl Spec {
             env: Vec::new(),
             sections: "[storage]\nmin_free = \"16MiB\"\n".into(),
         }
+    }
+
+    /// A node that can be a cluster by itself: one copy of everything is enough for it.
+    pub fn alone(name: &str) -> Spec {
+        let sections = "[storage]\nmin_free = \"16MiB\"\ndurability = \"local\"\n";
+        Spec { name: name.into(), sections: sections.into(), ..Spec::zone(0) }
     }
 }
 
@@ -91,7 +94,12 @@ impl Member {
              [http]\nlisten = \"{}\"\n{insecure}\n[peer]\nlisten = \"{}\"\n\n[raft]\nprofile = \"lan\"\n\n{sections}",
             self.http, self.peer
         );
-        Ok(fs::write(self.dir.join("config.toml"), text)?)
+        Ok(fs::write(self.config(), text)?)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config.toml")
     }
 
     /// The data folder.
@@ -134,19 +142,8 @@ impl Member {
     /// If it ends or does not answer within a minute; with the end of its log.
     pub async fn start(&mut self) -> Result<()> {
         self.launch()?;
-        let (data, log) = (self.data(), self.log());
-        let process = self.process.as_mut().context("just launched")?;
-        let answered = until("the node to answer", START, || {
-            let ended = process.ended();
-            let answer = admin(&data, &["status"]);
-            async move {
-                match ended? {
-                    Some(status) => bail!("clawhub serve ended with {status}"),
-                    None => Ok(answer.ok()),
-                }
-            }
-        });
-        answered.await.map(drop).map_err(|error| error.context(process::tail(&log, 30)))
+        let data = self.data();
+        cluster::answering(self.process.as_mut().context("just launched")?, &data).await
     }
 
     /// Starts its process and waits for nothing: it may be one that must end by itself.
@@ -158,7 +155,7 @@ impl Member {
         let program = process::clawhub()?;
         let mut words = self.spec.prefix.iter().map(PathBuf::from).chain([program]);
         let mut command = Command::new(words.next().context("a program")?);
-        command.args(words).arg("serve").arg("--config").arg(self.dir.join("config.toml"));
+        command.args(words).arg("serve").arg("--config").arg(self.config());
         command.envs(self.spec.env.iter().map(|(name, value)| (name, value)));
         self.starts += 1;
         self.process = Some(Process::spawn(&mut command, &self.log())?);
@@ -180,10 +177,7 @@ impl Member {
     /// # Errors
     /// If it is not within a minute; with the end of its log.
     pub async fn ready(&self) -> Result<()> {
-        let registry = self.registry();
-        until("the node to be ready", START, || async { Ok(registry.ready().await.then_some(())) })
-            .await
-            .map_err(|error| error.context(process::tail(&self.log(), 30)))
+        cluster::ready(&self.registry(), &self.log()).await
     }
 
     /// Stops it as an operator does.
@@ -239,13 +233,17 @@ impl Member {
     /// # Errors
     /// If that is refused or takes too long.
     pub async fn join(&self, member: &Member) -> Result<u64> {
-        let token = member.admin(&["token"])?;
-        let file = self.dir.join("token");
-        fs::write(&file, token["token"].as_str().context("no token in the answer")?)?;
-        let file = file.to_str().context("the path is text")?;
-        let joined = self.admin(&["join", "--peer", member.peer(), "--token-file", file])?;
+        self.enter(&member.data(), member.peer()).await
+    }
+
+    /// The same, where that member has this data folder and listens for peers at `peer`.
+    ///
+    /// # Errors
+    /// See [`Member::join`].
+    pub async fn enter(&self, member: &Path, peer: &str) -> Result<u64> {
+        let id = cluster::join(&self.data(), &cluster::token(member)?, peer)?;
         self.ready().await?;
-        joined["node"].as_u64().with_context(|| format!("no id in {joined}"))
+        Ok(id)
     }
 
     /// The id of the node that leads, as this node sees it.
@@ -289,15 +287,22 @@ pub async fn gather(members: &mut [Member]) -> Result<()> {
     voters(&members[0], members.len().min(if members.len() < 5 { 3 } else { 5 })).await
 }
 
-/// Waits until so many nodes vote and nobody's change is under way.
+/// Waits until so many nodes vote.
 ///
 /// # Errors
 /// If that takes more than a minute.
 pub async fn voters(member: &Member, count: usize) -> Result<()> {
-    until("the votes to be spread", START, || async {
-        let status = member.admin(&["status"])?;
-        let voters = status["voters"].as_array().map_or(0, Vec::len);
-        Ok((voters == count).then_some(()))
-    })
-    .await
+    cluster::voters(&member.data(), count).await
+}
+
+/// Runs `clawhub serve` with a configuration that it must refuse. Answers its exit code and what it printed.
+///
+/// # Errors
+/// If it does not end within 20 s, or ends well.
+pub fn refused(config: &Path) -> Result<(Option<i32>, String)> {
+    let log = config.with_extension("refused.log");
+    let status = process::serve(config, &log)?.wait(Duration::from_secs(20))?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(!status.success(), "it started: {said}");
+    Ok((status.code(), said))
 }

@@ -183,6 +183,17 @@ pub struct Kill {
     pub at: Duration,
 }
 
+/// A device without room: its node may say 507 to who brings bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Full {
+    /// Whose.
+    pub node: usize,
+    /// Not later than when.
+    pub from: Duration,
+    /// Not earlier than when it had room again; `None` for not yet.
+    pub to: Option<Duration>,
+}
+
 /// What was recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
@@ -190,8 +201,8 @@ pub struct Events {
     pub records: Vec<Record>,
     /// Every kill, in order.
     pub kills: Vec<Kill>,
-    /// A device ran full: a node may say 507 to who brings bytes.
-    pub full: bool,
+    /// Every device that ran full, in order.
+    pub full: Vec<Full>,
 }
 
 impl Events {
@@ -271,9 +282,19 @@ impl History {
         self.locked().kills.push(Kill { node, at });
     }
 
-    /// Records that a device runs full.
-    pub fn runs_full(&self) {
-        self.locked().full = true;
+    /// Records that the device of `node` is about to run full.
+    pub fn runs_full(&self, node: usize) {
+        let from = self.now();
+        self.locked().full.push(Full { node, from, to: None });
+    }
+
+    /// Records that the device of `node` has room again.
+    pub fn has_room(&self, node: usize) {
+        let now = self.now();
+        let mut events = self.locked();
+        events.full.iter_mut().filter(|full| full.node == node).for_each(|full| {
+            full.to.get_or_insert(now);
+        });
     }
 
     /// What there is so far.

@@ -18,7 +18,6 @@ pub mod net;
 pub mod oci;
 pub mod process;
 pub mod proxy;
-pub mod single;
 pub mod wait;
 
 pub use cluster::{Cluster, Node};
@@ -27,8 +26,17 @@ pub use wait::until;
 
 use std::str::FromStr;
 
-/// The value of the environment variable `name`, or `default` if it is unset or does not parse. The
-/// scale of the long tests is set this way, so that continuous integration runs them small.
+/// The value of the environment variable `name`, or `default` if it is unset. The scale of the long tests
+/// is set this way, so that continuous integration runs them small.
+///
+/// # Panics
+/// If it does not parse: a test that runs small by mistake would show what it has not measured.
 pub fn scale<T: FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    match std::env::var_os(name) {
+        None => default,
+        Some(text) => match text.to_str().and_then(|text| text.parse().ok()) {
+            Some(value) => value,
+            None => panic!("{name}={} is not a value that it can have", text.display()),
+        },
+    }
 }

@@ -1,8 +1,12 @@
 //! Manifests and indexes, built field by field so that tests can also build wrong ones.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 use clawhub_types::{Digest, MediaType};
 use serde_json::{Map, Value, json};
+
+use crate::content::sha256;
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = MediaType::OCI_MANIFEST;
@@ -61,7 +65,7 @@ impl Image {
 
     /// An artifact: the empty config (which must have been pushed) and a type.
     pub fn artifact(artifact_type: &str) -> Self {
-        let empty = crate::content::sha256(&EMPTY_BYTES);
+        let empty = sha256(&EMPTY_BYTES);
         let image = Self::with(&Descriptor::new(EMPTY, &empty, EMPTY_BYTES.len()));
         image.field("artifactType", json!(artifact_type))
     }
@@ -115,6 +119,12 @@ impl Image {
     pub fn bytes(&self) -> Vec<u8> {
         Value::Object(self.fields.clone()).to_string().into_bytes()
     }
+}
+
+/// An image without layers, another one for every label. [`CONFIG_BYTES`] must have been pushed.
+pub fn version(label: impl Display) -> Vec<u8> {
+    let image = Image::new(&sha256(&CONFIG_BYTES), CONFIG_BYTES.len());
+    image.annotation("version", &label.to_string()).bytes()
 }
 
 /// An index of `children`, each with a platform if it has one (`os/architecture`).

@@ -11,6 +11,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::process::tool;
+
 /// Hosts of one network get the addresses from 1 on.
 const MACHINE: u8 = 254;
 
@@ -167,10 +169,7 @@ fn run(command: &str) -> Result<()> {
 fn output(command: &str) -> Result<String> {
     let mut words = command.split_whitespace();
     let program = words.next().context("an empty command")?;
-    let output = Command::new(program).args(words).output().with_context(|| command.to_owned())?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command}: {}", said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    tool(Command::new(program).args(words))
 }
 
 #[cfg(test)]

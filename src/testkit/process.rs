@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 
 /// How long a process that was asked to stop may take before it is killed.
@@ -174,6 +174,25 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Runs a tool to its end and answers what it printed.
+///
+/// # Errors
+/// If it is not there or fails, with what it said.
+pub fn tool(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}", said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Starts the node of a configuration file.
+///
+/// # Errors
+/// See [`Process::spawn`].
+pub fn serve(config: &Path, log: &Path) -> Result<Process> {
+    Process::spawn(Command::new(clawhub()?).arg("serve").arg("--config").arg(config), log)
 }
 
 /// Where the `clawhub` program under test is: `CLAWHUB_BIN`, or next to the running executable (test

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -75,11 +76,21 @@ impl Trial {
         Ok(())
     }
 
-    /// Appends through the owner and wants a 202.
-    async fn append(&self, start: usize, bytes: Bytes) -> Result<u64> {
-        let node = self.owner().registry();
-        let answer = self.upload.patch(&node, Some(start as u64), bytes).await?;
-        arrived(&expect(answer, StatusCode::ACCEPTED).await?)
+    /// Appends this part of the content through the owner and wants a 202 that names all of it.
+    async fn append(&self, content: &Bytes, part: Range<usize>) -> Result<()> {
+        let (node, start, end) = (self.owner().registry(), part.start as u64, part.end as u64);
+        let answer = self.upload.patch(&node, Some(start), content.slice(part)).await?;
+        let arrived = arrived(&expect(answer, StatusCode::ACCEPTED).await?)?;
+        ensure!(arrived == end, "{arrived} of {end} bytes are confirmed");
+        Ok(())
+    }
+
+    /// Waits until the node's copy has more than so many bytes.
+    async fn receives(&self, node: &Node, offset: usize) -> Result<()> {
+        until("the partner to have some of the chunk", SOON, || async {
+            Ok((self.has(node) > offset as u64).then_some(()))
+        })
+        .await
     }
 
     /// A PATCH without a length, fed piece by piece.
@@ -112,17 +123,14 @@ async fn a_partner_that_dies_in_the_middle_of_a_chunk_is_replaced_before_the_ans
     let trial = Trial::start(REPO).await?;
     let content = Content { seed: 40, len: 80 << 20 };
     let (bytes, first) = (content.bytes(), 9 * MIB);
-    ensure!(trial.append(0, bytes.slice(..first)).await? == first as u64);
+    trial.append(&bytes, 0..first).await?;
     let (partner, third) = trial.partner_and_third()?;
     trial.holds(partner, &bytes[..first])?;
 
     let (feed, answer) = trial.feed();
     let send = |bytes: Bytes| feed.unbounded_send(Ok(bytes)).context("the request has ended");
     send(bytes.slice(first..first + 8 * MIB))?;
-    until("the partner to have some of the chunk", SOON, || async {
-        Ok((trial.has(partner) > first as u64).then_some(()))
-    })
-    .await?;
+    trial.receives(partner, first).await?;
     process::kill(partner.process()?)?;
     // More than can be on its way to a dead node: the loss shows while the chunk is received.
     let last = bytes.len() - 5 * MIB - 3;
@@ -149,14 +157,14 @@ async fn an_upload_goes_on_from_its_durable_offset_when_its_node_is_back() -> Re
     let content = Content { seed: 41, len: 7 * MIB as u64 };
     let bytes = content.bytes();
     let [first, second, third] = [2 * MIB, 4 * MIB + 1, 6 * MIB];
-    ensure!(trial.append(0, bytes.slice(..first)).await? == first as u64);
+    trial.append(&bytes, 0..first).await?;
     let (partner, _) = trial.partner_and_third()?;
     let copy = trial.identity(partner)?;
 
     // Between two chunks: the partner goes on from what it has.
     process::kill(trial.owner().process()?)?;
     let pid = trial.start_again(trial.owner()).await?;
-    ensure!(trial.append(first, bytes.slice(first..second)).await? == second as u64);
+    trial.append(&bytes, first..second).await?;
     trial.holds(partner, &bytes[..second])?;
     ensure!(trial.identity(partner)? == copy, "the partner began again for nothing");
 
@@ -166,14 +174,11 @@ async fn an_upload_goes_on_from_its_durable_offset_when_its_node_is_back() -> Re
         format!("PATCH {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", trial.upload.location, 3 * MIB);
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&Rng::new(42).bytes(2 * MIB)).await?;
-    until("the partner to have some of the chunk", SOON, || async {
-        Ok((trial.has(partner) > second as u64).then_some(()))
-    })
-    .await?;
+    trial.receives(partner, second).await?;
     process::kill(pid)?;
     trial.start_again(trial.owner()).await?;
     ensure!(status(&trial.owner().registry(), &trial.upload).await? == second as u64);
-    ensure!(trial.append(second, bytes.slice(second..third)).await? == third as u64);
+    trial.append(&bytes, second..third).await?;
     trial.holds(trial.owner(), &bytes[..third])?;
     trial.holds(partner, &bytes[..third])?;
     trial.ends(REPO, content, bytes.slice(third..)).await
@@ -186,19 +191,19 @@ async fn a_partner_that_stands_still_is_replaced_and_goes_on_when_it_is_asked_ag
     let content = Content { seed: 44, len: 7 * MIB as u64 };
     let bytes = content.bytes();
     let [first, second, third] = [2 * MIB, 4 * MIB + 1, 6 * MIB];
-    ensure!(trial.append(0, bytes.slice(..first)).await? == first as u64);
+    trial.append(&bytes, 0..first).await?;
     let (partner, other) = trial.partner_and_third()?;
     let copy = trial.identity(partner)?;
 
     let pid = partner.process()?;
     process::pause(pid)?;
-    let replaced = trial.append(first, bytes.slice(first..second)).await;
+    let replaced = trial.append(&bytes, first..second).await;
     process::resume(pid)?;
-    ensure!(replaced? == second as u64);
+    replaced?;
     trial.holds(other, &bytes[..second])?;
     process::kill(other.process()?)?;
     // What was still on its way to it has come to it by now, or never does.
-    ensure!(trial.append(second, bytes.slice(second..third)).await? == third as u64);
+    trial.append(&bytes, second..third).await?;
     trial.holds(partner, &bytes[..third])?;
     ensure!(trial.identity(partner)? == copy, "the partner began again for nothing");
     trial.start_again(other).await?;
@@ -211,7 +216,7 @@ async fn without_a_partner_nothing_is_confirmed_and_nothing_is_lost() -> Result<
     let trial = Trial::start(REPO).await?;
     let content = Content { seed: 43, len: 3 * MIB as u64 };
     let (bytes, node) = (content.bytes(), trial.owner().registry());
-    ensure!(trial.append(0, bytes.slice(..MIB)).await? == MIB as u64);
+    trial.append(&bytes, 0..MIB).await?;
     let others = [&trial.nodes[1], &trial.nodes[2]];
     for other in others {
         process::kill(other.process()?)?;

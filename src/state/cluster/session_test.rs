@@ -32,6 +32,46 @@ fn a_repeated_request_applies_once_and_gets_the_first_answer() {
     assert_eq!(world.view().tag(&world.at("a/b"), &tag("latest")).unwrap(), before);
 }
 
+/// A tag is set, 10,000 later requests of the same session move it on, and the first comes once more, in
+/// time. Checks that the copy changes nothing; answers what it was told, and what the first was.
+fn repeated_late(floor_rises: bool) -> (Outcome, Outcome) {
+    // How often a proposer raises the floor: to the lowest request that has not ended yet.
+    const FLOOR_EVERY: u64 = 256;
+    let mut world = World::three();
+    let old = world.entry(put("a/b", 0, &[], &["latest"]));
+    let RequestId { session, seq } = old.request.unwrap();
+    let first = world.apply(old.clone());
+    for n in 1..=10_000 {
+        world.tick += 1;
+        world.ok(put("a/b", n, &[], &["latest"]));
+        if floor_rises && n % FLOOR_EVERY == 0 {
+            world.ok(floor(session, seq + n + 1));
+        }
+    }
+    // Everything but the position, and the hash that has it in it.
+    let state = |world: &World| {
+        let mut pairs = world.machine.kv().scan(b"", &[0xff], usize::MAX).unwrap();
+        pairs.retain(|(key, _)| !key.starts_with(b"ma") && !key.starts_with(b"mh"));
+        pairs
+    };
+    let before = state(&world);
+    let again = world.apply(crate::Entry { tick: world.tick, deadline: Some(world.tick), ..old });
+    assert!(state(&world) == before, "it changed something");
+    let latest = world.view().tag(&world.at("a/b"), &tag("latest")).unwrap().unwrap();
+    assert_eq!(latest.digest, digest(10_000));
+    (again, first)
+}
+
+#[test]
+fn a_request_repeated_after_ten_thousand_later_ones_moves_no_tag_back() {
+    // The proposer has had its answer: a copy that was held up on the way.
+    let (again, _) = repeated_late(true);
+    assert_eq!(again, Err(Rejected::SessionGone));
+    // It has not, and no floor passes a request that it may still ask for.
+    let (again, first) = repeated_late(false);
+    assert_eq!(again, first);
+}
+
 #[test]
 fn a_refusal_is_an_answer_too() {
     let mut world = World::three();

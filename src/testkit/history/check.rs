@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 
 use super::register::{self, Effect, Step, Value};
-use super::{Events, Key, Kill, Op, Outcome, Record, Session};
+use super::{Events, Full, Key, Kill, Op, Outcome, Record, Session};
 
 /// So many earlier operations on a key are shown with an answer that cannot be true.
 const SHOWN: usize = 12;
@@ -59,7 +59,7 @@ fn judge(record: &Record, events: &Events) -> Result<Verdict, &'static str> {
         StatusCode::TOO_MANY_REQUESTS => Ok(Verdict::Unknown),
         StatusCode::SERVICE_UNAVAILABLE if headers.contains_key(RETRY_AFTER) => Ok(Verdict::Unknown),
         StatusCode::SERVICE_UNAVAILABLE => Err("503 without Retry-After"),
-        StatusCode::INSUFFICIENT_STORAGE if events.full && brings_bytes(&record.op) => Ok(Verdict::Unknown),
+        StatusCode::INSUFFICIENT_STORAGE if had_no_room(record, &events.full) => Ok(Verdict::Unknown),
         StatusCode::NOT_FOUND => match &record.op {
             Op::Get(_) | Op::Head(_) | Op::DeleteTag(_) => Ok(Verdict::Absent),
             Op::Append(session) | Op::PutBlob(_, Some(session))
@@ -73,9 +73,15 @@ fn judge(record: &Record, events: &Events) -> Result<Verdict, &'static str> {
     }
 }
 
-/// Whether it takes room in the blob store of the node that is asked.
-fn brings_bytes(op: &Op) -> bool {
-    matches!(op, Op::Open | Op::Append(_) | Op::PutBlob(..))
+/// Whether it brings bytes to a node that had no room for them at some time while it was under way.
+fn had_no_room(record: &Record, full: &[Full]) -> bool {
+    let node = match &record.op {
+        Op::Append(session) | Op::PutBlob(_, Some(session)) => session.owner,
+        Op::Open | Op::PutBlob(_, None) => record.node,
+        _ => return false,
+    };
+    let then = |full: &Full| full.from <= record.answered && full.to.is_none_or(|to| record.asked <= to);
+    full.iter().any(|full| full.node == node && then(full))
 }
 
 /// Whether an acknowledgement is about what was asked for, and the bytes are those that it names.

@@ -146,6 +146,29 @@ fn a_session_may_be_gone_only_after_its_owner_died() {
 }
 
 #[test]
+fn a_507_is_for_bytes_and_of_a_node_that_was_full_then() {
+    let session = Session { owner: 1, opened: seconds(5) };
+    let bytes = Op::PutBlob(digest(7), Some(session));
+    // Each is asked at 10 s and answered at 11 s, at node 0.
+    for (op, node, from, to, wrong) in [
+        (Op::Open, 0, 5, None, 0),
+        (Op::Open, 0, 5, Some(10), 0),
+        (Op::Open, 0, 11, None, 0),
+        (Op::Open, 0, 5, Some(9), 1),
+        (Op::Open, 0, 12, None, 1),
+        (Op::Open, 1, 5, None, 1),
+        (bytes.clone(), 1, 5, None, 0),
+        (bytes, 0, 5, None, 1),
+        (put(1), 0, 5, None, 1),
+        (Op::Get(tag()), 0, 5, None, 1),
+    ] {
+        let mut events = history(vec![(op.clone(), answer(507, 0))]);
+        events.full = vec![Full { node, from: seconds(from), to: to.map(seconds) }];
+        assert_eq!(violations(&events).len(), wrong, "{op:?}, node {node} full from {from} to {to:?}");
+    }
+}
+
+#[test]
 fn other_bytes_are_found() {
     let mut outcome = answer(200, 1);
     if let Outcome::Answer { body, .. } = &mut outcome {
