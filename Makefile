@@ -65,8 +65,9 @@ bench: build ## Compare with nginx and Distribution in one run; prints ratios
 	$(CARGO) bench --locked --bench ratios
 
 .PHONY: prove
-prove: build ## Do everything that a cluster must survive, in full, and print what was seen
-	@env $(ROCKSDB) chaos/prove $(LINES)
+prove: build ## Do everything that a cluster must survive, in full, and print what was seen (ONLY="kills time" for some)
+	@.ci/deps bench
+	@env $(ROCKSDB) chaos/prove $(ONLY)
 
 .PHONY: lint
 lint: ## Check format, lints, documentation and dependencies; writes nothing

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::sha256;
+use clawhub_testkit::manifest::version;
 use clawhub_testkit::oci::expect;
 use clawhub_testkit::{Repo, scale};
 use futures::future::try_join_all;
@@ -16,7 +17,9 @@ use reqwest::StatusCode;
 use tokio::sync::watch;
 
 use minority::{Held, is_a_minority, returns};
-use world::{World, put, version};
+use world::{World, put};
+
+use crate::lead::leader;
 
 /// How long writes and barriers wait for a leader (profile `lan`).
 const WAIT: Duration = Duration::from_secs(3);
@@ -29,7 +32,7 @@ const SAMPLES: usize = 1_000;
 /// first one did, after `cut`.
 async fn goes_on(repo: Repo, host: usize, cut: Instant) -> Result<Duration> {
     let tag = format!("through-{host}");
-    let first = version(&format!("{tag} after {:?}", cut.elapsed()));
+    let first = version(format!("{tag} after {:?}", cut.elapsed()));
     let resumed = loop {
         let answer = put(&repo, &tag, &first).await?;
         if answer.status() == StatusCode::CREATED {
@@ -39,7 +42,7 @@ async fn goes_on(repo: Repo, host: usize, cut: Instant) -> Result<Duration> {
         ensure!(cut.elapsed() < RESUMED, "no write through host {host}; last: {last}");
     };
     for number in 0..20 {
-        let bytes = version(&format!("{tag} {number} after {resumed:?}"));
+        let bytes = version(format!("{tag} {number} after {resumed:?}"));
         expect(put(&repo, &tag, &bytes).await?, StatusCode::CREATED).await?;
         let got = repo.resolve(&tag).await?;
         ensure!(got == Some(sha256(&bytes)), "host {host} read {got:?} after write {number}");
@@ -57,7 +60,7 @@ async fn load(
     let tag = repo.registry.address().replace([':', '.'], "-");
     let mut commits = Vec::new();
     while !*told.borrow() {
-        let bytes = version(&format!("{tag} {}", commits.len()));
+        let bytes = version(format!("{tag} {}", commits.len()));
         let start = Instant::now();
         let answer = put(&repo, &tag, &bytes).await?;
         commits.push((start, start.elapsed()));
@@ -128,7 +131,7 @@ async fn a_cut_off_follower_refuses_and_the_others_do_not_notice() -> Result<()>
     let _alone = crate::alone().await;
     let Some(world) = World::start().await? else { return Ok(()) };
     let samples = scale("CLAWHUB_CUTOFF_SAMPLES", SAMPLES);
-    let leader = world.leader().await?;
+    let leader = leader(&world.members).await?;
     let mut times = cut_under_load(&world, leader, samples).await?;
     if times[1] > 2 * times[0] {
         // Another program's burst looks the same, but not twice.
@@ -142,7 +145,7 @@ async fn a_cut_off_follower_refuses_and_the_others_do_not_notice() -> Result<()>
 async fn a_cut_off_leader_refuses_and_the_others_go_on_soon() -> Result<()> {
     let _alone = crate::alone().await;
     let Some(world) = World::start().await? else { return Ok(()) };
-    let leader = world.leader().await?;
+    let leader = leader(&world.members).await?;
     let held = Held::push(&world.repo(leader)).await?;
     let before = world.settle().await?;
     world.net.isolate(leader)?;

@@ -13,10 +13,16 @@ use clawhub_testkit::cluster::holds;
 use clawhub_testkit::content::{self, Rng};
 use clawhub_testkit::fleet::{self, Member, Spec};
 use clawhub_testkit::manifest::{self, Image};
-use clawhub_testkit::{process, scale, until};
+use clawhub_testkit::oci::{expect, header};
+use clawhub_testkit::{Repo, process, scale, until};
 use clawhub_types::Digest;
+use reqwest::StatusCode;
 
 const REPO: &str = "chaos/disks";
+/// Images besides those of the rounds, whose layers are used again in the end.
+const OLD: u64 = 4;
+/// After a refusal, until the same is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How long copies may take to be made after a disk was lost.
 const REPAIRED: Duration = Duration::from_secs(60);
 
@@ -94,15 +100,73 @@ impl Cluster {
 
     /// Every image of the rounds so far pulls whole from every node.
     async fn check(&self, pushed: &[Digest]) -> Result<()> {
-        for member in &self.members {
-            let repo = member.registry().repo(REPO);
-            for (round, digest) in pushed.iter().enumerate() {
-                let got = repo.pull_image(&format!("round-{round}")).await;
-                let got = got.with_context(|| format!("round {round} from {}", member.spec.name))?;
-                ensure!(got == *digest, "round {round} is {got} on {}, not {digest}", member.spec.name);
-            }
+        for (round, digest) in pushed.iter().enumerate() {
+            self.pull(&format!("round-{round}"), digest).await?;
         }
         Ok(())
+    }
+
+    /// This image pulls whole from every node.
+    async fn pull(&self, tag: &str, digest: &Digest) -> Result<()> {
+        for member in &self.members {
+            let got = member.registry().repo(REPO).pull_image(tag).await;
+            let got = got.with_context(|| format!("{tag} from {}", member.spec.name))?;
+            ensure!(got == *digest, "{tag} is {got} on {}, not {digest}", member.spec.name);
+        }
+        Ok(())
+    }
+
+    /// Two images, each of one of these old layers, asked for while that layer had one holder. Nobody may have
+    /// pulled the layers before: who did has the bytes.
+    async fn reuse_two(&mut self, mut old: Vec<Bytes>) -> Result<Vec<(String, Digest)>> {
+        let mut taken = Vec::new();
+        while taken.len() < 2 {
+            let two = old.iter().position(|bytes| self.holders(bytes).len() == 2);
+            let bytes = old.swap_remove(two.context("no old layer with two holders is left")?);
+            let tag = format!("again-{}", old.len());
+            let (short, digest) = self.reuse(&tag, &bytes).await?;
+            // Otherwise its copy was made anew before the image could ask for it: the next one may be faster.
+            if short {
+                taken.push((tag, digest));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// A holder of an old layer is lost and removed by force, and at once an image names that layer: it is
+    /// acknowledged only once enough nodes have it again. Whether too few had when it was asked for.
+    async fn reuse(&mut self, tag: &str, bytes: &[u8]) -> Result<(bool, Digest)> {
+        let victim = *self.holders(bytes).first().context("a holder")?;
+        let config = content::sha256(&manifest::CONFIG_BYTES);
+        let image = Image::new(&config, manifest::CONFIG_BYTES.len())
+            .layer(&content::sha256(bytes), bytes.len())
+            .annotation("again", tag)
+            .bytes();
+        self.lose(victim)?;
+        let removed = self.run("force", victim, self.ids[victim])?;
+        ensure!(!removed.contains("no copy left"), "{removed}");
+        let short = self.holders(bytes).len() < 2;
+        taken(&self.other_than(victim).registry().repo(REPO), tag, &image).await?;
+        let holders = self.holders(bytes);
+        ensure!(holders.len() >= 2, "acknowledged while {} nodes had the layer", holders.len());
+        self.enter(victim).await?;
+        repaired(self.other_than(victim)).await?;
+        fleet::voters(self.other_than(victim), 3).await?;
+        Ok((short, content::sha256(&image)))
+    }
+}
+
+/// Puts an image until it is taken. Nothing else than "later" may be said before: until the leader has noticed a
+/// death there may be no quorum.
+async fn taken(repo: &Repo, tag: &str, image: &[u8]) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = repo.put_manifest(tag, manifest::OCI_MANIFEST, image).await?;
+        if answer.status() != StatusCode::SERVICE_UNAVAILABLE || began.elapsed() > REPAIRED {
+            return expect(answer, StatusCode::CREATED).await.map(drop);
+        }
+        ensure!(header(&answer, "retry-after").is_some(), "a 503 without Retry-After");
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -115,6 +179,10 @@ async fn disks_are_lost_one_after_another_and_nothing_with_them() -> Result<()> 
     let mut cluster = Cluster { members, ids: vec![1, 2, 3] };
     let mut rng = Rng::new(rounds);
     let (mut pushed, mut slowest) = (Vec::new(), Duration::ZERO);
+    let repo = cluster.members[0].registry().repo(REPO);
+    for number in rounds..rounds + OLD {
+        repo.push_image(&format!("old-{number}"), &[layer(number)]).await?;
+    }
     for round in 0..rounds {
         let bytes = layer(round);
         let ingress = cluster.members[rng.below(3)].registry().repo(REPO);
@@ -129,42 +197,22 @@ async fn disks_are_lost_one_after_another_and_nothing_with_them() -> Result<()> 
         cluster.replace(victim).await.with_context(|| format!("round {round}"))?;
         slowest = slowest.max(lost.elapsed());
         ensure!(cluster.holders(&bytes).len() >= 2, "round {round} was not repaired");
+        repaired(cluster.other_than(victim)).await.with_context(|| format!("round {round}"))?;
     }
+    let old = (0..rounds + OLD).map(layer).collect();
+    let again = cluster.reuse_two(old).await.context("old layers in new images")?;
     cluster.check(&pushed).await?;
-    for (round, bytes) in (0..2).map(|round| (round, layer(round))) {
-        reuse(&mut cluster, round, &bytes).await.context("an old layer in a new image")?;
+    for (tag, digest) in &again {
+        cluster.pull(tag, digest).await?;
     }
     let figure = format!(
-        "{rounds} disks lost and replaced, {} images whole on every node; slowest {slowest:.1?}",
-        pushed.len()
+        "{rounds} disks lost and replaced, {} images whole on every node; slowest {slowest:.1?}; {} more of layers \
+         that had one holder left",
+        pushed.len(),
+        again.len()
     );
     crate::seen("lost disks", &figure);
     Ok(())
-}
-
-/// A holder of an old layer is lost and removed by force, and at once an image names that layer: it is
-/// acknowledged only once enough nodes have it again.
-async fn reuse(cluster: &mut Cluster, round: u64, bytes: &[u8]) -> Result<()> {
-    let victim = *cluster.holders(bytes).first().context("a holder")?;
-    cluster.lose(victim)?;
-    let removed = cluster.run("force", victim, cluster.ids[victim])?;
-    ensure!(!removed.contains("no copy left"), "{removed}");
-    let repo = cluster.other_than(victim).registry().repo(REPO);
-    let digest = content::sha256(bytes);
-    let config = repo.push_blob(manifest::CONFIG_BYTES).await?;
-    let image = Image::new(&config, manifest::CONFIG_BYTES.len()).layer(&digest, bytes.len());
-    let image = image.annotation("round", &round.to_string()).bytes();
-    until("the image to be taken", REPAIRED, || async {
-        let answer = repo.put_manifest(&format!("again-{round}"), manifest::OCI_MANIFEST, &image).await?;
-        // Until the leader has noticed the death there may be no quorum.
-        Ok((answer.status() == 201).then_some(()))
-    })
-    .await?;
-    let holders = cluster.holders(bytes);
-    ensure!(holders.len() >= 2, "acknowledged while {} nodes had the layer", holders.len());
-    cluster.enter(victim).await?;
-    repaired(cluster.other_than(victim)).await?;
-    fleet::voters(cluster.other_than(victim), 3).await
 }
 
 /// Waits until a node has counted everything up to now and found no blob short of copies.

@@ -1,7 +1,7 @@
 //! How long after the death of the leader the next write is acknowledged, and how long with three nodes of
 //! etcd on the same machine in the same run.
 //!
-//! `CLAWHUB_FAILOVER_KILLS=30` is the full measure. Without a program `etcd` its half is left out.
+//! `CLAWHUB_FAILOVER_KILLS=30` is the full measure. Without a program `etcd` its half is not run.
 
 mod clawhub;
 mod etcd;
@@ -45,12 +45,15 @@ async fn failover_takes_an_election() -> Result<()> {
         Some(program) => {
             let home = tempfile::tempdir()?;
             let mut nodes = etcd::Nodes::form(&program, home.path()).await?;
-            format!("etcd, default settings: {}", figure(&rounds(&mut nodes, kills).await?))
+            format!("; etcd, default settings: {}", figure(&rounds(&mut nodes, kills).await?))
         }
-        None => "etcd: not installed, left out".to_owned(),
+        None => String::new(),
     };
-    crate::seen("failover", &format!("clawhub, profile lan: {}; {theirs}", figure(&ours)));
+    crate::seen("failover", &format!("clawhub, profile lan: {}{theirs}", figure(&ours)));
     ensure!(median(&ours) <= MEDIAN, "the median of {ours:?}");
+    if theirs.is_empty() {
+        crate::skipped("failover", "etcd is not installed")?;
+    }
     Ok(())
 }
 

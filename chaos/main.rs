@@ -5,18 +5,22 @@
 //! what was seen. Those that measure times run one at a time.
 #![expect(clippy::print_stdout, reason = "what a run measured belongs in its output")]
 
+mod clients;
 mod clock;
 mod cutoff;
 mod damage;
 mod disks;
 mod failover;
 mod kills;
+mod lead;
 mod pauses;
 mod power;
 mod pressure;
 mod rollback;
 mod snapshots;
 
+use anyhow::{Result, ensure};
+use clawhub_testkit::scale;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 static TURNS: RwLock<()> = RwLock::const_new(());
@@ -29,6 +33,14 @@ async fn alone() -> RwLockWriteGuard<'static, ()> {
 /// Held by a test that only needs an end: others of the kind may run beside it.
 async fn beside() -> RwLockReadGuard<'static, ()> {
     TURNS.read().await
+}
+
+/// Says that this machine lacks what a line of the proof, or a part of it, needs. With `CLAWHUB_NO_SKIP=1` that
+/// is a failure.
+fn skipped(line: &str, why: &str) -> Result<()> {
+    println!("NOT RUN | {line} | {why}");
+    ensure!(scale("CLAWHUB_NO_SKIP", 0) == 0, "{line} was to be run, but {why}");
+    Ok(())
 }
 
 /// What a line of the proof measured, for the table of `make prove`.

@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clawhub_testkit::content::sha256;
 use clawhub_testkit::fleet::{self, Member, Spec};
+use clawhub_testkit::manifest::{self, version};
 use clawhub_testkit::oci::expect;
-use clawhub_testkit::{Repo, manifest, process, scale, until};
+use clawhub_testkit::{Repo, process, scale, until};
 use futures::future::try_join_all;
 use reqwest::StatusCode;
 use tags::{Answer, Tag};
 use tokio::sync::watch;
 
-use crate::cutoff::world::{World, put, version};
+use crate::cutoff::world::{World, put};
+use crate::lead::leader;
 
 /// How long the leader stands still: several elections.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -58,15 +60,6 @@ async fn form(home: &tempfile::TempDir) -> Result<(Vec<Member>, Vec<Repo>)> {
     Ok((members, repos))
 }
 
-/// Whom all of these nodes follow, of all three; the paused one must not be asked.
-async fn leader(members: &[Member], awake: &[usize]) -> Result<usize> {
-    let id = until("one leader", SOON, || async {
-        let seen = awake.iter().map(|node| members[*node].leader()).collect::<Result<Vec<_>>>()?;
-        Ok(seen[0].filter(|_| seen.iter().all(|leader| *leader == seen[0])))
-    });
-    Ok(usize::try_from(id.await?)? - 1)
-}
-
 /// What the pauses showed.
 #[derive(Default)]
 struct Shown {
@@ -78,7 +71,7 @@ struct Shown {
 
 /// Pauses whoever leads, while others go on writing and readers queue up at its door.
 async fn pause(members: &[Member], tags: &[Arc<Tag>], shown: &mut Shown) -> Result<()> {
-    let old = leader(members, &[0, 1, 2]).await?;
+    let old = leader(members).await?;
     let repo = members[old].registry().repo(REPO);
     let paused = Paused::new(&members[old])?;
     let until_when = Instant::now() + PAUSE;
@@ -90,8 +83,8 @@ async fn pause(members: &[Member], tags: &[Arc<Tag>], shown: &mut Shown) -> Resu
         }
         tokio::time::sleep(PAUSE / 20).await;
     }
-    let awake: Vec<usize> = (0..3).filter(|node| *node != old).collect();
-    let new = leader(members, &awake).await?;
+    // The one that stands still would not answer.
+    let new = leader([(old + 1) % 3, (old + 2) % 3].map(|node| &members[node])).await?;
     ensure!(new != old, "nobody else was elected in {PAUSE:?}");
     drop(paused);
     for read in reads {
@@ -143,7 +136,7 @@ async fn a_leader_that_stood_still_serves_nothing_stale() -> Result<()> {
 async fn move_on(repos: [&Repo; 2], times: usize, until_when: Option<Instant>) -> Result<(usize, Vec<u8>)> {
     let mut bytes = Vec::new();
     for number in 1..=times {
-        bytes = version(&format!("later {number}"));
+        bytes = version(format!("later {number}"));
         expect(put(repos[number % 2], "v", &bytes).await?, StatusCode::CREATED).await?;
         if until_when.is_some_and(|limit| Instant::now() > limit) {
             return Ok((number, bytes));
@@ -168,7 +161,7 @@ async fn a_write_that_waited_at_a_paused_leader_does_not_move_a_tag_back() -> Re
     let later = scale("CLAWHUB_PAUSE_TAGS", 300);
     let home = tempfile::tempdir()?;
     let (members, repos) = form(&home).await?;
-    let old = leader(&members, &[0, 1, 2]).await?;
+    let old = leader(&members).await?;
     let awake = [(old + 1) % 3, (old + 2) % 3];
     let [ingress, other] = awake.map(|node| &repos[node]);
     move_on([ingress, other], 2, None).await?;
@@ -196,14 +189,14 @@ async fn a_write_that_waited_at_a_paused_leader_does_not_move_a_tag_back() -> Re
 /// the next leader commits. The number of later writes and when the answer came; `None` if it came too late
 /// for the follower's patience.
 async fn twice(world: &World) -> Result<Option<(usize, Duration)>> {
-    let old = world.leader().await?;
+    let old = leader(&world.members).await?;
     let [ingress, other] = World::others(old).map(|host| world.repo(host));
     // A connection that is open carries the request; for a new one both must hear each other.
     move_on([&ingress, &other], 2, None).await?;
     // From here on the follower asks and hears no answer; the leader commits with the other one.
     world.net.deafen(World::others(old)[0], old)?;
     let asked = Instant::now();
-    let early = version(&format!("early, not heard by {old}"));
+    let early = version(format!("early, not heard by {old}"));
     let answer = tokio::spawn({
         let (repo, bytes) = (ingress.clone(), early.clone());
         async move { put(&repo, "v", &bytes).await }

@@ -7,9 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clawhub_testkit::content::sha256;
 use clawhub_testkit::fleet::{self, Member, Spec};
-use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::manifest;
 use clawhub_testkit::{Repo, process, until};
 use clawhub_types::Digest;
 use tempfile::TempDir;
@@ -54,8 +53,7 @@ impl World {
     /// Moves the tag, through each of the nodes that are not copied.
     async fn write(&mut self) -> Result<()> {
         for node in 0..COPIED {
-            let image = Image::new(&sha256(&manifest::CONFIG_BYTES), manifest::CONFIG_BYTES.len());
-            let bytes = image.annotation("version", &self.written.len().to_string()).bytes();
+            let bytes = manifest::version(self.written.len());
             let pushed = self.repo(node).push_manifest("v", manifest::OCI_MANIFEST, &bytes).await?;
             self.written.push(pushed.digest);
         }
@@ -176,8 +174,10 @@ async fn yesterdays_disk_is_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_one_start_old_is_refused() -> Result<()> {
     let _beside = crate::beside().await;
-    let (_, ended) = roll_back(1).await?;
-    crate::seen("rollback", &format!("a disk one start old: ended by itself after {ended:.1?}"));
+    let (world, ended) = roll_back(1).await?;
+    world.refused_by_all().await?;
+    let figures = format!("a disk one start old: refused by both peers, ended by itself after {ended:.1?}");
+    crate::seen("rollback", &figures);
     Ok(())
 }
 

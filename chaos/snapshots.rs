@@ -1,10 +1,13 @@
 //! Snapshots: a node that was away for longer than the log remembers comes back by one, although its
-//! transfer is cut short twice; so does a newcomer while pushes go on at full rate.
+//! transfer is cut short twice, each time between two files; so does a newcomer while pushes go on at full rate.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::Rng;
@@ -66,7 +69,8 @@ impl Source {
 
 /// A cluster that makes snapshots often and sends them slowly.
 fn specs(manifests: usize) -> Vec<Spec> {
-    let entries = (manifests / 4).max(200);
+    // Each leaves the state one more file, which the fourth would merge: a transfer is to have several.
+    let entries = (manifests / 3).max(200);
     // A transfer must last long enough to be cut short: the state of these manifests in a few seconds.
     let rate = (manifests as u64 * 250).max(64 << 10);
     let sections = format!(
@@ -101,17 +105,59 @@ async fn purged(members: &[&Member], source: &Source, repo: &Repo, index: u64) -
     .await
 }
 
-/// Something of a snapshot has arrived and not all of it.
-fn arriving(data: &Path) -> bool {
-    data.join("state/incoming/part").exists()
+/// What has arrived of a snapshot.
+#[derive(Debug)]
+struct Arrived {
+    /// The files that are complete: inode and time tell one that was sent again.
+    complete: BTreeMap<String, (u64, SystemTime)>,
+    /// The one under way. A new transfer begins it anew.
+    part: Option<(u64, SystemTime)>,
 }
 
-/// Starts a node and kills it in the middle of its snapshot.
-async fn interrupt(member: &mut Member) -> Result<()> {
+impl Arrived {
+    fn at(data: &Path) -> Arrived {
+        let incoming = data.join("state/incoming");
+        let files = fs::read_dir(incoming.join("data")).into_iter().flatten().flatten();
+        let known = |file: fs::DirEntry| {
+            let meta = file.metadata().ok()?;
+            Some((file.file_name().into_string().ok()?, (meta.ino(), meta.modified().ok()?)))
+        };
+        let part = fs::metadata(incoming.join("part")).ok();
+        let part = part.and_then(|meta| Some((meta.len(), meta.modified().ok()?)));
+        Arrived { complete: files.filter_map(known).collect(), part }
+    }
+
+    /// Whether more has come since `before`, a file is complete, and another one is not.
+    fn is_between(&self, before: &Arrived) -> bool {
+        let part = self.part.filter(|(bytes, _)| *bytes > 0);
+        !self.complete.is_empty() && part.is_some() && part != before.part
+    }
+}
+
+/// Starts a node that has this much of a snapshot, and waits until more of it comes. No file comes a second time.
+async fn goes_on(member: &mut Member) -> Result<Arrived> {
+    let before = Arrived::at(&member.data());
     member.launch()?;
     let data = member.data();
-    until("a snapshot to arrive", BEGINS, || async { Ok(arriving(&data).then_some(())) }).await?;
-    member.kill()
+    let now = until("more of the snapshot", BEGINS, || async {
+        let now = Arrived::at(&data);
+        Ok(now.is_between(&before).then_some(now))
+    })
+    .await?;
+    let kept = before.complete.iter().all(|(name, file)| now.complete.get(name) == Some(file));
+    ensure!(kept, "files came again: there were {before:?}, there are {now:?}");
+    Ok(now)
+}
+
+/// Kills the node in the middle of its snapshot, twice, and has it go on. How many files it did not ask for again.
+async fn interrupted(member: &mut Member) -> Result<usize> {
+    for number in 0..INTERRUPTIONS {
+        goes_on(member).await.with_context(|| format!("interruption {number}"))?;
+        member.kill()?;
+    }
+    let kept = Arrived::at(&member.data()).complete.len();
+    goes_on(member).await.context("after the interruptions")?;
+    Ok(kept)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,6 +168,7 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     let mut members = fleet::form(home.path(), specs(manifests)).await?;
     let away = if members[0].leader()? == Some(3) { 1 } else { 2 };
     let last = metric(&members[away], "clawhub_raft_log_index").await?;
+    let before = installed(&members[away]).await?;
     members[away].kill()?;
     let repo = members[0].registry().repo(REPO);
     let source = Arc::new(Source { config: repo.push_blob(manifest::CONFIG_BYTES).await? });
@@ -135,24 +182,21 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     let others: Vec<&Member> = (0..3).filter(|at| *at != away).map(|at| &members[at]).collect();
     purged(&others, &source, &repo, last).await?;
 
-    for number in 0..INTERRUPTIONS {
-        interrupt(&mut members[away]).await.with_context(|| format!("interruption {number}"))?;
-    }
+    let kept = interrupted(&mut members[away]).await?;
     let began = Instant::now();
-    members[away].start().await?;
     until("the node to catch up", CATCHES_UP, || async {
         Ok(members[away].registry().ready().await.then_some(()))
     })
     .await?;
     let caught_up = began.elapsed();
-    let count = installed(&members[away]).await?;
+    let count = installed(&members[away]).await? - before;
     ensure!(count >= 1, "it caught up without a snapshot");
     source.check(&members[away], 0..manifests).await.context("the node that was away")?;
 
     let newcomer = join_under_load(home.path(), &members, &source, manifests).await.context("a newcomer")?;
     let figure = format!(
         "{manifests} manifests in {pushed:.1?}; back after {INTERRUPTIONS} interruptions in {caught_up:.1?}, \
-         {count} installed; newcomer ready in {newcomer:.1?} under load"
+         {kept} files kept over them, {count} snapshot installed; newcomer ready in {newcomer:.1?} under load"
     );
     crate::seen("snapshots", &figure);
     Ok(())

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::sha256;
-use clawhub_testkit::manifest::{self, Descriptor};
+use clawhub_testkit::manifest::{self, Descriptor, version};
 use clawhub_testkit::oci::{Upload, expect, header};
 use clawhub_testkit::{Repo, until};
 use clawhub_types::Digest;
 use futures::future::{try_join, try_join_all};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use super::WAIT;
-use super::world::{CATCH_UP, REPO, Standing, World, version};
+use super::world::{CATCH_UP, REPO, Standing, World};
 
 /// What a busy machine may add to a wait.
 const SLACK: Duration = Duration::from_millis(1500);
@@ -100,14 +100,25 @@ fn parse(warning: &str) -> Option<(u64, u64)> {
 }
 
 /// 503 with `Retry-After`, within `limit` and what a busy machine may add. How long it took.
-pub(super) async fn refuses(what: String, request: RequestBuilder, limit: Duration) -> Result<Duration> {
+async fn refuses(what: String, request: RequestBuilder, limit: Duration) -> Result<Duration> {
     let start = Instant::now();
-    let answer = request.timeout(limit + SLACK).send().await.with_context(|| what.clone())?;
+    let answer = answers(&what, request, limit).await?;
     let took = start.elapsed();
+    is_refusal(&what, answer).await?;
+    Ok(took)
+}
+
+/// Whatever it is, it comes within `limit` and what a busy machine may add.
+pub(super) async fn answers(what: &str, request: RequestBuilder, limit: Duration) -> Result<Response> {
+    request.timeout(limit + SLACK).send().await.with_context(|| what.to_owned())
+}
+
+/// 503 with `Retry-After`.
+pub(super) async fn is_refusal(what: &str, answer: Response) -> Result<()> {
     let (status, later) = (answer.status(), header(&answer, "retry-after"));
     ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "{what}: {status} {}", answer.text().await?);
     ensure!(later.as_deref().is_some_and(|s| s.parse::<u64>().is_ok()), "{what}: Retry-After {later:?}");
-    Ok(took)
+    Ok(())
 }
 
 /// P7 to the letter. The slowest refusal.

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clawhub_testkit::{scale, until};
 use futures::future::{try_join, try_join_all};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder, StatusCode};
 
-use super::minority::refuses;
+use super::minority::{answers, is_refusal};
 use super::world::World;
 use super::{SAMPLES, WAIT, goes_on};
+use crate::lead::lead;
 
 /// How long the one who reaches everybody may take to lead.
 const BRIDGED: Duration = Duration::from_secs(20);
+/// A tag that is never written.
+const NOBODYS: &str = "nobodys";
 
 /// Who does not hear whom.
 struct Cut {
@@ -79,6 +82,15 @@ impl Cut {
     }
 }
 
+/// A node that does not reach the leader says so, or the `truth` if there may be another one by then.
+async fn refuses_unless(truth: Option<StatusCode>, what: String, request: RequestBuilder) -> Result<()> {
+    let answer = answers(&what, request, WAIT).await?;
+    match truth {
+        Some(truth) if answer.status() == truth => Ok(()),
+        _ => is_refusal(&what, answer).await,
+    }
+}
+
 /// How long a cut stopped those who could go on, and, where somebody bridges it, everybody.
 struct Survived {
     some: Duration,
@@ -95,14 +107,16 @@ async fn survives(world: &World, cut: &Cut) -> Result<Option<Survived>> {
         world.net.deafen(*host, *from)?;
     }
     let since = Instant::now();
+    let bridge = cut.bridge(leader);
+    // Whoever bridges the cut may lead before the question is given up, and then it has an answer.
+    let truth = bridge.map(|_| StatusCode::NOT_FOUND);
     let others = (0..3).filter(|host| !on.contains(host)).map(|host| {
-        let request =
-            world.repo(host).registry.request(Method::HEAD, &world.repo(host).path("manifests/any"));
-        refuses(format!("HEAD through host {host}"), request, WAIT)
+        let repo = world.repo(host);
+        let request = repo.registry.request(Method::HEAD, &repo.path(&format!("manifests/{NOBODYS}")));
+        refuses_unless(truth, format!("HEAD through host {host}"), request)
     });
     let going = on.iter().map(|host| goes_on(world.repo(*host), *host, since));
     let asked = try_join(try_join_all(going), try_join_all(others)).await;
-    let bridge = cut.bridge(leader);
     let all = match bridge {
         Some(bridge) if asked.is_ok() => Some(bridged(world, bridge, since).await),
         _ => None,
@@ -133,7 +147,7 @@ async fn bridged(world: &World, bridge: usize, since: Instant) -> Result<Duratio
 /// Once more, if an election came in between: a busy machine may hold up a heartbeat. Not three times.
 async fn survives_led(world: &World, cut: &Cut, leader: usize) -> Result<Survived> {
     for _ in 0..3 {
-        world.lead(leader).await?;
+        lead(&world.members, leader).await?;
         if let Some(stopped) = survives(world, cut).await? {
             return Ok(stopped);
         }

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clawhub_testkit::content::sha256;
 use clawhub_testkit::fleet::{self, Member, Spec};
-use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::manifest;
 use clawhub_testkit::net::Net;
 use clawhub_testkit::{Repo, until};
 use reqwest::Response;
@@ -36,7 +35,7 @@ impl World {
     /// `None`, and a line that says why, where there can be no network to cut.
     pub(crate) async fn start() -> Result<Option<World>> {
         if let Some(reason) = Net::refused() {
-            crate::seen("cutoff", &format!("SKIPPED: no networks can be made here: {reason}"));
+            crate::skipped("cutoff", &format!("no networks can be made here: {reason}"))?;
             return Ok(None);
         }
         let (net, home) = (Net::new(3)?, tempfile::tempdir()?);
@@ -62,30 +61,6 @@ impl World {
         Ok(Standing { leader: number("leader"), term: number("term"), applied: number("applied"), hash })
     }
 
-    /// The host of the leader that all three follow.
-    pub(crate) async fn leader(&self) -> Result<usize> {
-        let agreed = || async {
-            let standings: Vec<_> = (0..3).map(|host| self.standing(host)).collect::<Result<_>>()?;
-            let leader = standings[0].leader;
-            Ok((leader > 0 && standings.iter().all(|s| s.leader == leader)).then_some(leader))
-        };
-        let leader = until("one leader", CATCH_UP, agreed).await?;
-        Ok(usize::try_from(leader)? - 1)
-    }
-
-    /// Makes this host's node the leader.
-    pub(crate) async fn lead(&self, host: usize) -> Result<()> {
-        let id = (host + 1).to_string();
-        until("leadership where it was asked for", CATCH_UP, || async {
-            if self.leader().await? == host {
-                return Ok(Some(()));
-            }
-            self.members[host].admin(&["transfer-leader", &id])?;
-            Ok(None)
-        })
-        .await
-    }
-
     /// Waits until every node is ready and has the same state.
     pub(crate) async fn settle(&self) -> Result<Standing> {
         for member in &self.members {
@@ -99,12 +74,6 @@ impl World {
         })
         .await
     }
-}
-
-/// A manifest like no other.
-pub(crate) fn version(label: &str) -> Vec<u8> {
-    let image = Image::new(&sha256(&manifest::CONFIG_BYTES), manifest::CONFIG_BYTES.len());
-    image.annotation("version", label).bytes()
 }
 
 pub(crate) async fn put(repo: &Repo, tag: &str, bytes: &[u8]) -> Result<Response> {

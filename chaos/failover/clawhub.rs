@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clawhub_testkit::fleet::{self, Member, Spec};
-use clawhub_testkit::manifest::{CONFIG_BYTES, Image, OCI_MANIFEST};
-use clawhub_testkit::{Registry, content, process};
+use clawhub_testkit::manifest::{CONFIG_BYTES, OCI_MANIFEST, version};
+use clawhub_testkit::{Registry, process};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
+
+use crate::lead::agreed;
 
 const REPO: &str = "failover/tag";
 
@@ -28,19 +30,12 @@ impl Nodes {
 
 impl super::Trio for Nodes {
     async fn leader(&self) -> Result<Option<usize>> {
-        let mut seen = self.members.iter().map(Member::leader).collect::<Result<Vec<_>>>()?;
-        seen.dedup();
-        // Ids are given from 1 in the order in which the nodes joined.
-        Ok(match seen[..] {
-            [Some(id)] => Some(usize::try_from(id - 1).context("a node's id")?),
-            _ => None,
-        })
+        agreed(&self.members)
     }
 
     /// Moves a tag to a manifest that nobody has pushed before.
     async fn write(&self, node: usize, value: u64) -> bool {
-        let image = Image::new(&content::sha256(&CONFIG_BYTES), CONFIG_BYTES.len());
-        let bytes = image.annotation("value", &format!("{value} through {node}")).bytes();
+        let bytes = version(format!("{value} through {node}"));
         let path = format!("/v2/{REPO}/manifests/leader");
         let request = self.clients[node].request(Method::PUT, &path).timeout(super::ATTEMPT);
         let answer = request.header(CONTENT_TYPE, OCI_MANIFEST).body(bytes).send().await;

@@ -8,12 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use clawhub_testkit::Repo;
 use clawhub_testkit::content::sha256;
-use clawhub_testkit::manifest;
+use clawhub_testkit::manifest::{self, version};
 use clawhub_testkit::oci::header;
 use reqwest::{Method, StatusCode};
 use tokio::sync::watch;
-
-use crate::cutoff::world::version;
 
 /// How long the writer waits before it asks another node.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -100,7 +98,7 @@ impl Tag {
         let mut known = self.known();
         known.begun += 1;
         let number = known.begun;
-        let bytes = version(&format!("{} {number}", self.name));
+        let bytes = version(format!("{} {number}", self.name));
         known.versions.insert(sha256(&bytes).to_string(), number);
         (number, bytes)
     }

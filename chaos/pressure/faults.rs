@@ -17,6 +17,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
+/// Where the clients push to.
+pub(super) const REPO: &str = "pressure/images";
 /// Uploads stop below this; metadata at a small part of it.
 pub(super) const SECTIONS: &str = "[storage]\nmin_free = \"256MiB\"\n";
 /// Between the two limits.
@@ -30,21 +32,26 @@ const SOON: Duration = Duration::from_secs(30);
 pub(super) enum Device {
     /// All of it on one.
     Whole(Disk),
-    /// Votes and entries on one of their own.
-    Raft(Disk),
+    /// Each part of the metadata on one of its own, the blobs on the one below: dropped after those that are
+    /// mounted in it.
+    Apart { raft: Disk, _rest: [Disk; 2], blobs: Disk },
     /// All of it behind a file system that fails when told.
     Behind(Faulty),
 }
 
 impl Device {
     pub(super) fn new(number: usize, home: &Path, data: &Path) -> Result<Device> {
-        let image = home.join(format!("{number}.ext4"));
+        let image = |name: &str| home.join(format!("{number}-{name}.ext4"));
         Ok(match number {
-            0 => Device::Whole(Disk::new(&image, 1024 * MIB, data)?),
+            0 => Device::Whole(Disk::new(&image("all"), 1024 * MIB, data)?),
             1 => {
-                let raft = data.join("raft");
-                fs::create_dir(&raft)?;
-                Device::Raft(Disk::new(&image, 384 * MIB, &raft)?)
+                let blobs = Disk::new(&image("blobs"), 1024 * MIB, data)?;
+                let part = |name: &str| {
+                    let at = data.join(name);
+                    fs::create_dir(&at)?;
+                    Disk::new(&image(name), 384 * MIB, &at)
+                };
+                Device::Apart { raft: part("raft")?, _rest: [part("state")?, part("local")?], blobs }
             }
             _ => {
                 let below = home.join("below");
@@ -54,9 +61,12 @@ impl Device {
         })
     }
 
-    fn disk(&self) -> Result<&Disk> {
+    /// The disk that this fills.
+    fn disk(&self, fault: Fault) -> Result<&Disk> {
         match self {
-            Device::Whole(disk) | Device::Raft(disk) => Ok(disk),
+            Device::Whole(disk) => Ok(disk),
+            Device::Apart { raft, .. } if fault == Fault::RaftFull => Ok(raft),
+            Device::Apart { blobs, .. } => Ok(blobs),
             Device::Behind(_) => Err(anyhow::anyhow!("no disk")),
         }
     }
@@ -71,6 +81,7 @@ impl Device {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
+    BlobsLow,
     BlobsFull,
     AllFull,
     RaftFull,
@@ -80,7 +91,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 6] = [
+    pub(super) const ALL: [Fault; 7] = [
+        Fault::BlobsLow,
         Fault::BlobsFull,
         Fault::AllFull,
         Fault::RaftFull,
@@ -92,8 +104,8 @@ impl Fault {
     /// The node whose device is of the right kind.
     pub(super) fn victim(self) -> usize {
         match self {
-            Fault::BlobsFull | Fault::AllFull => 0,
-            Fault::RaftFull => 1,
+            Fault::BlobsLow | Fault::AllFull => 0,
+            Fault::BlobsFull | Fault::RaftFull => 1,
             Fault::BlobsFail | Fault::AllFail | Fault::ReadOnly => 2,
         }
     }
@@ -103,14 +115,20 @@ impl Fault {
         matches!(self, Fault::RaftFull | Fault::AllFail)
     }
 
+    /// Whether there is no room for blobs, so that 507 is a true answer.
     pub(super) fn is_full(self) -> bool {
-        matches!(self, Fault::BlobsFull | Fault::AllFull)
+        matches!(self, Fault::BlobsLow | Fault::BlobsFull | Fault::AllFull)
+    }
+
+    /// Whether all that is missing is room for blobs.
+    fn is_room_for_blobs(self) -> bool {
+        matches!(self, Fault::BlobsLow | Fault::BlobsFull)
     }
 
     pub(super) fn strike(self, device: &Device) -> Result<()> {
         match self {
-            Fault::BlobsFull => device.disk()?.fill(FILLER, LEFT),
-            Fault::AllFull | Fault::RaftFull => device.disk()?.fill(FILLER, 0),
+            Fault::BlobsLow => device.disk(self)?.fill(FILLER, LEFT),
+            Fault::BlobsFull | Fault::AllFull | Fault::RaftFull => device.disk(self)?.fill(FILLER, 0),
             Fault::BlobsFail => {
                 // All but metadata, as if that lay on a device of its own.
                 for name in ["blobs", "uploads", "partial", "quarantine", "PROBE"] {
@@ -131,11 +149,11 @@ impl Fault {
 
     pub(super) fn heal(self, device: &Device) -> Result<()> {
         match device {
-            Device::Whole(disk) | Device::Raft(disk) => disk.empty(&[FILLER, SECOND]),
             Device::Behind(faulty) => {
                 faulty.heal();
                 Ok(())
             }
+            _ => device.disk(self)?.empty(&[FILLER, SECOND]),
         }
     }
 
@@ -143,12 +161,15 @@ impl Fault {
     pub(super) async fn told(self, members: &[Member], device: &Device) -> Result<&'static str> {
         let (victim, other) = (self.victim(), &members[(self.victim() + 1) % members.len()]);
         match self {
-            Fault::BlobsFull => Ok("507 to uploads, everything else as before"),
+            Fault::BlobsLow | Fault::BlobsFull => {
+                storage(&members[victim], "below min_free").await?;
+                Ok("its status says so; 507 to uploads, everything else as before")
+            }
             Fault::AllFull | Fault::RaftFull => {
                 storage(&members[victim], "nearly full").await?;
                 leads_not(other, victim).await?;
                 // Whoever fills the device takes what the ballast was, too.
-                device.disk()?.fill(SECOND, 0)?;
+                device.disk(self)?.fill(SECOND, 0)?;
                 storage(&members[victim], "the device is full").await?;
                 counted_out(other, victim).await?;
                 Ok("gave up its ballast and the lead, then stepped aside")
@@ -169,15 +190,14 @@ impl Fault {
 
     /// What its node tells clients and operators for as long as it lasts.
     pub(super) async fn shown(self, members: &[Member]) -> Result<()> {
-        if matches!(self, Fault::BlobsFull | Fault::BlobsFail) {
+        if self.is_room_for_blobs() || self == Fault::BlobsFail {
             passes_through(members, self.victim()).await?;
         }
         let registry = members[self.victim()].registry();
         let ready = registry.get("/readyz").await?;
         let (status, text) = (ready.status(), ready.text().await?);
-        let open = registry.request(Method::POST, "/v2/pressure/images/blobs/uploads/");
-        let opened = open.send().await?.status();
-        if self == Fault::BlobsFull {
+        let opened = opens(&members[self.victim()]).await?;
+        if self.is_room_for_blobs() {
             ensure!(status == StatusCode::OK, "{status} {text}");
             ensure!(opened == StatusCode::INSUFFICIENT_STORAGE, "an upload there: {opened}");
             return Ok(());
@@ -186,7 +206,7 @@ impl Fault {
             status == StatusCode::SERVICE_UNAVAILABLE && text.contains("the storage of"),
             "{status} {text}"
         );
-        let tags = registry.get("/v2/pressure/images/tags/list").await?.status();
+        let tags = registry.get(&registry.repo(REPO).path("tags/list")).await?.status();
         if self == Fault::BlobsFail {
             ensure!(tags == StatusCode::OK, "a list there: {tags}");
             ensure!(opened == StatusCode::ACCEPTED, "an upload there, kept elsewhere: {opened}");
@@ -201,7 +221,8 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Fault::BlobsFull => "below min_free",
+            Fault::BlobsLow => "below min_free",
+            Fault::BlobsFull => "a blob volume without a free byte, metadata elsewhere",
             Fault::AllFull => "one full device for everything",
             Fault::RaftFull => "a full Raft volume",
             Fault::BlobsFail => "EIO of the blob folders",
@@ -209,6 +230,13 @@ impl fmt::Display for Fault {
             Fault::ReadOnly => "read-only",
         })
     }
+}
+
+/// What a node says to who wants to bring it bytes.
+pub(super) async fn opens(member: &Member) -> Result<StatusCode> {
+    let registry = member.registry();
+    let open = registry.request(Method::POST, &registry.repo(REPO).path("blobs/uploads/"));
+    Ok(open.send().await?.status())
 }
 
 /// What is pushed elsewhere is read through the node, which does not keep it.
