@@ -39,7 +39,8 @@ demo: ## Install, build, start three nodes, push, pull, kill the leader, go on
 
 .PHONY: test
 test: ## Run all tests (the long ones small; tests/README.md has their full measure)
-	$(CARGO) test --release --locked --workspace
+	@# More of them than processors: most of the time they wait for elections and disks.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} $(CARGO) test --release --locked --workspace
 
 .PHONY: conformance
 conformance: build ## Run the OCI conformance suite 1.1, or with SUITE=path a build of the 2026 one
@@ -66,7 +67,7 @@ bench: build ## Compare with nginx and Distribution in one run; prints ratios
 
 .PHONY: prove
 prove: build ## Do everything that a cluster must survive, in full, and print what was seen (ONLY="kills time" for some)
-	@.ci/deps bench
+	@.ci/deps
 	@env $(ROCKSDB) chaos/prove $(ONLY)
 
 .PHONY: lint

@@ -13,7 +13,7 @@ use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_m
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Replicate {
-    /// Has one node after the other of `candidates` take a copy until `enough` says so of all holders.
+    /// Has one node after the other of `candidates` that is alive take a copy until `enough` says so of all holders.
     /// Returns the new receipts; fewer than needed if the candidates run out.
     pub async fn ensure(
         &self,
@@ -27,7 +27,8 @@ impl Replicate {
             if enough(&holders) {
                 break;
             }
-            if holders.contains(candidate) {
+            // Many may have died at once: none is waited for in turn.
+            if holders.contains(candidate) || !self.is_reachable(*candidate) {
                 continue;
             }
             match self.while_alive(*candidate, self.replica(*candidate, wanted)).await {

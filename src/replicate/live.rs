@@ -137,13 +137,13 @@ impl Replicate {
         node: NodeId,
         work: impl Future<Output = Result<T, ReplicateError>>,
     ) -> Result<T, ReplicateError> {
-        // A peer that was never asked yet, or not since this node started, gets as long to show up.
-        let began = Instant::now();
+        // A peer that is not heard of, perhaps because this node has just started, gets as long to show up.
+        let (began, alive) = (Instant::now(), self.is_reachable(node));
         let dead = async {
             let mut look = tokio::time::interval(EVERY);
             loop {
                 look.tick().await;
-                if began.elapsed() > FRESH && !self.is_reachable(node) {
+                if (alive || began.elapsed() > FRESH) && !self.is_reachable(node) {
                     return;
                 }
             }
