@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use clawhub_config::Config;
 use clawhub_wire::admin::admin_client::AdminClient;
 use clawhub_wire::admin::{
     DrainRequest, InitRequest, JoinRequest, Member, MembersRequest, RemoveReply, RemoveRequest, StatusReply,
@@ -13,7 +14,7 @@ use clawhub_wire::admin::{
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use crate::{Failure, admin, configured, runtime, table};
+use crate::{Failure, admin, runtime, table};
 
 /// No token is longer: what stdin or a file holds beyond it is not one.
 const MAX_TOKEN: u64 = 4096;
@@ -104,7 +105,7 @@ impl Target {
         match (self.socket, self.data, self.config) {
             (Some(socket), _, _) => Ok(socket),
             (_, Some(data), _) => Ok(data.join("admin.sock")),
-            (_, _, Some(config)) => Ok(configured::read(&config)?.data.join("admin.sock")),
+            (_, _, Some(config)) => Ok(Config::load(&config)?.node.data.join("admin.sock")),
             _ => Err(Failure::usage("say which node: --data DIR, --config FILE or --socket PATH")),
         }
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clawhub_config::ConfigError;
+
 /// Shown under `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the node or cluster cannot be \
 reached or cannot answer now (try again), 4 refused, 5 the node was removed from its cluster, \
@@ -87,6 +89,13 @@ impl From<tonic::Status> for Failure {
             status.message().to_owned()
         };
         Failure { kind, message }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    /// A command that was given a wrong file was used wrongly; 78 is for the node that is started with it.
+    fn from(error: ConfigError) -> Failure {
+        Failure::usage(error.to_string())
     }
 }
 

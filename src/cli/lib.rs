@@ -7,7 +7,6 @@
 
 mod admin;
 mod cluster;
-mod configured;
 mod dev;
 mod exit;
 mod table;

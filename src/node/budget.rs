@@ -1,9 +1,8 @@
 //! What the node may hold in memory at most, queue by queue, window by window; the sum is logged at
 //! start. `docs/architecture.md` lists the same rows with their reasons.
 
+use clawhub_config::Config;
 use clawhub_peer::limits::{GRPC_WINDOW, QUIC_SEND_WINDOW, QUIC_WINDOW, STRANGER_BYTES, STRANGERS};
-
-use crate::config::Config;
 
 /// Connection classes that carry bulk: foreground and background.
 const BULK_CLASSES: u64 = 2;

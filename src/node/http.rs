@@ -12,9 +12,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use clawhub_api_http::ApiError;
+use clawhub_config::Limits;
 use tower::ServiceExt;
 
-use crate::config;
 use crate::health;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -70,7 +70,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 }
 
 /// The listener's limits.
-pub(crate) fn limits(limits: &config::Limits) -> clawhub_api_http::Limits {
+pub(crate) fn limits(limits: &Limits) -> clawhub_api_http::Limits {
     clawhub_api_http::Limits {
         connections: limits.connections,
         idle: limits.idle,

@@ -1,6 +1,6 @@
 //! The node: the only crate that chooses concrete types and puts them together.
 //!
-//! [`config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
+//! [`clawhub_config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
 //! Then `run` opens listeners at once: clients get `/healthz` and 503, operators get the
 //! administration socket. When the node is a member, or as soon as it becomes one (`becoming`), the
 //! `stack` is built and clients are let in. `upkeep` and `membership` keep the member in order, `storage`
@@ -14,7 +14,6 @@ mod admin;
 mod admission;
 mod becoming;
 mod budget;
-pub mod config;
 pub mod data_dir;
 mod directory;
 mod error;
@@ -40,10 +39,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clawhub_config::Config;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
-use config::Config;
 use data_dir::DataDir;
 use error::NodeError;
 use run::Then;

@@ -7,11 +7,10 @@
 use std::io::{BufWriter, IsTerminal};
 use std::sync::OnceLock;
 
+use clawhub_config::{LogConfig, LogFormat};
 use parking_lot::Mutex;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-
-use crate::config::{LogConfig, LogFormat};
 
 /// Lines that may wait to be written.
 const WAITING_LINES: usize = 16 * 1024;

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use clawhub_config::Config;
 use clawhub_kv::Kv;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::config::Config;
 use crate::data_dir::{DataDir, Owner};
 use crate::facts::Facts;
 use crate::http::Gate;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use clawhub_config::Config;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::admin::{self, AdminSocket};
-use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::NodeError;
 use crate::facts::Facts;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clawhub_auth::Authorizer;
 use clawhub_blobs::{BlobStore, StoreConfig};
+use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_jobs::Jobs;
 use clawhub_kv::Kv;
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::admission::Admission;
-use crate::config::RaftProfile;
 use crate::data_dir::Owner;
 use crate::directory::Members;
 use crate::error::NodeError;

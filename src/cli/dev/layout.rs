@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use clawhub_config::Config;
+
 use super::ports;
 use crate::Failure;
-use crate::configured::{self, Configured};
 
 /// Nodes of a cluster that nobody gave a number.
 const DEFAULT_NODES: u16 = 3;
@@ -165,11 +166,16 @@ fn text(node: &Node, nodes: u16) -> String {
 
 fn read(folder: &Path, k: u16) -> Result<Node, Failure> {
     let config = config_path(folder, k);
-    let Configured { name, region, zone, data, http, peer } = configured::read(&config)?;
-    let (Some(http), Some(peer)) = (http, peer) else {
-        return Err(Failure::failed(format!("{} names no listening addresses", config.display())));
-    };
-    Ok(Node { name, region, zone, http, peer, data, config })
+    let Config { node, http, peer, .. } = Config::load(&config)?;
+    Ok(Node {
+        name: node.name,
+        region: node.location.region,
+        zone: node.location.zone,
+        http: http.listen,
+        peer: peer.listen,
+        data: node.data,
+        config,
+    })
 }
 
 #[cfg(test)]

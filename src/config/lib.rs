@@ -1,7 +1,9 @@
 //! The configuration file: TOML as an operator wrote it in, settings that cannot be wrong out.
 //!
-//! Nothing is bound, opened or created while a file is read, and nothing outside this module sees an
-//! unchecked value. Unknown keys are mistakes: a misspelt `insecure` must not pass for an absent one.
+//! A node and the command line read the same file with the same code, so that they cannot disagree about it.
+//! Reading a file binds, opens and creates nothing, and nobody outside this crate sees an unchecked value. An
+//! unknown key is a mistake: a misspelt `insecure` must not pass for an absent one. There is no state that a
+//! crash could lose.
 
 mod read;
 mod value;

@@ -8,7 +8,7 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::value::Parsed;
+use crate::value::Parsed;
 
 /// One mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl fmt::Display for Mistake {
 }
 
 /// A parsed file and the mistakes found in it so far.
-pub(super) struct Document<'s> {
+pub(crate) struct Document<'s> {
     source: &'s str,
     table: DeTable<'s>,
     /// Lines that are no TOML. What is missing or odd because of them is not reported as well.
@@ -42,7 +42,7 @@ pub(super) struct Document<'s> {
 
 impl<'s> Document<'s> {
     /// Parses what can be parsed and notes what cannot.
-    pub(super) fn parse(source: &'s str) -> Document<'s> {
+    pub(crate) fn parse(source: &'s str) -> Document<'s> {
         let (table, errors) = DeTable::parse_recoverable(source);
         let mut document = Document {
             source,
@@ -61,7 +61,7 @@ impl<'s> Document<'s> {
     }
 
     /// The section called `name`, empty if the file has none.
-    pub(super) fn section(&self, name: &'static str) -> Section<'_, 's> {
+    pub(crate) fn section(&self, name: &'static str) -> Section<'_, 's> {
         let mut section = Section { document: self, name, line: 1, table: None, asked: BTreeSet::new() };
         if let Some((key, value)) = self.table.get_key_value(name) {
             section.line = self.line(key.span().start);
@@ -74,7 +74,7 @@ impl<'s> Document<'s> {
     }
 
     /// Ends the reading: reports sections nobody knows, and hands over every mistake in file order.
-    pub(super) fn finish(self, known: &[&str]) -> Vec<Mistake> {
+    pub(crate) fn finish(self, known: &[&str]) -> Vec<Mistake> {
         for key in self.table.keys() {
             if !known.contains(&key.get_ref().as_ref()) {
                 self.note(self.line(key.span().start), key.get_ref().to_string(), unknown(known));
@@ -107,7 +107,7 @@ impl<'s> Document<'s> {
 
 /// One section of a document, read key by key. A value that is absent or wrong reads as `None` and has
 /// been noted; a section gives its settings only if none of its keys did.
-pub(super) struct Section<'d, 's> {
+pub(crate) struct Section<'d, 's> {
     document: &'d Document<'s>,
     name: &'static str,
     line: usize,
@@ -117,7 +117,7 @@ pub(super) struct Section<'d, 's> {
 
 impl<'d, 's> Section<'d, 's> {
     /// The value of a key that must be there.
-    pub(super) fn required<T>(
+    pub(crate) fn required<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&DeValue<'s>) -> Parsed<T>,
@@ -134,7 +134,7 @@ impl<'d, 's> Section<'d, 's> {
     }
 
     /// The value of a key, or `default` where the file says nothing.
-    pub(super) fn defaulted<T>(
+    pub(crate) fn defaulted<T>(
         &mut self,
         key: &'static str,
         default: T,
@@ -144,7 +144,7 @@ impl<'d, 's> Section<'d, 's> {
     }
 
     /// The value of a key that may be absent: `Some(None)`.
-    pub(super) fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&DeValue<'s>) -> Parsed<T>,
@@ -162,13 +162,13 @@ impl<'d, 's> Section<'d, 's> {
     }
 
     /// Notes a mistake about `key`, on its line or, where it is absent, on the section's.
-    pub(super) fn mistake(&self, key: &str, message: impl Into<String>) {
+    pub(crate) fn mistake(&self, key: &str, message: impl Into<String>) {
         let line = self.find(key).map_or(self.line, |(at, _)| self.document.line(at.span().start));
         self.document.note(line, format!("{}.{key}", self.name), message.into());
     }
 
     /// Ends the section: every key that nobody asked for is a mistake.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         let known: Vec<_> = self.asked.iter().copied().collect();
         for key in self.table.into_iter().flat_map(DeTable::keys) {
             let line = self.document.line(key.span().start);

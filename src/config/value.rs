@@ -11,7 +11,7 @@ use clawhub_types::{Durability, Roles, label};
 use toml::de::DeValue;
 
 /// A value's verdict: the text completes "`key`: …".
-pub(super) type Parsed<T> = Result<T, String>;
+pub(crate) type Parsed<T> = Result<T, String>;
 
 /// What a value is called where another was expected.
 fn kind(value: &DeValue<'_>) -> &'static str {
@@ -31,7 +31,7 @@ fn expected(what: &str, got: &DeValue<'_>) -> String {
 }
 
 /// A string, possibly empty.
-pub(super) fn string(value: &DeValue<'_>) -> Parsed<String> {
+pub(crate) fn string(value: &DeValue<'_>) -> Parsed<String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         other => Err(expected("a string", other)),
@@ -39,7 +39,7 @@ pub(super) fn string(value: &DeValue<'_>) -> Parsed<String> {
 }
 
 /// `true` or `false`.
-pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
+pub(crate) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
     match value {
         DeValue::Boolean(b) => Ok(*b),
         other => Err(expected("true or false", other)),
@@ -47,7 +47,7 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
 }
 
 /// A whole number within `min..=max`.
-pub(super) fn integer(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed<u64> {
+pub(crate) fn integer(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed<u64> {
     move |value| {
         let DeValue::Integer(n) = value else { return Err(expected("an integer", value)) };
         match u64::from_str_radix(n.as_str(), n.radix()) {
@@ -58,25 +58,25 @@ pub(super) fn integer(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed<u64
 }
 
 /// A node, region or zone name.
-pub(super) fn name(value: &DeValue<'_>) -> Parsed<String> {
+pub(crate) fn name(value: &DeValue<'_>) -> Parsed<String> {
     let text = string(value)?;
     label(&text).map_err(|e| format!("{text:?}: {e}"))
 }
 
 /// A path; not empty.
-pub(super) fn path(value: &DeValue<'_>) -> Parsed<PathBuf> {
+pub(crate) fn path(value: &DeValue<'_>) -> Parsed<PathBuf> {
     let text = string(value)?;
     if text.is_empty() { Err("a path is expected, this is empty".into()) } else { Ok(text.into()) }
 }
 
 /// `ip:port`, where to listen. Port 0 asks for any free one.
-pub(super) fn listen(value: &DeValue<'_>) -> Parsed<SocketAddr> {
+pub(crate) fn listen(value: &DeValue<'_>) -> Parsed<SocketAddr> {
     let text = string(value)?;
     text.parse().map_err(|_| format!("{text:?} is not an address to listen on, such as \"127.0.0.1:5000\""))
 }
 
 /// `host:port`, where others reach this node: a DNS name, an IPv4 address or an IPv6 one in brackets.
-pub(super) fn reachable(value: &DeValue<'_>) -> Parsed<String> {
+pub(crate) fn reachable(value: &DeValue<'_>) -> Parsed<String> {
     let text = string(value)?;
     if is_reachable(&text) {
         Ok(text)
@@ -98,7 +98,7 @@ fn is_reachable(text: &str) -> bool {
 }
 
 /// Bytes: an integer, or digits and a unit, `"512MiB"`, `"10GiB"`, `"2TB"`.
-pub(super) fn size(value: &DeValue<'_>) -> Parsed<u64> {
+pub(crate) fn size(value: &DeValue<'_>) -> Parsed<u64> {
     const UNITS: [(&str, u64); 9] = [
         ("B", 1),
         ("kB", 1000),
@@ -118,7 +118,7 @@ pub(super) fn size(value: &DeValue<'_>) -> Parsed<u64> {
 }
 
 /// A size within `min..=max` bytes.
-pub(super) fn size_within(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed<u64> {
+pub(crate) fn size_within(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed<u64> {
     move |value| match size(value)? {
         bytes if (min..=max).contains(&bytes) => Ok(bytes),
         bytes => Err(format!("{bytes} bytes is not within {min} to {max}")),
@@ -126,7 +126,7 @@ pub(super) fn size_within(min: u64, max: u64) -> impl Fn(&DeValue<'_>) -> Parsed
 }
 
 /// A time span: digits and a unit, `"500ms"`, `"30s"`, `"5m"`, `"24h"`, `"7d"`; longer than zero.
-pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
+pub(crate) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
     const UNITS: [(&str, u64); 5] =
         [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let DeValue::String(text) = value else { return Err(expected("a duration such as \"30s\"", value)) };
@@ -146,7 +146,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&DeValue<'_>) -> Parsed<T> {
+pub(crate) fn word<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&DeValue<'_>) -> Parsed<T> {
     move |value| {
         let text = string(value)?;
         choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
@@ -157,12 +157,12 @@ pub(super) fn word<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&D
 }
 
 /// A durability policy.
-pub(super) fn durability(value: &DeValue<'_>) -> Parsed<Durability> {
+pub(crate) fn durability(value: &DeValue<'_>) -> Parsed<Durability> {
     word(&[("local", Durability::Local), ("zone", Durability::Zone), ("region", Durability::Region)])(value)
 }
 
 /// A list of `"voter"` and `"storage"`, at least one, none twice.
-pub(super) fn roles(value: &DeValue<'_>) -> Parsed<Roles> {
+pub(crate) fn roles(value: &DeValue<'_>) -> Parsed<Roles> {
     let DeValue::Array(items) = value else { return Err(expected("an array of roles", value)) };
     let mut roles = Roles { voter: false, storage: false };
     for item in items {
