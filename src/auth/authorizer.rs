@@ -60,7 +60,7 @@ impl Authorizer {
 /// whatever creates it creates it at its first revision.
 fn revisions(scope: &Scope, view: &View<'_>) -> Result<AccessRevisions, Fault> {
     let Scope::Repository(repo) = scope else { return Ok(AccessRevisions::default()) };
-    let project = view.project(&repo.project())?.map(|record| (record.id, record.access_rev));
+    let project = view.project().by_name(&repo.project())?.map(|record| (record.id, record.access_rev));
     Ok(AccessRevisions { project, principal: 0 })
 }
 
@@ -142,7 +142,7 @@ mod tests {
     fn open_permits_and_notes_the_revision_it_judged_at() {
         let kv = state();
         let view = View::new(&*kv);
-        let project = view.project(&"team".parse().unwrap()).unwrap().unwrap();
+        let project = view.project().by_name(&"team".parse().unwrap()).unwrap().unwrap();
         for action in [Action::Pull, Action::Push, Action::Delete, Action::Catalog] {
             let scope = repository("team/app");
             let permit = Authorizer::Open.authorize(&Principal::Anonymous, action, &scope, &view).unwrap();

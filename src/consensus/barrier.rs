@@ -190,7 +190,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let leader = self.leading().and_then(|leader: LeaderId| self.shared.clock.now(leader));
         leader.or_else(|| {
             let state = self.state();
-            View::new(&*state).tick().ok()
+            View::new(&*state).cluster().tick().ok()
         })
     }
 

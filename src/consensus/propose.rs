@@ -286,7 +286,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         // Once this leader's first entry is applied, so are all ticks before it.
         R::timeout_at(deadline, self.first_applied(leader)).await.ok()??;
         let state = self.state();
-        let last = View::new(&*state).tick().ok()?;
+        let last = View::new(&*state).cluster().tick().ok()?;
         self.shared.clock.set(leader, last);
         self.shared.clock.now(leader)
     }

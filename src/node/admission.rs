@@ -38,11 +38,12 @@ impl Admission {
     fn welcome(&self, node: NodeId, csr: Csr) -> Result<JoinReply, Status> {
         let state = self.consensus.state();
         let view = View::new(&*state);
-        let cluster = view.cluster().map_err(refusal::fault)?;
+        let cluster = view.cluster().record().map_err(refusal::fault)?;
         let cluster = cluster.ok_or_else(|| Status::internal("the cluster's record is missing"))?;
         let ca = Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &self.cluster_key);
         let certificate = ca.and_then(|ca| ca.issue(csr, node)).map_err(refusal::internal)?;
-        let members = view.nodes().map_err(refusal::fault)?.into_iter().filter(|member| !member.removed);
+        let members =
+            view.cluster().nodes().map_err(refusal::fault)?.into_iter().filter(|member| !member.removed);
         let peers = members.map(|member| Peer {
             node: member.id.0,
             addr: member.spec.peer_addr,

@@ -134,7 +134,7 @@ async fn finish_founding(node: &Node, stack: &Stack) -> Result<(), NodeError> {
         let refused = proposed.await.err();
         let state = stack.consensus.state();
         // Whatever the answer: an attempt before a crash may have done it.
-        if View::new(&*state).cluster()?.is_some_and(|cluster| cluster.id == stack.cluster) {
+        if View::new(&*state).cluster().record()?.is_some_and(|cluster| cluster.id == stack.cluster) {
             return Ok(node.facts.set_pending_init(None)?);
         }
         match refused {

@@ -31,7 +31,7 @@ impl Members {
     /// [`Fault`] if the state cannot be read.
     pub(crate) fn current(&self) -> Result<Vec<Seed>, Fault> {
         let kv = self.state.kv();
-        let members = View::new(&*kv).nodes()?.into_iter().filter(|node| !node.removed);
+        let members = View::new(&*kv).cluster().nodes()?.into_iter().filter(|node| !node.removed);
         let seed = |node: NodeRecord| Seed { node: node.id, addr: node.spec.peer_addr, spki: node.spec.spki };
         Ok(members.map(seed).collect())
     }
@@ -43,13 +43,13 @@ impl Members {
 
     fn record(&self, node: NodeId) -> Result<Option<NodeRecord>, Fault> {
         let kv = self.state.kv();
-        View::new(&*kv).node(node)
+        View::new(&*kv).cluster().node(node)
     }
 
     /// The highest id that the state knows.
     fn last(&self) -> Result<NodeId, Fault> {
         let kv = self.state.kv();
-        Ok(View::new(&*kv).nodes()?.last().map_or(NodeId(0), |node| node.id))
+        Ok(View::new(&*kv).cluster().nodes()?.last().map_or(NodeId(0), |node| node.id))
     }
 
     /// About a node that the state does not know. Its certificate was issued by the cluster for this id,

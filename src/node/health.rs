@@ -61,7 +61,7 @@ pub(crate) async fn not_ready(node: &Node) -> Vec<String> {
 /// A node whose boot is not logged yet may still be at its old address for the others.
 fn unregistered(node: &Node, stack: &Stack) -> Option<String> {
     let state = stack.consensus.state();
-    match View::new(&*state).node(stack.me) {
+    match View::new(&*state).cluster().node(stack.me) {
         Ok(Some(record)) if record.boot == node.boot.count => None,
         Ok(_) => Some("the node has not registered this start yet".into()),
         Err(fault) => Some(fault.to_string()),

@@ -194,7 +194,7 @@ fn bind_stores(node: &Node) -> Result<(), NodeError> {
 /// Refuses a state that is another cluster's, for example one restored from the wrong backup.
 fn check_owner(state: &StateStore, owner: Owner) -> Result<(), NodeError> {
     let kv = state.kv();
-    match View::new(&*kv).cluster()? {
+    match View::new(&*kv).cluster().record()? {
         Some(cluster) if cluster.id != owner.cluster => Err(NodeError::Inconsistent(format!(
             "FORMAT names {owner}, the state is cluster {}'s",
             cluster.id

@@ -102,7 +102,7 @@ async fn watch_members(node: Arc<Node>) {
 /// entry on.
 fn show_out(node: &Node, stack: &Stack) -> Result<(), NodeError> {
     let state = stack.consensus.state();
-    for member in View::new(&*state).nodes()?.into_iter().filter(|member| member.removed) {
+    for member in View::new(&*state).cluster().nodes()?.into_iter().filter(|member| member.removed) {
         if member.id == stack.me {
             node.stop.removed();
         } else if stack.endpoint.standing(member.id) == Standing::Connected {

@@ -91,7 +91,8 @@ impl Registry {
     /// An id that names no member names no session either.
     fn check_member(&self, owner: NodeId) -> Result<(), Error> {
         let state = self.state();
-        let member = clawhub_state::View::new(&*state).node(owner)?.is_some_and(|node| !node.removed);
+        let member =
+            clawhub_state::View::new(&*state).cluster().node(owner)?.is_some_and(|node| !node.removed);
         let unknown =
             || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
         member.then_some(()).ok_or_else(unknown)

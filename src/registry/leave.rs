@@ -56,7 +56,7 @@ impl Registry {
         loop {
             let roots = {
                 let state = self.state();
-                View::new(&*state).held_by(node, after, PAGE)?
+                View::new(&*state).blob().held_by(node, after, PAGE)?
             };
             let Some(last) = roots.last().copied() else { return Ok(()) };
             let cmd = match force {
@@ -70,13 +70,13 @@ impl Registry {
 }
 
 fn count(view: &View<'_>, node: NodeId) -> Result<Leaving, Fault> {
-    let layout = view.layout()?.without(node);
+    let layout = view.cluster().layout()?.without(node);
     let mut leaving = Leaving::default();
     let mut after: Option<Root> = None;
     loop {
-        let page = view.held_by(node, after, PAGE)?;
+        let page = view.blob().held_by(node, after, PAGE)?;
         for root in &page {
-            let Some(record) = view.root(root)?.filter(|record| record.links > 0) else { continue };
+            let Some(record) = view.blob().root(root)?.filter(|record| record.links > 0) else { continue };
             let others: Vec<NodeId> = record.holders.iter().copied().filter(|id| *id != node).collect();
             if others.is_empty() {
                 leaving.lost_count += 1;
@@ -84,7 +84,7 @@ fn count(view: &View<'_>, node: NodeId) -> Result<Leaving, Fault> {
                     let digest = Digest::Sha256(record.digests.sha256);
                     leaving.lost.push(LostBlob { digest, size: record.size });
                 }
-            } else if !complete(&view.root_policies(root)?, &layout, &others) {
+            } else if !complete(&view.blob().policies(root)?, &layout, &others) {
                 leaving.short += 1;
             }
         }

@@ -128,6 +128,6 @@ impl Registry {
     fn placement(&self, repo: &RepoName) -> Result<(Policy, Layout), Error> {
         let state = self.state();
         let view = View::new(&*state);
-        Ok((view.policy_of(repo)?, view.layout()?))
+        Ok((view.project().policy_of(repo)?, view.cluster().layout()?))
     }
 }

@@ -30,9 +30,10 @@ impl Registry {
         let state = self.state();
         let view = View::new(&*state);
         let known = view
+            .project()
             .repo(repo)?
             .ok_or_else(|| Error::code(ErrorCode::NameUnknown, "the repository is unknown"))?;
-        let (items, more) = view.tags(&known, after, limit)?;
+        let (items, more) = view.artifact().tags(&known, after, limit)?;
         Ok(Page { items, more })
     }
 
@@ -48,7 +49,7 @@ impl Registry {
     ) -> Result<Page<RepoName>, Error> {
         self.barrier().await?;
         let state = self.state();
-        let (items, more) = View::new(&*state).catalog(after, limit)?;
+        let (items, more) = View::new(&*state).project().catalog(after, limit)?;
         Ok(Page { items, more })
     }
 
@@ -101,8 +102,8 @@ impl Registry {
     ) -> Result<Vec<(Digest, ManifestRecord)>, Error> {
         let state = self.state();
         let view = View::new(&*state);
-        match view.repo(repo)? {
-            Some(repo) => Ok(view.referrers(&repo, subject, after, REFERRERS_STEP)?),
+        match view.project().repo(repo)? {
+            Some(repo) => Ok(view.artifact().referrers(&repo, subject, after, REFERRERS_STEP)?),
             None => Ok(Vec::new()),
         }
     }

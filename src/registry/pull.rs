@@ -116,15 +116,15 @@ impl Registry {
     ) -> Result<Option<(Digest, ManifestRecord)>, Error> {
         let state = self.state();
         let view = View::new(&*state);
-        let Some(repo) = view.repo(repo)? else { return Ok(None) };
+        let Some(repo) = view.project().repo(repo)? else { return Ok(None) };
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => match view.tag(&repo, tag)? {
+            Reference::Tag(tag) => match view.artifact().tag(&repo, tag)? {
                 Some(record) => record.digest,
                 None => return Ok(None),
             },
         };
-        Ok(view.manifest(&repo, &digest)?.map(|record| (digest, record)))
+        Ok(view.artifact().manifest(&repo, &digest)?.map(|record| (digest, record)))
     }
 
     async fn manifest_view(
@@ -160,8 +160,8 @@ impl Registry {
             BodyRef::Inline => {
                 let state = self.state();
                 let view = View::new(&*state);
-                let bytes = match view.repo(repo)? {
-                    Some(repo) => view.manifest_bytes(&repo, digest)?,
+                let bytes = match view.project().repo(repo)? {
+                    Some(repo) => view.artifact().manifest_bytes(&repo, digest)?,
                     None => None,
                 };
                 // Deleted between two reads.
@@ -174,8 +174,8 @@ impl Registry {
     fn find_link(&self, repo: &RepoName, digest: &Digest) -> Result<Option<LinkRecord>, Error> {
         let state = self.state();
         let view = View::new(&*state);
-        match view.repo(repo)? {
-            Some(repo) => Ok(view.link(&repo, digest)?),
+        match view.project().repo(repo)? {
+            Some(repo) => Ok(view.blob().link(&repo, digest)?),
             None => Ok(None),
         }
     }
@@ -189,7 +189,7 @@ impl Registry {
         link: &LinkRecord,
     ) -> Result<(), Error> {
         let state = self.state();
-        let tick = View::new(&*state).tick()?;
+        let tick = View::new(&*state).cluster().tick()?;
         if link.lease_until.is_none_or(|until| until > tick.saturating_add(HALF_LIFE_MS)) {
             return Ok(());
         }

@@ -261,13 +261,13 @@ impl Registry {
     /// The generation that receipts for this root are made for.
     pub(crate) fn generation(&self, root: &Root) -> Result<u64, Error> {
         let state = self.state();
-        Ok(View::new(&*state).root(root)?.map_or(1, |record| record.generation))
+        Ok(View::new(&*state).blob().root(root)?.map_or(1, |record| record.generation))
     }
 
     /// What a copy of this root must turn out to be.
     pub(crate) fn wanted(&self, root: &Root) -> Result<Option<Wanted>, Error> {
         let state = self.state();
-        let record = View::new(&*state).root(root)?;
+        let record = View::new(&*state).blob().root(root)?;
         Ok(record.map(|r| wanted(root, r.size, r.generation, &r.digests, r.holders)))
     }
 

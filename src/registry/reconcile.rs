@@ -135,7 +135,7 @@ impl Registry {
     /// Blocking. Of the next roots that this node is said to hold, those that it does not, and where to go on.
     fn check(&self, after: Option<Root>) -> Result<(Vec<Root>, Option<Root>), Error> {
         let state = self.state();
-        let held = View::new(&*state).held_by(self.me(), after, PAGE)?;
+        let held = View::new(&*state).blob().held_by(self.me(), after, PAGE)?;
         let next = (held.len() == PAGE).then(|| held.last().copied()).flatten();
         let mut gone = Vec::new();
         // A store whose device fails as a whole says nothing about one copy.
@@ -153,14 +153,14 @@ impl Registry {
     fn look(&self, after: Option<Root>) -> Result<Found, Error> {
         let state = self.state();
         let view = View::new(&*state);
-        let layout = view.layout()?;
-        let roots = view.roots(after, PAGE)?;
+        let layout = view.cluster().layout()?;
+        let roots = view.blob().roots(after, PAGE)?;
         let next = (roots.len() == PAGE).then(|| roots.last().map(|(root, _)| *root)).flatten();
         let (mut missing, mut gone, mut short) = (Vec::new(), Vec::new(), 0);
         // A store whose device fails as a whole says nothing about one copy.
         let sound = !self.blobs().is_held_back();
         for (root, record) in roots {
-            let policies = view.root_policies(&root)?;
+            let policies = view.blob().policies(&root)?;
             let enough = complete(&policies, &layout, &record.holders);
             short += u64::from(!enough);
             let recorded = record.holders.contains(&self.me());

@@ -83,7 +83,7 @@ impl Registry {
     fn keeps(&self, root: &Root) -> Result<bool, Error> {
         let state = self.state();
         let view = View::new(&*state);
-        let (layout, policies) = (view.layout()?, view.root_policies(root)?);
+        let (layout, policies) = (view.cluster().layout()?, view.blob().policies(root)?);
         let admitted = |me| policies.iter().any(|policy| policy.admits(me));
         Ok(self.blobs().accepts() && layout.node(self.me()).is_some_and(admitted))
     }

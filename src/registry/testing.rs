@@ -136,8 +136,8 @@ impl World {
     pub(crate) fn record(&self, digest: &Digest) -> (Root, RootRecord) {
         let state = self.consensus.state();
         let view = View::new(&*state);
-        let root = view.root_of(digest).unwrap().unwrap();
-        (root, view.root(&root).unwrap().unwrap())
+        let root = view.blob().root_of(digest).unwrap().unwrap();
+        (root, view.blob().root(&root).unwrap().unwrap())
     }
 
     /// The nodes that the log says hold a blob.
@@ -149,8 +149,8 @@ impl World {
     pub(crate) fn targets(&self, root: &Root) -> Vec<u64> {
         let state = self.consensus.state();
         let view = View::new(&*state);
-        let policies = view.root_policies(root).unwrap();
-        let target = clawhub_policy::target(&policies, &view.layout().unwrap(), root);
+        let policies = view.blob().policies(root).unwrap();
+        let target = clawhub_policy::target(&policies, &view.cluster().layout().unwrap(), root);
         target.into_iter().map(|node| node.0).collect()
     }
 }

@@ -145,7 +145,7 @@ impl Replicate {
     /// The members and where they stand; empty if the state cannot be read.
     fn layout(&self) -> Layout {
         let state = (self.inner.state)();
-        View::new(&*state).layout().unwrap_or_else(|error| {
+        View::new(&*state).cluster().layout().unwrap_or_else(|error| {
             tracing::error!(%error, "the state cannot be read");
             Layout { nodes: Vec::new() }
         })

@@ -298,16 +298,16 @@ struct Found {
 /// Checks every derived record against what it is derived from.
 fn audit(view: &View<'_>) {
     let mut found = Found::default();
-    for name in view.catalog(None, usize::MAX).unwrap().0 {
-        let at = view.repo(&name).unwrap().unwrap();
-        assert_eq!(view.repo_record(&at).unwrap().unwrap().name, name);
+    for name in view.project().catalog(None, usize::MAX).unwrap().0 {
+        let at = view.project().repo(&name).unwrap().unwrap();
+        assert_eq!(view.project().repo_record(&at).unwrap().unwrap().name, name);
         audit_repo(view, at, &mut found);
     }
     for (id, (manifests, tags, inline)) in &found.counts {
-        let project = view.project_by_id(*id).unwrap().unwrap();
+        let project = view.project().by_id(*id).unwrap().unwrap();
         assert_eq!((project.manifests, project.tags), (*manifests, *tags), "project {id}");
         let linked = found.links.iter().filter(|(_, repos)| repos.iter().any(|at| at.project == *id));
-        let stored: u64 = linked.map(|(root, _)| view.root(root).unwrap().unwrap().size).sum();
+        let stored: u64 = linked.map(|(root, _)| view.blob().root(root).unwrap().unwrap().size).sum();
         assert_eq!(project.bytes, stored + inline, "project {id}");
     }
     audit_roots(view, &found);
@@ -322,7 +322,7 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
     for row in rows(b'm') {
         let digest = row.parts().unwrap().digest().unwrap();
         let record: crate::artifact::ManifestRecord = row.record().unwrap();
-        let inline = view.manifest_bytes(&at, &digest).unwrap();
+        let inline = view.artifact().manifest_bytes(&at, &digest).unwrap();
         assert_eq!(inline.is_some(), record.body == BodyRef::Inline, "{digest}");
         counts.0 += 1;
         counts.2 += inline.map_or(0, |bytes| bytes.len() as u64);
@@ -331,7 +331,7 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
             must.insert((root, digest.clone()));
         }
         for reference in record.facts.refs {
-            match view.link(&at, &reference.digest).unwrap() {
+            match view.blob().link(&at, &reference.digest).unwrap() {
                 Some(link) => {
                     held.insert((link.root, digest.clone()));
                     if reference.kind == RefKind::Blob {
@@ -360,7 +360,10 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
         found.links.entry(link.root).or_default().insert(at);
     }
     for (root, manifest) in &uses {
-        assert!(view.link_to(&at, root).unwrap().is_some(), "{manifest} holds {root:?}, which is not linked");
+        assert!(
+            view.blob().link_to(&at, root).unwrap().is_some(),
+            "{manifest} holds {root:?}, which is not linked"
+        );
     }
     let listed: BTreeSet<_> = rows(b's')
         .iter()
@@ -370,39 +373,40 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
         })
         .collect();
     assert_eq!(listed, subjects);
-    let tags = view.tags(&at, None, usize::MAX).unwrap().0;
+    let tags = view.artifact().tags(&at, None, usize::MAX).unwrap().0;
     counts.1 += tags.len() as u64;
     for tag in &tags {
-        let record = view.tag(&at, tag).unwrap().unwrap();
-        assert!(view.manifest(&at, &record.digest).unwrap().is_some(), "{tag} names nothing");
-        assert!(view.tags_on(&at, &record.digest).unwrap().contains(tag));
+        let record = view.artifact().tag(&at, tag).unwrap().unwrap();
+        assert!(view.artifact().manifest(&at, &record.digest).unwrap().is_some(), "{tag} names nothing");
+        assert!(view.artifact().tags_on(&at, &record.digest).unwrap().contains(tag));
     }
     assert_eq!(rows(b'v').len(), tags.len());
 }
 
 fn audit_roots(view: &View<'_>, found: &Found) {
     let mut holders = BTreeSet::new();
-    for (root, record) in view.roots(None, usize::MAX).unwrap() {
+    for (root, record) in view.blob().roots(None, usize::MAX).unwrap() {
         let repos = found.links.get(&root).cloned().unwrap_or_default();
         let projects: BTreeSet<_> = repos.iter().map(|at| at.project).collect();
         assert_eq!((record.links, record.projects), (repos.len() as u64, projects.len() as u64));
         assert_eq!(record.unlinked_since.is_none(), record.links > 0);
         assert!(record.holders.is_sorted());
         for digest in record.digests.iter() {
-            assert_eq!(view.root_of(&digest).unwrap(), Some(root));
+            assert_eq!(view.blob().root_of(&digest).unwrap(), Some(root));
         }
         for node in record.holders {
-            assert!(!view.node(node).unwrap().unwrap().removed, "{node} left");
+            assert!(!view.cluster().node(node).unwrap().unwrap().removed, "{node} left");
             holders.insert((node, root));
         }
     }
-    assert!(found.links.keys().all(|root| view.root(root).unwrap().is_some()));
+    assert!(found.links.keys().all(|root| view.blob().root(root).unwrap().is_some()));
     let listed: BTreeSet<_> = view
+        .cluster()
         .nodes()
         .unwrap()
         .iter()
         .flat_map(|node| {
-            let roots = view.held_by(node.id, None, usize::MAX).unwrap();
+            let roots = view.blob().held_by(node.id, None, usize::MAX).unwrap();
             roots.into_iter().map(|root| (node.id, root))
         })
         .collect();

@@ -119,7 +119,7 @@ impl World {
     }
 
     pub(crate) fn at(&self, name: &str) -> RepoRef {
-        self.view().repo(&repo(name)).unwrap().unwrap()
+        self.view().project().repo(&repo(name)).unwrap().unwrap()
     }
 
     /// Commits a blob with receipts of these nodes.

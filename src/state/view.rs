@@ -5,16 +5,21 @@
 
 use clawhub_kv::KvRead;
 
+use crate::artifact::ArtifactView;
+use crate::blob::BlobView;
+use crate::cluster::ClusterView;
 use crate::fault::Fault;
 use crate::key::Key;
 use crate::machine::{hash_key, read_applied};
+use crate::outbox::OutboxView;
+use crate::project::ProjectView;
 use crate::record::Record;
 use crate::state_hash::StateHash;
 
 /// Rows read from the store at a time by queries that filter.
 const PAGE: usize = 256;
 
-/// The state, to be asked. Each domain adds its own queries.
+/// The state, to be asked. Each domain answers through a view of its own.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     kv: &'a dyn KvRead,
@@ -24,6 +29,31 @@ impl<'a> View<'a> {
     /// A view of a store or snapshot.
     pub fn new(kv: &'a dyn KvRead) -> Self {
         View { kv }
+    }
+
+    /// What it says of the cluster, its nodes, tokens and sessions.
+    pub fn cluster(self) -> ClusterView<'a> {
+        ClusterView::from(self)
+    }
+
+    /// What it says of projects, repositories and their policies.
+    pub fn project(self) -> ProjectView<'a> {
+        ProjectView::from(self)
+    }
+
+    /// What it says of roots, holders and links.
+    pub fn blob(self) -> BlobView<'a> {
+        BlobView::from(self)
+    }
+
+    /// What it says of manifests, tags and referrers.
+    pub fn artifact(self) -> ArtifactView<'a> {
+        ArtifactView::from(self)
+    }
+
+    /// What it says of events.
+    pub fn outbox(self) -> OutboxView<'a> {
+        OutboxView::from(self)
     }
 
     /// The index applied last (0 before the first) and the hash of the whole state after it. Equal

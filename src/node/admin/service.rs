@@ -80,8 +80,8 @@ where
 fn may_remove(stack: &Stack, node: NodeId, leaving: &Leaving) -> Result<(), Status> {
     let state = stack.consensus.state();
     let view = View::new(&*state);
-    let cluster = view.cluster().map_err(refusal::fault)?;
-    let layout = view.layout().map_err(refusal::fault)?;
+    let cluster = view.cluster().record().map_err(refusal::fault)?;
+    let layout = view.cluster().layout().map_err(refusal::fault)?;
     let durability = cluster.map_or(Durability::Zone, |cluster| cluster.durability);
     membership::may_remove(&layout, durability, node).map_err(Status::failed_precondition)?;
     match leaving.lost_count + leaving.short {
@@ -131,7 +131,7 @@ impl Admin for Operator {
         let stack = self.stack()?;
         let ca = {
             let state = stack.consensus.state();
-            let cluster = View::new(&*state).cluster().map_err(refusal::fault)?;
+            let cluster = View::new(&*state).cluster().record().map_err(refusal::fault)?;
             let cluster = cluster.ok_or_else(|| Status::unavailable("this node is catching up"))?;
             Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &stack.cluster_key)
         };

@@ -37,7 +37,7 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
     let snapshot = state.snapshot();
     let view = View::new(&*snapshot);
     let (applied, hash) = view.state_hash().map_err(refusal::fault)?;
-    reply.epoch = view.cluster().map_err(refusal::fault)?.map_or(0, |cluster| cluster.epoch);
+    reply.epoch = view.cluster().record().map_err(refusal::fault)?.map_or(0, |cluster| cluster.epoch);
     reply.leader = status.leader.map(|id| id.0);
     reply.term = status.term;
     reply.last_log = status.last_log.unwrap_or(0);
@@ -47,7 +47,7 @@ pub(super) async fn status(node: &Node) -> Result<StatusReply, Status> {
     reply.learners = status.learners.iter().map(|id| id.0).collect();
     reply.quorum_age_ms = status.cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     reply.state_hash = hex::encode(hash);
-    reply.tick = view.tick().map_err(refusal::fault)?;
+    reply.tick = view.cluster().tick().map_err(refusal::fault)?;
     if let Some(census) = stack.registry.census() {
         (reply.under_target, reply.counted_at) = (Some(census.short), census.index);
     }
@@ -75,7 +75,7 @@ pub(super) fn removed(leaving: Leaving) -> RemoveReply {
 pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
     let status = stack.consensus.status();
     let state = stack.consensus.state();
-    let nodes = View::new(&*state).nodes().map_err(refusal::fault)?;
+    let nodes = View::new(&*state).cluster().nodes().map_err(refusal::fault)?;
     let standing = |id: NodeId| match () {
         () if status.leader == Some(id) => "leader",
         () if status.voters.contains(&id) => "voter",

@@ -34,7 +34,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         if status.leader != Some(stack.me) || status.changing {
             continue;
         }
-        let layout = match View::new(&*stack.consensus.state()).layout() {
+        let layout = match View::new(&*stack.consensus.state()).cluster().layout() {
             Ok(layout) => layout,
             Err(error) => {
                 tracing::error!(%error, "the members cannot be read");

@@ -37,10 +37,10 @@ struct Put<'c> {
 fn put(tx: &mut Tx<'_>, cx: &mut Cx, put: &Put<'_>) -> Result<Reply, Stop> {
     let at = ensure_repo(tx, cx, put.repo)?;
     for tag in put.tags {
-        check(put.condition, tx.view().tag(&at, tag)?.map(|tag| tag.digest))?;
+        check(put.condition, tx.view().artifact().tag(&at, tag)?.map(|tag| tag.digest))?;
     }
     let mut links = references(tx, at, put.facts)?;
-    let before = tx.view().manifest(&at, put.digest)?;
+    let before = tx.view().artifact().manifest(&at, put.digest)?;
     // The same digest is the same bytes: they stay where they are.
     let body = match (&before, put.body) {
         (Some(before), _) => before.body,
@@ -48,7 +48,7 @@ fn put(tx: &mut Tx<'_>, cx: &mut Cx, put: &Put<'_>) -> Result<Reply, Stop> {
         (None, Body::Stored(stored)) => BodyRef::Stored(bind_body(tx, cx, at, put.digest, stored)?),
     };
     if let BodyRef::Stored(root) = body {
-        let link = tx.view().link_to(&at, &root)?;
+        let link = tx.view().blob().link_to(&at, &root)?;
         links.push(link.ok_or_else(|| corrupt(put.digest, "its bytes are not linked"))?);
     }
     check_copies(tx, put.repo, &links, put.facts, at)?;
@@ -101,7 +101,7 @@ fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<Lin
         if is_child && view.has(&keys::manifest(at, &reference.digest))? {
             continue;
         }
-        match view.link(&at, &reference.digest)? {
+        match view.blob().link(&at, &reference.digest)? {
             Some(link) => links.push(link),
             None => unknown.push(reference.digest.clone()),
         }
@@ -138,11 +138,13 @@ fn check_copies(
     let view = tx.view();
     let mut roots: BTreeSet<Root> = links.iter().map(|link| link.root).collect();
     for child in facts.refs.iter().filter(|reference| reference.kind == RefKind::Child) {
-        if let Some(ManifestRecord { body: BodyRef::Stored(root), .. }) = view.manifest(&at, &child.digest)? {
+        if let Some(ManifestRecord { body: BodyRef::Stored(root), .. }) =
+            view.artifact().manifest(&at, &child.digest)?
+        {
             roots.insert(root);
         }
     }
-    let (policy, layout) = (view.policy_of(repo)?, view.layout()?);
+    let (policy, layout) = (view.project().policy_of(repo)?, view.cluster().layout()?);
     let mut short = Vec::new();
     for root in roots {
         if !satisfied(&policy, &layout, &blob::known(tx, &root)?.holders) {
@@ -195,7 +197,7 @@ fn replace(
 fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fault> {
     let mut roots = BTreeSet::new();
     for reference in &manifest.facts.refs {
-        roots.extend(tx.view().root_of(&reference.digest)?);
+        roots.extend(tx.view().blob().root_of(&reference.digest)?);
     }
     if let BodyRef::Stored(root) = manifest.body {
         roots.insert(root);
@@ -204,7 +206,7 @@ fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fa
 }
 
 fn move_tag(tx: &mut Tx<'_>, cx: &Cx, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
-    match tx.view().tag(&at, tag)? {
+    match tx.view().artifact().tag(&at, tag)? {
         Some(before) => tx.delete(keys::tag_on(at, &before.digest, tag.as_str())),
         None => project::count(tx, at.project, Delta { tags: 1, ..Delta::default() })?,
     }
@@ -222,14 +224,14 @@ fn drop_tag(tx: &mut Tx<'_>, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<
 }
 
 fn delete(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
-    let at = tx.view().repo(repo)?.ok_or(Rejected::NameUnknown)?;
-    let record = tx.view().manifest(&at, digest)?.ok_or(Rejected::ManifestUnknown)?;
-    let tags = tx.view().tags_on(&at, digest)?;
+    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let record = tx.view().artifact().manifest(&at, digest)?.ok_or(Rejected::ManifestUnknown)?;
+    let tags = tx.view().artifact().tags_on(&at, digest)?;
     for tag in &tags {
         drop_tag(tx, at, tag, digest)?;
     }
     let mut bytes = 0;
-    if let Some(body) = tx.view().manifest_bytes(&at, digest)? {
+    if let Some(body) = tx.view().artifact().manifest_bytes(&at, digest)? {
         bytes = -length(&body);
         tx.delete(keys::inline(at, digest));
     }
@@ -253,8 +255,8 @@ fn untag(
     tag: &Tag,
     condition: &Condition,
 ) -> Result<Reply, Stop> {
-    let at = tx.view().repo(repo)?.ok_or(Rejected::NameUnknown)?;
-    let now = tx.view().tag(&at, tag)?.map(|tag| tag.digest);
+    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let now = tx.view().artifact().tag(&at, tag)?.map(|tag| tag.digest);
     check(condition, now.clone())?;
     let digest = now.ok_or(Rejected::ManifestUnknown)?;
     drop_tag(tx, at, tag, &digest)?;

@@ -11,11 +11,11 @@ use crate::testing::{
 };
 
 fn project(world: &World, name: &str) -> ProjectRecord {
-    world.view().project(&name.parse().unwrap()).unwrap().unwrap()
+    world.view().project().by_name(&name.parse().unwrap()).unwrap().unwrap()
 }
 
 fn lease(world: &World, n: u64) -> Option<u64> {
-    world.view().link(&world.at("a/b"), &digest(n)).unwrap().unwrap().lease_until
+    world.view().blob().link(&world.at("a/b"), &digest(n)).unwrap().unwrap().lease_until
 }
 
 fn delete_cmd(n: u64) -> ArtifactCmd {
@@ -23,7 +23,7 @@ fn delete_cmd(n: u64) -> ArtifactCmd {
 }
 
 fn tagged(world: &World, name: &str) -> Option<Digest> {
-    world.view().tag(&world.at("a/b"), &tag(name)).unwrap().map(|record| record.digest)
+    world.view().artifact().tag(&world.at("a/b"), &tag(name)).unwrap().map(|record| record.digest)
 }
 
 /// A put of [`put`], changed.
@@ -51,12 +51,12 @@ fn a_manifest_comes_with_its_tags_and_holds_its_blobs() {
     assert_eq!(reply, Reply::Stored { digest: digest(10), tags: vec![tag("latest"), tag("v1")] });
     let at = world.at("a/b");
     let view = world.view();
-    let record = view.manifest(&at, &digest(10)).unwrap().unwrap();
+    let record = view.artifact().manifest(&at, &digest(10)).unwrap().unwrap();
     assert_eq!((record.facts, record.body), (facts(&[1, 2]), BodyRef::Inline));
-    assert_eq!(view.manifest_bytes(&at, &digest(10)).unwrap().unwrap(), b"{ }");
+    assert_eq!(view.artifact().manifest_bytes(&at, &digest(10)).unwrap().unwrap(), b"{ }");
     let (index, _) = view.state_hash().unwrap();
     let expected = TagRecord { digest: digest(10), at: record.pushed_at, index };
-    assert_eq!(view.tag(&at, &tag("v1")).unwrap(), Some(expected));
+    assert_eq!(view.artifact().tag(&at, &tag("v1")).unwrap(), Some(expected));
     assert_eq!((lease(&world, 1), lease(&world, 2)), (None, None));
     let counted = project(&world, "a");
     assert_eq!((counted.manifests, counted.tags, counted.bytes), (1, 2, size(1) + size(2) + 3));
@@ -70,7 +70,7 @@ fn references_must_be_linked_in_that_repository() {
     let refused = world.refused(put("a/b", 10, &[1, 2, 3], &["t"]));
     assert_eq!(refused, Rejected::ReferencesUnknown(vec![digest(2), digest(3)]), "all of them at once");
     assert_eq!(world.refused(put("x/y", 10, &[1], &[])), Rejected::ReferencesUnknown(vec![digest(1)]));
-    assert_eq!(world.view().repo(&repo("x/y")).unwrap(), None);
+    assert_eq!(world.view().project().repo(&repo("x/y")).unwrap(), None);
     assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
 }
 
@@ -125,7 +125,11 @@ fn conditions_are_decided_at_apply_for_every_tag() {
     assert_eq!(world.refused(on(1, &["t"], Condition::Absent)), failed(Some(1)), "even to the same digest");
     assert_eq!(world.refused(on(2, &["t"], Condition::Matches(vec![]))), failed(Some(1)));
     assert_eq!(world.refused(on(2, &["t"], Condition::Matches(vec![digest(2), digest(3)]))), failed(Some(1)));
-    assert_eq!(world.view().manifest(&world.at("a/b"), &digest(2)).unwrap(), None, "all or nothing");
+    assert_eq!(
+        world.view().artifact().manifest(&world.at("a/b"), &digest(2)).unwrap(),
+        None,
+        "all or nothing"
+    );
     world.ok(on(2, &["t"], Condition::Matches(vec![digest(9), digest(1)])));
     assert_eq!(tagged(&world, "t"), Some(digest(2)));
     assert_eq!(
@@ -154,8 +158,8 @@ fn tags_move_and_are_counted_once() {
     world.ok(put("a/b", 2, &[], &["t", "t"]));
     assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (Some(digest(2)), Some(digest(1))));
     let at = world.at("a/b");
-    assert_eq!(world.view().tags_on(&at, &digest(1)).unwrap(), [tag("u")]);
-    assert_eq!(world.view().tags_on(&at, &digest(2)).unwrap(), [tag("t")]);
+    assert_eq!(world.view().artifact().tags_on(&at, &digest(1)).unwrap(), [tag("u")]);
+    assert_eq!(world.view().artifact().tags_on(&at, &digest(2)).unwrap(), [tag("t")]);
     assert_eq!((project(&world, "a").tags, project(&world, "a").manifests), (2, 2));
 }
 
@@ -172,7 +176,7 @@ fn untagging_takes_the_tag_alone() {
     assert_eq!(world.refused(untag("a/b", "t", wrong)), Rejected::PreconditionFailed(Some(digest(1))));
     assert_eq!(world.ok(untag("a/b", "t", Condition::Matches(vec![digest(1)]))), Reply::Done);
     assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (None, Some(digest(1))));
-    assert!(world.view().manifest(&world.at("a/b"), &digest(1)).unwrap().is_some());
+    assert!(world.view().artifact().manifest(&world.at("a/b"), &digest(1)).unwrap().is_some());
     assert_eq!(project(&world, "a").tags, 1);
 }
 
@@ -191,7 +195,7 @@ fn deleting_a_manifest_takes_its_tags_and_leases_its_blobs() {
     assert_eq!(lease(&world, 1), Some(world.tick + LEASE), "nothing holds it now");
     assert_eq!(lease(&world, 2), None, "11 still does");
     let at = world.at("a/b");
-    assert_eq!(world.view().manifest_bytes(&at, &digest(10)).unwrap(), None);
+    assert_eq!(world.view().artifact().manifest_bytes(&at, &digest(10)).unwrap(), None);
     let counted = project(&world, "a");
     assert_eq!((counted.manifests, counted.tags, counted.bytes), (1, 1, size(1) + size(2) + 3));
     assert_eq!(world.refused(delete_cmd(10)), Rejected::ManifestUnknown);
@@ -232,14 +236,14 @@ fn manifests_may_be_named_by_sha512() {
     world.ok(cmd);
     assert_eq!(tagged(&world, "t"), Some(digest512(10)));
     let at = world.at("a/b");
-    assert_eq!(world.view().manifest_bytes(&at, &digest512(10)).unwrap().unwrap(), b"{ }");
-    assert_eq!(world.view().tags_on(&at, &digest512(10)).unwrap(), [tag("t")]);
+    assert_eq!(world.view().artifact().manifest_bytes(&at, &digest512(10)).unwrap().unwrap(), b"{ }");
+    assert_eq!(world.view().artifact().tags_on(&at, &digest512(10)).unwrap(), [tag("t")]);
     let child = with(put("a/b", 20, &[], &[]), |facts, _, _| {
         facts.refs = vec![Ref { digest: digest512(10), kind: RefKind::Child }];
         facts.subject = Some(digest512(10));
     });
     world.ok(child);
-    assert_eq!(world.view().referrers(&at, &digest512(10), None, 9).unwrap()[0].0, digest(20));
+    assert_eq!(world.view().artifact().referrers(&at, &digest512(10), None, 9).unwrap()[0].0, digest(20));
     world.ok(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest512(10) });
     assert_eq!(tagged(&world, "t"), None);
 }
@@ -266,9 +270,9 @@ fn large_manifests_go_by_receipts() {
     assert_eq!(world.refused(lie), Rejected::BadReceipt, "the receipts prove other bytes");
     world.ok(large(&[1, 2]));
     let at = world.at("a/b");
-    let record = world.view().manifest(&at, &digest(10)).unwrap().unwrap();
+    let record = world.view().artifact().manifest(&at, &digest(10)).unwrap().unwrap();
     assert_eq!(record.body, BodyRef::Stored(root(10)));
-    assert_eq!(world.view().manifest_bytes(&at, &digest(10)).unwrap(), None);
+    assert_eq!(world.view().artifact().manifest_bytes(&at, &digest(10)).unwrap(), None);
     assert_eq!(lease(&world, 10), None, "its own bytes are held");
     assert_eq!(project(&world, "a").bytes, size(10));
     let unlink = BlobCmd::Unlink { repo: repo("a/b"), digest: digest(10) };
@@ -304,7 +308,7 @@ fn large_manifests_may_be_named_by_sha512() {
     assert_eq!(world.refused(put(&stored)), Rejected::BadReceipt, "not among the digests");
     stored.digests = receipt512(1, 10).digests;
     world.ok(put(&stored));
-    assert!(world.view().manifest(&world.at("a/b"), &digest512(10)).unwrap().is_some());
+    assert!(world.view().artifact().manifest(&world.at("a/b"), &digest512(10)).unwrap().is_some());
 }
 
 #[test]
@@ -321,20 +325,20 @@ fn pushing_the_same_again_changes_what_it_says_and_no_count() {
     world.ok(put("a/b", 10, &[2], &[]));
     assert_eq!((lease(&world, 1), lease(&world, 2)), (Some(world.tick + LEASE), None));
     let at = world.at("a/b");
-    assert_eq!(world.view().referrers(&at, &digest(7), None, 9).unwrap(), []);
+    assert_eq!(world.view().artifact().referrers(&at, &digest(7), None, 9).unwrap(), []);
     world.ok(subject(8));
-    assert_eq!(world.view().referrers(&at, &digest(8), None, 9).unwrap().len(), 1);
+    assert_eq!(world.view().artifact().referrers(&at, &digest(8), None, 9).unwrap().len(), 1);
 
     // The bytes stay where they were first.
     world.ok(with(put("a/b", 10, &[], &[]), |_, body, _| *body = stored(10, &[1, 2])));
-    let record = world.view().manifest(&at, &digest(10)).unwrap().unwrap();
+    let record = world.view().artifact().manifest(&at, &digest(10)).unwrap().unwrap();
     assert_eq!(record.body, BodyRef::Inline);
-    assert_eq!(world.view().root(&root(10)).unwrap(), None);
+    assert_eq!(world.view().blob().root(&root(10)).unwrap(), None);
     let again = project(&world, "a");
     assert_eq!((again.manifests, again.bytes), (counted.manifests, counted.bytes));
     world.ok(delete_cmd(10));
     assert_eq!(project(&world, "a").manifests, 0);
-    assert_eq!(world.view().referrers(&at, &digest(8), None, 9).unwrap(), []);
+    assert_eq!(world.view().artifact().referrers(&at, &digest(8), None, 9).unwrap(), []);
 }
 
 #[test]
@@ -347,13 +351,17 @@ fn tags_come_in_byte_order_and_pages() {
     let expected: Vec<_> = names.iter().map(|name| tag(name)).collect();
     let at = world.at("a/b");
     let view = world.view();
-    assert_eq!(view.tags(&at, None, 100).unwrap(), (expected.clone(), false));
-    assert!(!view.tags(&at, None, 10).unwrap().1);
-    assert_eq!(view.tags(&at, None, 9).unwrap(), (expected[..9].to_vec(), true));
-    assert_eq!(view.tags(&at, None, 0).unwrap(), (vec![], true));
-    assert_eq!(view.tags(&at, Some("a"), 2).unwrap(), (vec![tag("a-"), tag("a.")], true));
-    assert_eq!(view.tags(&at, Some("a!"), 1).unwrap(), (vec![tag("a-")], true), "`after` need not exist");
-    assert_eq!(view.tags(&at, Some("v1.9"), 5).unwrap(), (vec![], false));
+    assert_eq!(view.artifact().tags(&at, None, 100).unwrap(), (expected.clone(), false));
+    assert!(!view.artifact().tags(&at, None, 10).unwrap().1);
+    assert_eq!(view.artifact().tags(&at, None, 9).unwrap(), (expected[..9].to_vec(), true));
+    assert_eq!(view.artifact().tags(&at, None, 0).unwrap(), (vec![], true));
+    assert_eq!(view.artifact().tags(&at, Some("a"), 2).unwrap(), (vec![tag("a-"), tag("a.")], true));
+    assert_eq!(
+        view.artifact().tags(&at, Some("a!"), 1).unwrap(),
+        (vec![tag("a-")], true),
+        "`after` need not exist"
+    );
+    assert_eq!(view.artifact().tags(&at, Some("v1.9"), 5).unwrap(), (vec![], false));
 }
 
 #[test]
@@ -371,12 +379,12 @@ fn referrers_come_in_digest_order_and_pages() {
     expected.sort();
     let at = world.at("a/b");
     let view = world.view();
-    let found = view.referrers(&at, &digest(1), None, 100).unwrap();
+    let found = view.artifact().referrers(&at, &digest(1), None, 100).unwrap();
     assert_eq!(found.iter().map(|(digest, _)| digest.clone()).collect::<Vec<_>>(), expected);
     assert!(found.iter().all(|(_, record)| record.facts.annotations.is_some()));
     let (mut after, mut seen): (Option<Digest>, Vec<Digest>) = (None, Vec::new());
     loop {
-        let page = view.referrers(&at, &digest(1), after.as_ref(), 3).unwrap();
+        let page = view.artifact().referrers(&at, &digest(1), after.as_ref(), 3).unwrap();
         seen.extend(page.iter().map(|(digest, _)| digest.clone()));
         after = seen.last().cloned();
         if page.len() < 3 {
@@ -384,5 +392,5 @@ fn referrers_come_in_digest_order_and_pages() {
         }
     }
     assert_eq!(seen, expected);
-    assert_eq!(view.referrers(&at, &digest(3), None, 9).unwrap(), []);
+    assert_eq!(view.artifact().referrers(&at, &digest(3), None, 9).unwrap(), []);
 }

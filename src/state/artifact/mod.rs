@@ -9,3 +9,4 @@ mod view;
 pub(crate) use apply::apply;
 pub use cmd::{ArtifactCmd, Body, Condition, ManifestFacts, Ref, RefKind};
 pub use records::{BodyRef, ManifestRecord, TagRecord};
+pub use view::ArtifactView;

@@ -9,13 +9,23 @@ use crate::key::Key;
 use crate::project::RepoRef;
 use crate::view::{Row, View, page};
 
-impl View<'_> {
+/// What the state says of manifests, tags and referrers.
+#[derive(Clone, Copy)]
+pub struct ArtifactView<'a>(View<'a>);
+
+impl<'a> From<View<'a>> for ArtifactView<'a> {
+    fn from(view: View<'a>) -> Self {
+        ArtifactView(view)
+    }
+}
+
+impl ArtifactView<'_> {
     /// A manifest of a repository, by the digest it was pushed under.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read; so for every query.
     pub fn manifest(&self, repo: &RepoRef, digest: &Digest) -> Result<Option<ManifestRecord>, Fault> {
-        self.get(&keys::manifest(*repo, digest))
+        self.0.get(&keys::manifest(*repo, digest))
     }
 
     /// The bytes of a manifest that travelled in the log; `None` for one in the blob stores.
@@ -23,7 +33,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn manifest_bytes(&self, repo: &RepoRef, digest: &Digest) -> Result<Option<Vec<u8>>, Fault> {
-        self.raw(&keys::inline(*repo, digest))
+        self.0.raw(&keys::inline(*repo, digest))
     }
 
     /// What a tag names.
@@ -31,7 +41,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn tag(&self, repo: &RepoRef, tag: &Tag) -> Result<Option<TagRecord>, Fault> {
-        self.get(&keys::tag(*repo, tag.as_str()))
+        self.0.get(&keys::tag(*repo, tag.as_str()))
     }
 
     /// At most `limit` tags in byte order after `after`, which need not exist; and whether there are
@@ -42,7 +52,7 @@ impl View<'_> {
     pub fn tags(&self, repo: &RepoRef, after: Option<&str>, limit: usize) -> Result<(Vec<Tag>, bool), Fault> {
         let table = keys::tags(*repo);
         let start = after.map_or_else(|| table.clone(), |tag| keys::tag(*repo, tag).after());
-        let rows = self.rows(&table, &start, limit.saturating_add(1))?;
+        let rows = self.0.rows(&table, &start, limit.saturating_add(1))?;
         Ok(page(rows.iter().map(read_tag).collect::<Result<_, Fault>>()?, limit))
     }
 
@@ -51,7 +61,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn tags_on(&self, repo: &RepoRef, digest: &Digest) -> Result<Vec<Tag>, Fault> {
-        self.all(&keys::tags_on(*repo, digest))?.iter().map(read_tag).collect()
+        self.0.all(&keys::tags_on(*repo, digest))?.iter().map(read_tag).collect()
     }
 
     /// At most `limit` manifests that name `subject`, after `after`, in the order of their digests. The
@@ -72,7 +82,7 @@ impl View<'_> {
             None => table.clone(),
         };
         let mut found = Vec::new();
-        for row in self.rows(&table, &start, limit)? {
+        for row in self.0.rows(&table, &start, limit)? {
             let digest = row.parts()?.digest()?;
             let record = self.manifest(repo, &digest)?.ok_or_else(|| Fault::Corrupt {
                 what: "referrer",

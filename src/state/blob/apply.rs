@@ -56,7 +56,7 @@ fn commit(
 /// Refuses while a root's holders do not satisfy a repository's policy.
 fn check_copies(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -> Result<(), Stop> {
     let view = tx.view();
-    if satisfied(&view.policy_of(repo)?, &view.layout()?, &record.holders) {
+    if satisfied(&view.project().policy_of(repo)?, &view.cluster().layout()?, &record.holders) {
         Ok(())
     } else {
         Err(Rejected::NeedCopies(vec![root]).into())
@@ -65,8 +65,8 @@ fn check_copies(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -
 
 fn mount(tx: &mut Tx<'_>, cx: &Cx, from: &RepoName, to: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
     let view = tx.view();
-    let source = match view.repo(from)? {
-        Some(at) => view.link(&at, digest)?,
+    let source = match view.project().repo(from)? {
+        Some(at) => view.blob().link(&at, digest)?,
         None => None,
     };
     let Some(LinkRecord { root, .. }) = source else { return Ok(Reply::NotMounted) };
@@ -79,7 +79,7 @@ fn mount(tx: &mut Tx<'_>, cx: &Cx, from: &RepoName, to: &RepoName, digest: &Dige
 
 fn remove_link(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
     let (at, link) = linked(tx, repo, digest)?;
-    if let Some(manifest) = tx.view().referenced_by(&at, &link.root)? {
+    if let Some(manifest) = tx.view().blob().referenced_by(&at, &link.root)? {
         return Err(Rejected::BlobReferenced(manifest).into());
     }
     unlink(tx, cx, at, link.root)?;
@@ -90,15 +90,15 @@ fn remove_link(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -
 
 /// A repository and its link to a blob, which must be there.
 fn linked(tx: &Tx<'_>, repo: &RepoName, digest: &Digest) -> Result<(RepoRef, LinkRecord), Stop> {
-    let at = tx.view().repo(repo)?.ok_or(Rejected::NameUnknown)?;
-    let link = tx.view().link(&at, digest)?.ok_or(Rejected::BlobUnknown)?;
+    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let link = tx.view().blob().link(&at, digest)?.ok_or(Rejected::BlobUnknown)?;
     Ok((at, link))
 }
 
 fn hold(tx: &mut Tx<'_>, receipts: &[Receipt]) -> Result<Reply, Stop> {
     let mut added = 0;
     for receipt in receipts {
-        let Some(mut record) = tx.view().root(&receipt.root)? else { continue };
+        let Some(mut record) = tx.view().blob().root(&receipt.root)? else { continue };
         let before = record.holders.len();
         if !add(tx, &mut record, receipt)? {
             continue;
@@ -112,16 +112,16 @@ fn hold(tx: &mut Tx<'_>, receipts: &[Receipt]) -> Result<Reply, Stop> {
 }
 
 fn release(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
-    let layout = tx.view().layout()?;
+    let layout = tx.view().cluster().layout()?;
     let mut released = 0;
     for root in roots {
-        let Some(record) = tx.view().root(root)? else { continue };
+        let Some(record) = tx.view().blob().root(root)? else { continue };
         let others = without(&record, node);
         // The last copy of an unlinked root goes by collection, not by release.
         if others.len() == record.holders.len() || others.is_empty() {
             continue;
         }
-        if complete(&tx.view().root_policies(root)?, &layout, &others) {
+        if complete(&tx.view().blob().policies(root)?, &layout, &others) {
             drop_holder(tx, *root, record, node);
             released += 1;
         }
@@ -132,7 +132,7 @@ fn release(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop>
 fn lost(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
     let mut dropped = 0;
     for root in roots {
-        if let Some(record) = tx.view().root(root)?
+        if let Some(record) = tx.view().blob().root(root)?
             && record.holders.contains(&node)
         {
             drop_holder(tx, *root, record, node);
@@ -146,14 +146,14 @@ fn lost(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
 ///
 /// `Rejected::Layout` if a linked root would be left with less than its projects ask for, unless forced.
 pub(crate) fn forget_holder(tx: &mut Tx<'_>, node: NodeId, force: bool) -> Result<(), Stop> {
-    let layout = tx.view().layout()?.without(node);
+    let layout = tx.view().cluster().layout()?.without(node);
     let mut after = None;
     loop {
-        let page = tx.view().held_by(node, after, PAGE)?;
+        let page = tx.view().blob().held_by(node, after, PAGE)?;
         for root in &page {
             let record = known(tx, root)?;
             let others = without(&record, node);
-            if !force && !complete(&tx.view().root_policies(root)?, &layout, &others) {
+            if !force && !complete(&tx.view().blob().policies(root)?, &layout, &others) {
                 let why = format!("root {root} would have too few copies without node {node}");
                 return Err(Rejected::Layout(why).into());
             }
@@ -178,7 +178,7 @@ fn drop_holder(tx: &mut Tx<'_>, root: Root, mut record: RootRecord, node: NodeId
 
 /// The record of a root that something refers to.
 pub(crate) fn known(tx: &Tx<'_>, root: &Root) -> Result<RootRecord, Fault> {
-    tx.view().root(root)?.ok_or_else(|| Fault::Corrupt {
+    tx.view().blob().root(root)?.ok_or_else(|| Fault::Corrupt {
         what: "root",
         why: format!("{root} is linked or held, but has no record"),
     })

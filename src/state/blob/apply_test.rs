@@ -15,11 +15,11 @@ fn linked_as(n: u64) -> Reply {
 }
 
 fn record(world: &World, n: u64) -> RootRecord {
-    world.view().root(&root(n)).unwrap().unwrap()
+    world.view().blob().root(&root(n)).unwrap().unwrap()
 }
 
 fn lease(world: &World, name: &str, n: u64) -> Option<Option<u64>> {
-    world.view().link(&world.at(name), &digest(n)).unwrap().map(|link| link.lease_until)
+    world.view().blob().link(&world.at(name), &digest(n)).unwrap().map(|link| link.lease_until)
 }
 
 fn set_policy(world: &mut World, name: &str, policy: crate::project::ProjectPolicy) {
@@ -41,10 +41,10 @@ fn a_commit_binds_and_links_under_a_lease() {
     };
     assert_eq!(record(&world, 1), expected);
     let view = world.view();
-    assert_eq!(view.root_of(&digest(1)).unwrap(), Some(root(1)));
-    assert_eq!(view.root_of(&digest512(1)).unwrap(), None);
+    assert_eq!(view.blob().root_of(&digest(1)).unwrap(), Some(root(1)));
+    assert_eq!(view.blob().root_of(&digest512(1)).unwrap(), None);
     let link = LinkRecord { root: root(1), size: size(1), lease_until: Some(world.tick + LEASE) };
-    assert_eq!(view.link(&world.at("a/b"), &digest(1)).unwrap(), Some(link));
+    assert_eq!(view.blob().link(&world.at("a/b"), &digest(1)).unwrap(), Some(link));
     assert_eq!(LEASE, 24 * HOUR);
 }
 
@@ -70,7 +70,7 @@ fn copies_must_satisfy_the_project() {
     };
     short(&mut world, "a/b", &[1]);
     short(&mut world, "a/b", &[1, 4]);
-    assert_eq!(world.view().root(&root(1)).unwrap(), None, "refused without a trace");
+    assert_eq!(world.view().blob().root(&root(1)).unwrap(), None, "refused without a trace");
     set_policy(&mut world, "r", policy(Some(Durability::Region), None, false));
     set_policy(&mut world, "l", policy(Some(Durability::Local), None, false));
     set_policy(&mut world, "us", policy(Some(Durability::Local), Some(&["us"]), true));
@@ -107,9 +107,9 @@ fn void_receipts_are_refused() {
             let commit = BlobCmd::Commit { repo: repo("a/b"), digest: digest(n), receipts };
             assert_eq!(world.refused(commit), Rejected::BadReceipt, "{name}, blob {n}");
         }
-        let before = world.view().root(&root(n)).unwrap();
+        let before = world.view().blob().root(&root(n)).unwrap();
         world.ok(BlobCmd::Hold { receipts: vec![bad] });
-        assert_eq!(world.view().root(&root(n)).unwrap(), before, "{name}, blob {n}");
+        assert_eq!(world.view().blob().root(&root(n)).unwrap(), before, "{name}, blob {n}");
     }
     let none = BlobCmd::Commit { repo: repo("a/b"), digest: digest(1), receipts: vec![] };
     assert_eq!(world.refused(none), Rejected::BadReceipt);
@@ -132,18 +132,18 @@ fn a_second_name_joins_the_first() {
         receipts: vec![receipt512(nodes[0], 1), receipt(nodes[1], 1)],
     };
     assert_eq!(world.ok(commit512([1, 2])), linked_as(1));
-    assert_eq!(world.view().root_of(&digest512(1)).unwrap(), Some(root(1)));
+    assert_eq!(world.view().blob().root_of(&digest512(1)).unwrap(), Some(root(1)));
     assert_eq!(record(&world, 1).digests, receipt512(1, 1).digests);
     let at = world.at("a/b");
     let view = world.view();
-    assert_eq!(view.link(&at, &digest512(1)).unwrap(), view.link(&at, &digest(1)).unwrap());
+    assert_eq!(view.blob().link(&at, &digest512(1)).unwrap(), view.blob().link(&at, &digest(1)).unwrap());
     assert_eq!(record(&world, 1).links, 1, "one root, one link");
 
     let mut lie = receipt512(3, 1);
     lie.digests.sha512 = Some([1; 64]);
     assert_eq!(world.ok(BlobCmd::Hold { receipts: vec![lie] }), Reply::Count(0));
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest512(1) });
-    assert_eq!(world.view().link(&at, &digest(1)).unwrap(), None);
+    assert_eq!(world.view().blob().link(&at, &digest(1)).unwrap(), None);
 }
 
 #[test]
@@ -152,10 +152,14 @@ fn mounts_need_a_link_and_enough_copies() {
     world.blob("a/b", 1, &[1, 2]);
     let mount = |from: &str, to: &str| BlobCmd::Mount { from: repo(from), to: repo(to), digest: digest(1) };
     assert_eq!(world.ok(mount("no/where", "c/d")), Reply::NotMounted);
-    assert_eq!(world.view().repo(&repo("c/d")).unwrap(), None, "a mount that fails creates nothing");
+    assert_eq!(
+        world.view().project().repo(&repo("c/d")).unwrap(),
+        None,
+        "a mount that fails creates nothing"
+    );
     assert_eq!(world.ok(mount("a/b", "c/d")), linked_as(1));
     assert_eq!(lease(&world, "c/d", 1), Some(Some(world.tick + LEASE)));
-    assert_eq!(world.view().root_policies(&root(1)).unwrap().len(), 1, "both follow the default");
+    assert_eq!(world.view().blob().policies(&root(1)).unwrap().len(), 1, "both follow the default");
 
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
     assert_eq!(world.ok(mount("a/b", "e/f")), Reply::NotMounted, "the link is gone");
@@ -163,7 +167,7 @@ fn mounts_need_a_link_and_enough_copies() {
     assert_eq!(world.refused(mount("c/d", "ap/x")), Rejected::NeedCopies(vec![root(1)]));
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
     assert_eq!(world.ok(mount("c/d", "ap/x")), linked_as(1));
-    assert_eq!(world.view().root_policies(&root(1)).unwrap().len(), 2);
+    assert_eq!(world.view().blob().policies(&root(1)).unwrap().len(), 2);
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn the_last_unlink_leaves_the_root_for_collection() {
     let left = record(&world, 1);
     assert_eq!((left.links, left.projects, left.unlinked_since), (0, 0, Some(world.tick)));
     assert_eq!(left.holders.len(), 2);
-    assert_eq!(world.view().root_policies(&root(1)).unwrap(), []);
+    assert_eq!(world.view().blob().policies(&root(1)).unwrap(), []);
     assert_eq!(world.refused(unlink("a/c")), Rejected::BlobUnknown);
     assert_eq!(world.refused(unlink("z/z")), Rejected::NameUnknown);
     world.blob("a/c", 1, &[1]);
@@ -229,7 +233,7 @@ fn holders_are_added_one_by_one() {
     assert_eq!(world.ok(hold(vec![receipt(3, 1), receipt(3, 1)])), Reply::Count(1));
     assert_eq!(record(&world, 1).holders, [1, 2, 3].map(NodeId));
     assert_eq!(world.ok(hold(vec![receipt512(3, 1)])), Reply::Count(0), "no new holder");
-    assert_eq!(world.view().root_of(&digest512(1)).unwrap(), Some(root(1)), "but a new name");
+    assert_eq!(world.view().blob().root_of(&digest512(1)).unwrap(), Some(root(1)), "but a new name");
 }
 
 #[test]
@@ -261,7 +265,7 @@ fn losses_are_always_recorded() {
     assert_eq!(world.ok(lost(1, 1)), Reply::Count(0));
     assert_eq!(world.ok(lost(2, 1)), Reply::Count(1));
     assert_eq!(record(&world, 1).holders, []);
-    assert_eq!(world.view().held_by(NodeId(1), None, 9).unwrap(), []);
+    assert_eq!(world.view().blob().held_by(NodeId(1), None, 9).unwrap(), []);
     assert_eq!(lease(&world, "a/b", 1), Some(Some(world.tick + LEASE)), "the link stays");
     assert_eq!(world.refused(put("a/b", 10, &[1], &[])), Rejected::NeedCopies(vec![root(1)]));
 }
@@ -277,7 +281,7 @@ fn roots_are_listed_in_pages() {
     let view = world.view();
     let (mut after, mut seen) = (None, Vec::new());
     loop {
-        let page = view.roots(after, 7).unwrap();
+        let page = view.blob().roots(after, 7).unwrap();
         after = page.last().map(|(root, _)| *root);
         seen.extend(page.iter().map(|(root, _)| *root));
         if page.len() < 7 {
@@ -285,8 +289,8 @@ fn roots_are_listed_in_pages() {
         }
     }
     assert_eq!(seen, expected);
-    assert_eq!(view.held_by(NodeId(1), Some(expected[4]), 3).unwrap(), expected[5..8]);
-    assert_eq!(view.held_by(NodeId(3), None, 3).unwrap(), []);
+    assert_eq!(view.blob().held_by(NodeId(1), Some(expected[4]), 3).unwrap(), expected[5..8]);
+    assert_eq!(view.blob().held_by(NodeId(3), None, 3).unwrap(), []);
 }
 
 #[test]

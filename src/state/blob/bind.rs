@@ -14,7 +14,7 @@ use crate::tx::{Cx, Tx};
 /// `Rejected::BadReceipt` if the receipts disagree with each other, with the record or with the nodes'
 /// epochs, or if there are none for a root that is not known.
 pub(crate) fn bind(tx: &mut Tx<'_>, cx: &Cx, root: Root, receipts: &[Receipt]) -> Result<RootRecord, Stop> {
-    let known = tx.view().root(&root)?;
+    let known = tx.view().blob().root(&root)?;
     let mut record = match (known, receipts.first()) {
         (Some(record), _) => record,
         (None, Some(first)) => RootRecord {
@@ -40,7 +40,7 @@ pub(crate) fn bind(tx: &mut Tx<'_>, cx: &Cx, root: Root, receipts: &[Receipt]) -
 /// Adds one receipt's holder and digests to a root's record, which the caller stores. `false`, and
 /// nothing is written, if the receipt is void or contradicts what is known.
 pub(super) fn add(tx: &mut Tx<'_>, record: &mut RootRecord, receipt: &Receipt) -> Result<bool, Fault> {
-    let node = tx.view().node(receipt.node)?;
+    let node = tx.view().cluster().node(receipt.node)?;
     let current =
         node.is_some_and(|node| !node.removed && node.spec.roles.storage && receipt.epoch >= node.epoch);
     let agrees = receipt.generation == record.generation
@@ -51,7 +51,7 @@ pub(super) fn add(tx: &mut Tx<'_>, record: &mut RootRecord, receipt: &Receipt) -
     }
     let mut unnamed = Vec::new();
     for digest in receipt.digests.iter() {
-        match tx.view().root_of(&digest)? {
+        match tx.view().blob().root_of(&digest)? {
             // The same digest over other bytes.
             Some(named) if named != receipt.root => return Ok(false),
             Some(_) => {}

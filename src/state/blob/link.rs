@@ -18,7 +18,7 @@ fn lease(cx: &Cx) -> Option<u64> {
 
 /// Links a root in a repository under a fresh lease; a link that a manifest holds stays held.
 pub(crate) fn link(tx: &mut Tx<'_>, cx: &Cx, repo: RepoRef, root: Root) -> Result<LinkRecord, Fault> {
-    if let Some(mut link) = tx.view().link_to(&repo, &root)? {
+    if let Some(mut link) = tx.view().blob().link_to(&repo, &root)? {
         if link.lease_until.is_some() {
             link.lease_until = lease(cx);
             tx.put(keys::link(repo, &root), &link);
@@ -80,8 +80,8 @@ pub(crate) fn release(
         return Ok(());
     }
     tx.delete(held);
-    if tx.view().referenced_by(&repo, &root)?.is_none()
-        && let Some(mut link) = tx.view().link_to(&repo, &root)?
+    if tx.view().blob().referenced_by(&repo, &root)?.is_none()
+        && let Some(mut link) = tx.view().blob().link_to(&repo, &root)?
     {
         link.lease_until = lease(cx);
         tx.put(keys::link(repo, &root), &link);

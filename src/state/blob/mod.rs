@@ -14,3 +14,4 @@ pub use cmd::{BlobCmd, StoredBytes};
 pub use link::LEASE;
 pub(crate) use link::{hold, link, release};
 pub use records::{LinkRecord, RootRecord};
+pub use view::BlobView;

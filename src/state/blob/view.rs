@@ -9,13 +9,23 @@ use crate::fault::Fault;
 use crate::project::RepoRef;
 use crate::view::View;
 
-impl View<'_> {
+/// What the state says of roots, holders and links.
+#[derive(Clone, Copy)]
+pub struct BlobView<'a>(View<'a>);
+
+impl<'a> From<View<'a>> for BlobView<'a> {
+    fn from(view: View<'a>) -> Self {
+        BlobView(view)
+    }
+}
+
+impl BlobView<'_> {
     /// A root's record.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read; so for every query.
     pub fn root(&self, root: &Root) -> Result<Option<RootRecord>, Fault> {
-        self.get(&keys::root(root))
+        self.0.get(&keys::root(root))
     }
 
     /// The root that a digest names.
@@ -23,7 +33,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn root_of(&self, digest: &Digest) -> Result<Option<Root>, Fault> {
-        Ok(self.get::<DigestRecord>(&keys::digest(digest))?.map(|record| record.0))
+        Ok(self.0.get::<DigestRecord>(&keys::digest(digest))?.map(|record| record.0))
     }
 
     /// A repository's link to a blob, by any of the blob's digests.
@@ -42,7 +52,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn link_to(&self, repo: &RepoRef, root: &Root) -> Result<Option<LinkRecord>, Fault> {
-        self.get(&keys::link(*repo, root))
+        self.0.get(&keys::link(*repo, root))
     }
 
     /// One of the manifests of a repository that hold its link to a root.
@@ -51,7 +61,7 @@ impl View<'_> {
     /// [`Fault`] if the state cannot be read.
     pub fn referenced_by(&self, repo: &RepoRef, root: &Root) -> Result<Option<Digest>, Fault> {
         let table = keys::uses(*repo, root);
-        self.rows(&table, &table, 1)?.first().map(|row| row.parts()?.digest()).transpose()
+        self.0.rows(&table, &table, 1)?.first().map(|row| row.parts()?.digest()).transpose()
     }
 
     /// At most `limit` roots in byte order after `after`, for reconcilers.
@@ -61,7 +71,7 @@ impl View<'_> {
     pub fn roots(&self, after: Option<Root>, limit: usize) -> Result<Vec<(Root, RootRecord)>, Fault> {
         let table = keys::roots();
         let start = after.map_or_else(|| table.clone(), |root| keys::root(&root).after());
-        let rows = self.rows(&table, &start, limit)?;
+        let rows = self.0.rows(&table, &start, limit)?;
         rows.iter().map(|row| Ok((row.parts()?.root()?, row.record()?))).collect()
     }
 
@@ -72,23 +82,23 @@ impl View<'_> {
     pub fn held_by(&self, node: NodeId, after: Option<Root>, limit: usize) -> Result<Vec<Root>, Fault> {
         let table = keys::held_by(node);
         let start = after.map_or_else(|| table.clone(), |root| keys::holder(node, &root).after());
-        self.rows(&table, &start, limit)?.iter().map(|row| row.parts()?.root()).collect()
+        self.0.rows(&table, &start, limit)?.iter().map(|row| row.parts()?.root()).collect()
     }
 
     /// The policies of every project that links a root.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub fn root_policies(&self, root: &Root) -> Result<Vec<Policy>, Fault> {
+    pub fn policies(&self, root: &Root) -> Result<Vec<Policy>, Fault> {
         let mut policies = Vec::new();
-        for row in self.all(&keys::link_counts(root))? {
+        for row in self.0.all(&keys::link_counts(root))? {
             let id = ProjectId(row.parts()?.number()?);
-            let project = self.project_by_id(id)?;
+            let project = self.0.project().by_id(id)?;
             let project = project.ok_or_else(|| Fault::Corrupt {
                 what: "link count",
                 why: format!("root {root} is linked by project {id}, which does not exist"),
             })?;
-            let policy = self.resolve(Some(project.policy))?;
+            let policy = self.0.project().resolve(Some(project.policy))?;
             // Most projects follow the default: one policy stands for all of them.
             if !policies.contains(&policy) {
                 policies.push(policy);

@@ -53,7 +53,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ClusterCmd) -> Result<Re
 
 /// Takes the greater of the clock and an entry's tick, and answers it.
 pub(crate) fn advance_tick(tx: &mut Tx<'_>, stamped: u64) -> Result<u64, Fault> {
-    let last = tx.view().tick()?;
+    let last = tx.view().cluster().tick()?;
     if stamped > last {
         tx.put(keys::tick(), &TickRecord(stamped));
     }
@@ -69,7 +69,7 @@ pub(crate) fn check_phase(tx: &Tx<'_>, cmd: &Command) -> Result<(), Stop> {
 
 /// A node that is a member.
 pub(super) fn member(tx: &Tx<'_>, node: NodeId) -> Result<NodeRecord, Stop> {
-    let record = tx.view().node(node)?.filter(|record| !record.removed);
+    let record = tx.view().cluster().node(node)?.filter(|record| !record.removed);
     record.ok_or_else(|| Rejected::NodeUnknown(node).into())
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 
 /// Makes a node a member under a new id.
 fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
-    let nodes = tx.view().nodes()?;
+    let nodes = tx.view().cluster().nodes()?;
     if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
         return Err(Rejected::KeyTaken(node.id).into());
     }
@@ -135,7 +135,8 @@ fn join(tx: &mut Tx<'_>, cx: &mut Cx, hash: &[u8; 32], spec: &NodeSpec) -> Resul
     };
     if let Some(id) = token.used {
         // The answer to the first attempt may have been lost; only the same key may ask for it again.
-        let same = tx.view().node(id)?.is_some_and(|node| !node.removed && node.spec.spki == spec.spki);
+        let same =
+            tx.view().cluster().node(id)?.is_some_and(|node| !node.removed && node.spec.spki == spec.spki);
         return if same { Ok(Reply::Joined(id)) } else { Err(Rejected::TokenInvalid.into()) };
     }
     if cx.tick >= token.expires {
@@ -181,13 +182,13 @@ fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
     let mut record = member(tx, node)?;
     if on
         && !record.draining
-        && let Some(cluster) = tx.view().cluster()?
+        && let Some(cluster) = tx.view().cluster().record()?
     {
-        let others = tx.view().layout()?.without(node);
+        let others = tx.view().cluster().layout()?.without(node);
         clawhub_policy::accepts(cluster.durability, &others).map_err(Rejected::Layout)?;
     }
     if !on && record.draining {
-        check_name(&tx.view().nodes()?, &record.spec.name)?;
+        check_name(&tx.view().cluster().nodes()?, &record.spec.name)?;
     }
     record.draining = on;
     tx.put(keys::node(node), &record);
@@ -207,7 +208,7 @@ fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
 /// The roots it holds were looked after before.
 fn remove(tx: &mut Tx<'_>, cx: &mut Cx, node: NodeId, force: bool) -> Result<Reply, Stop> {
     let mut record = member(tx, node)?;
-    if tx.view().layout()?.without(node).nodes.is_empty() {
+    if tx.view().cluster().layout()?.without(node).nodes.is_empty() {
         return Err(Rejected::Layout("the last member cannot be removed".into()).into());
     }
     record.removed = true;

@@ -18,9 +18,9 @@ fn init_comes_first_and_once() {
     for cmd in early {
         assert_eq!(world.refused(cmd), Rejected::WrongPhase);
     }
-    assert_eq!(world.view().cluster().unwrap(), None);
+    assert_eq!(world.view().cluster().record().unwrap(), None);
     assert_eq!(world.ok(init(Durability::Zone, spec(1, "eu/a"))), Reply::Joined(NodeId(1)));
-    let cluster = world.view().cluster().unwrap().unwrap();
+    let cluster = world.view().cluster().record().unwrap().unwrap();
     assert_eq!((cluster.epoch, cluster.level, cluster.durability), (1, 1, Durability::Zone));
     assert_eq!(cluster.ca_key_sealed, b"sealed");
     assert_eq!(world.refused(init(Durability::Local, spec(2, "eu/a"))), Rejected::WrongPhase);
@@ -30,22 +30,22 @@ fn init_comes_first_and_once() {
 fn a_token_admits_one_node_once() {
     let mut world = World::new(Durability::Zone, &["eu/a"]);
     let token = [9; 32];
-    assert!(!world.view().token_valid(&token).unwrap());
+    assert!(!world.view().cluster().token_valid(&token).unwrap());
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(world.view().token_valid(&token).unwrap());
+    assert!(world.view().cluster().token_valid(&token).unwrap());
     let join = |n| ClusterCmd::Join { token, node: spec(n, "eu/b") };
     assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)));
-    assert!(!world.view().token_valid(&token).unwrap());
+    assert!(!world.view().cluster().token_valid(&token).unwrap());
     assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "the answer was lost");
     assert_eq!(world.refused(join(3)), Rejected::TokenInvalid, "another key");
 
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(!world.view().token_valid(&token).unwrap(), "a used token stays used");
+    assert!(!world.view().cluster().token_valid(&token).unwrap(), "a used token stays used");
     assert_eq!(
         world.refused(ClusterCmd::Join { token: [8; 32], node: spec(3, "eu/b") }),
         Rejected::TokenInvalid
     );
-    assert_eq!(world.view().nodes().unwrap().len(), 2);
+    assert_eq!(world.view().cluster().nodes().unwrap().len(), 2);
 
     world.tick += 2 * HOUR;
     assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "even after it expired");
@@ -60,11 +60,11 @@ fn tokens_expire_and_are_forgotten() {
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
     world.tick += HOUR - 1;
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(world.view().token_valid(&token).unwrap());
+    assert!(world.view().cluster().token_valid(&token).unwrap());
     world.tick += 1;
     let join = ClusterCmd::Join { token, node: spec(2, "eu/b") };
     assert_eq!(world.refused(join.clone()), Rejected::TokenInvalid, "creating it again prolongs nothing");
-    assert!(!world.view().token_valid(&token).unwrap());
+    assert!(!world.view().cluster().token_valid(&token).unwrap());
 
     world.tick += TOKEN_KEPT;
     world.ok(ClusterCmd::TokenCreate { hash: [10; 32], ttl: HOUR });
@@ -111,7 +111,7 @@ fn boots_only_rise() {
         http_addr: "h:1".into(),
     };
     world.ok(boot(5, 1, "moved:1"));
-    let node = world.view().node(NodeId(2)).unwrap().unwrap();
+    let node = world.view().cluster().node(NodeId(2)).unwrap().unwrap();
     assert_eq!(
         (node.boot, node.spec.peer_addr.as_str(), node.spec.http_addr.as_str()),
         (5, "moved:1", "h:1")
@@ -141,18 +141,18 @@ fn a_removed_node_is_gone_from_holders_layout_and_sessions() {
         Reply::Session(id) => id,
         other => panic!("{other:?}"),
     };
-    assert_eq!(world.view().held_by(NodeId(3), None, 1000).unwrap().len(), 600);
+    assert_eq!(world.view().blob().held_by(NodeId(3), None, 1000).unwrap().len(), 600);
     assert_eq!(world.ok(ClusterCmd::Remove { node: NodeId(3), force: false }), Reply::Done);
 
     let view = world.view();
-    assert!(view.node(NodeId(3)).unwrap().unwrap().removed);
-    assert_eq!(view.layout().unwrap().nodes.iter().map(|n| n.id.0).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(view.held_by(NodeId(3), None, 1000).unwrap(), []);
-    for (_, record) in view.roots(None, 1000).unwrap() {
+    assert!(view.cluster().node(NodeId(3)).unwrap().unwrap().removed);
+    assert_eq!(view.cluster().layout().unwrap().nodes.iter().map(|n| n.id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(view.blob().held_by(NodeId(3), None, 1000).unwrap(), []);
+    for (_, record) in view.blob().roots(None, 1000).unwrap() {
         assert_eq!(record.holders, [NodeId(1), NodeId(2)]);
     }
-    assert_eq!(view.session(session).unwrap(), None);
-    assert_eq!(view.sessions().unwrap().len(), 1);
+    assert_eq!(view.cluster().session(session).unwrap(), None);
+    assert_eq!(view.cluster().sessions().unwrap().len(), 1);
 
     let again = ClusterCmd::Remove { node: NodeId(3), force: true };
     assert_eq!(world.refused(again), Rejected::NodeUnknown(NodeId(3)));
@@ -175,7 +175,7 @@ fn a_node_whose_copies_are_needed_stays_unless_forced() {
     assert_eq!(world.ok(remove(2, false)), Reply::Done);
     assert!(matches!(world.refused(remove(3, false)), Rejected::Layout(_)));
     assert_eq!(world.ok(remove(3, true)), Reply::Done);
-    assert_eq!(world.view().root(&root(1)).unwrap().unwrap().holders, [NodeId(1)]);
+    assert_eq!(world.view().blob().root(&root(1)).unwrap().unwrap().holders, [NodeId(1)]);
     assert!(matches!(world.refused(remove(1, true)), Rejected::Layout(_)), "the last one");
 }
 
@@ -202,7 +202,7 @@ fn a_draining_nodes_copies_do_not_count_until_that_is_called_off() {
 #[test]
 fn a_draining_node_lends_its_name() {
     let mut world = World::three();
-    let name = world.view().node(NodeId(2)).unwrap().unwrap().spec.name;
+    let name = world.view().cluster().node(NodeId(2)).unwrap().unwrap().spec.name;
     let join = |token: u8| ClusterCmd::Join {
         token: [token; 32],
         node: NodeSpec { name: name.clone(), ..spec(9, "us/a") },
@@ -271,7 +271,7 @@ fn deletion_epochs_void_older_receipts() {
     let mut world = World::three();
     world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 3 });
     world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 2 });
-    assert_eq!(world.view().node(NodeId(2)).unwrap().unwrap().epoch, 3);
+    assert_eq!(world.view().cluster().node(NodeId(2)).unwrap().unwrap().epoch, 3);
     assert_eq!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::BadReceipt);
     let mut receipts = receipts(&[1, 2], 1);
     receipts[1].epoch = 3;
@@ -287,7 +287,7 @@ fn the_clock_never_goes_back() {
     world.ok(ClusterCmd::TokenCreate { hash: [77; 32], ttl: 1000 });
     world.tick = 10;
     world.ok(ClusterCmd::TokenCreate { hash: [78; 32], ttl: 1000 });
-    assert_eq!(world.view().tick().unwrap(), 50_000);
+    assert_eq!(world.view().cluster().tick().unwrap(), 50_000);
     let token: TokenRecord = world.view().get(&keys::token(&[78; 32])).unwrap().unwrap();
     assert_eq!(token.expires, 51_000);
 }

@@ -10,3 +10,4 @@ mod view;
 pub(crate) use apply::{advance_tick, apply, check_phase, next_project, raise_epoch};
 pub use cmd::{ClusterCmd, NodeSpec};
 pub use records::{ClusterRecord, NodeRecord, SessionRecord};
+pub use view::ClusterView;

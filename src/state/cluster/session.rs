@@ -58,7 +58,7 @@ pub(super) fn open(tx: &mut Tx<'_>, cx: &Cx, node: NodeId, boot: u64, nonce: u64
     if boot < member.boot || (boot == member.boot && nonce != member.nonce) {
         return Err(Rejected::StaleBoot { node, boot, logged: member.boot }.into());
     }
-    for (id, session) in tx.view().sessions()? {
+    for (id, session) in tx.view().cluster().sessions()? {
         if session.node != node {
             continue;
         }
@@ -83,7 +83,7 @@ pub(super) fn close(tx: &mut Tx<'_>, id: SessionId) -> Result<(), Fault> {
 }
 
 pub(super) fn close_all_of(tx: &mut Tx<'_>, node: NodeId) -> Result<(), Fault> {
-    for (id, session) in tx.view().sessions()? {
+    for (id, session) in tx.view().cluster().sessions()? {
         if session.node == node {
             close(tx, id)?;
         }

@@ -23,13 +23,13 @@ fn a_repeated_request_applies_once_and_gets_the_first_answer() {
     let first = world.apply(old.clone());
     assert_eq!(first, Ok(Reply::Stored { digest: digest(1), tags: vec![tag("latest")] }));
     world.ok(put("a/b", 2, &[], &["latest"]));
-    let before = world.view().tag(&world.at("a/b"), &tag("latest")).unwrap();
+    let before = world.view().artifact().tag(&world.at("a/b"), &tag("latest")).unwrap();
 
     // A late copy of the old move must not move the tag back.
     world.tick += 1000;
     let again = crate::Entry { tick: world.tick, deadline: Some(world.tick), ..old };
     assert_eq!(world.apply(again), first);
-    assert_eq!(world.view().tag(&world.at("a/b"), &tag("latest")).unwrap(), before);
+    assert_eq!(world.view().artifact().tag(&world.at("a/b"), &tag("latest")).unwrap(), before);
 }
 
 /// A tag is set, 10,000 later requests of the same session move it on, and the first comes once more, in
@@ -57,7 +57,7 @@ fn repeated_late(floor_rises: bool) -> (Outcome, Outcome) {
     let before = state(&world);
     let again = world.apply(crate::Entry { tick: world.tick, deadline: Some(world.tick), ..old });
     assert!(state(&world) == before, "it changed something");
-    let latest = world.view().tag(&world.at("a/b"), &tag("latest")).unwrap().unwrap();
+    let latest = world.view().artifact().tag(&world.at("a/b"), &tag("latest")).unwrap().unwrap();
     assert_eq!(latest.digest, digest(10_000));
     (again, first)
 }
@@ -96,7 +96,7 @@ fn deadlines_pass() {
     let mut lagging = world.entry(put("a/b", 3, &[], &[]));
     (lagging.tick, lagging.deadline) = (1, Some(2));
     assert_eq!(world.apply(lagging), Err(Rejected::DeadlinePassed));
-    assert_eq!(world.view().manifest(&world.at("a/b"), &digest(2)).unwrap(), None);
+    assert_eq!(world.view().artifact().manifest(&world.at("a/b"), &digest(2)).unwrap(), None);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn the_floor_rises_and_forgets() {
     assert_eq!(world.apply(entries[2].clone()), Err(Rejected::SessionGone));
     assert!(world.apply(entries[3].clone()).is_ok(), "the floor itself is kept");
     world.ok(floor(session, 1));
-    assert_eq!(world.view().session(session).unwrap().unwrap().floor, third, "it never sinks");
+    assert_eq!(world.view().cluster().session(session).unwrap().unwrap().floor, third, "it never sinks");
     // A sequence above the floor that was never seen is new, in whatever order it comes.
     world.ok(floor(session, third + 100));
     assert_eq!(answers(&world), 0);
@@ -154,7 +154,7 @@ fn a_new_boot_closes_the_old_session() {
     assert_eq!(world.refused(open(2, 20)), stale(2, 3));
     let Reply::Session(second) = world.ok(open(4, 40)) else { panic!() };
     assert_ne!(first, second);
-    assert_eq!(world.view().session(first).unwrap(), None);
+    assert_eq!(world.view().cluster().session(first).unwrap(), None);
 
     world.ok(ClusterCmd::Boot {
         node: NodeId(2),
@@ -166,7 +166,7 @@ fn a_new_boot_closes_the_old_session() {
     assert_eq!(world.refused(open(5, 50)), stale(5, 6), "below the logged boot");
     assert_eq!(world.refused(open(6, 61)), stale(6, 6), "the logged boot's twin");
     assert!(world.run(open(6, 60)).is_ok());
-    assert_eq!(world.view().sessions().unwrap().len(), 2, "one per node");
+    assert_eq!(world.view().cluster().sessions().unwrap().len(), 2, "one per node");
 }
 
 #[test]
@@ -185,5 +185,9 @@ fn the_answer_outlives_what_it_says() {
     let answer = world.apply(entry.clone());
     world.ok(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest(1) });
     assert_eq!(world.apply(entry), answer);
-    assert_eq!(world.view().manifest(&world.at("a/b"), &digest(1)).unwrap(), None, "and it stays deleted");
+    assert_eq!(
+        world.view().artifact().manifest(&world.at("a/b"), &digest(1)).unwrap(),
+        None,
+        "and it stays deleted"
+    );
 }

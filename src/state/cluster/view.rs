@@ -8,13 +8,23 @@ use super::records::{ClusterRecord, NodeRecord, SessionRecord, TickRecord, Token
 use crate::fault::Fault;
 use crate::view::View;
 
-impl View<'_> {
+/// What the state says of the cluster, its nodes, tokens and sessions.
+#[derive(Clone, Copy)]
+pub struct ClusterView<'a>(View<'a>);
+
+impl<'a> From<View<'a>> for ClusterView<'a> {
+    fn from(view: View<'a>) -> Self {
+        ClusterView(view)
+    }
+}
+
+impl ClusterView<'_> {
     /// The cluster, once it is initialised.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read; so for every query.
-    pub fn cluster(&self) -> Result<Option<ClusterRecord>, Fault> {
-        self.get(&keys::cluster())
+    pub fn record(&self) -> Result<Option<ClusterRecord>, Fault> {
+        self.0.get(&keys::cluster())
     }
 
     /// The cluster clock, in milliseconds, as of the last entry.
@@ -22,7 +32,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn tick(&self) -> Result<u64, Fault> {
-        Ok(self.get::<TickRecord>(&keys::tick())?.map_or(0, |tick| tick.0))
+        Ok(self.0.get::<TickRecord>(&keys::tick())?.map_or(0, |tick| tick.0))
     }
 
     /// A node, member or removed.
@@ -30,7 +40,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn node(&self, id: NodeId) -> Result<Option<NodeRecord>, Fault> {
-        self.get(&keys::node(id))
+        self.0.get(&keys::node(id))
     }
 
     /// Every node that ever joined, removed ones too, ascending by id.
@@ -38,7 +48,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn nodes(&self) -> Result<Vec<NodeRecord>, Fault> {
-        self.all(&keys::nodes())?.iter().map(|row| row.record()).collect()
+        self.0.all(&keys::nodes())?.iter().map(|row| row.record()).collect()
     }
 
     /// The members as the placement rules see them.
@@ -62,7 +72,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn token_valid(&self, hash: &[u8; 32]) -> Result<bool, Fault> {
-        let token: Option<TokenRecord> = self.get(&keys::token(hash))?;
+        let token: Option<TokenRecord> = self.0.get(&keys::token(hash))?;
         let tick = self.tick()?;
         Ok(token.is_some_and(|token| token.used.is_none() && tick < token.expires))
     }
@@ -72,7 +82,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn session(&self, id: SessionId) -> Result<Option<SessionRecord>, Fault> {
-        self.get(&keys::session(id))
+        self.0.get(&keys::session(id))
     }
 
     /// Every open proposer session, oldest first.
@@ -80,7 +90,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn sessions(&self) -> Result<Vec<(SessionId, SessionRecord)>, Fault> {
-        let rows = self.all(&keys::sessions())?;
+        let rows = self.0.all(&keys::sessions())?;
         rows.iter().map(|row| Ok((SessionId(row.parts()?.number()?), row.record()?))).collect()
     }
 }

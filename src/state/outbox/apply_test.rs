@@ -12,7 +12,7 @@ fn cursor(reader: &str, done: Option<u64>) -> ClusterCmd {
 }
 
 fn rows(world: &World) -> Vec<(u64, Event)> {
-    let rows = world.view().outbox(0, 10_000).unwrap();
+    let rows = world.view().outbox().events(0, 10_000).unwrap();
     rows.into_iter().map(|(index, row)| (index, row.event)).collect()
 }
 
@@ -33,7 +33,7 @@ fn events_are_written_while_somebody_reads() {
     world.ok(cursor("hooks", Some(0)));
     let (from, _) = world.view().state_hash().unwrap();
     assert_eq!(
-        world.view().outbox_cursor("hooks").unwrap(),
+        world.view().outbox().cursor("hooks").unwrap(),
         Some(from),
         "a reader begins where it registers"
     );
@@ -46,7 +46,7 @@ fn events_are_written_while_somebody_reads() {
     let removed = Event::NodeRemoved { node: NodeId(3), forced: false };
     let expected = [(from + 1, put_event(2, &["t", "u"])), (from + 3, deleted), (from + 4, removed)];
     assert_eq!(rows(&world), expected, "a refused command has no event");
-    assert_eq!(world.view().outbox(from + 1, 1).unwrap()[0].0, from + 3);
+    assert_eq!(world.view().outbox().events(from + 1, 1).unwrap()[0].0, from + 3);
 }
 
 #[test]
@@ -64,13 +64,13 @@ fn rows_go_when_every_reader_has_passed() {
     world.ok(cursor("audit", Some(nth(1))));
     assert_eq!(rows(&world), all[2..]);
     world.ok(cursor("audit", Some(nth(0))));
-    assert_eq!(world.view().outbox_cursor("audit").unwrap(), Some(nth(1)), "cursors never go back");
+    assert_eq!(world.view().outbox().cursor("audit").unwrap(), Some(nth(1)), "cursors never go back");
     world.ok(cursor("audit", None));
     assert_eq!(rows(&world), all[4..], "the slow reader left");
     world.ok(cursor("hooks", Some(u64::MAX)));
     assert_eq!(rows(&world), []);
     let (index, _) = world.view().state_hash().unwrap();
-    assert_eq!(world.view().outbox_cursor("hooks").unwrap(), Some(index), "nobody has read the future");
+    assert_eq!(world.view().outbox().cursor("hooks").unwrap(), Some(index), "nobody has read the future");
     world.ok(put("a/b", 9, &[], &[]));
     assert_eq!(rows(&world).len(), 1);
     world.ok(cursor("hooks", None));

@@ -10,3 +10,4 @@ mod view;
 
 pub(crate) use apply::{emit, move_cursor};
 pub use records::{Event, OutboxRow};
+pub use view::OutboxView;

@@ -5,17 +5,27 @@ use super::records::{CursorRecord, OutboxRow};
 use crate::fault::Fault;
 use crate::view::View;
 
-impl View<'_> {
+/// What the state says of events.
+#[derive(Clone, Copy)]
+pub struct OutboxView<'a>(View<'a>);
+
+impl<'a> From<View<'a>> for OutboxView<'a> {
+    fn from(view: View<'a>) -> Self {
+        OutboxView(view)
+    }
+}
+
+impl OutboxView<'_> {
     /// The oldest `limit` or so events after the log index `after`, each with its entry's index. The
     /// events of one entry always come together, so that the last index can be the next `after`.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub fn outbox(&self, after: u64, limit: usize) -> Result<Vec<(u64, OutboxRow)>, Fault> {
+    pub fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, OutboxRow)>, Fault> {
         let table = keys::rows();
         let mut start = keys::rows_of(after.saturating_add(1));
         let mut found: Vec<(u64, OutboxRow)> = Vec::new();
-        while let Some(row) = self.rows(&table, &start, 1)?.first() {
+        while let Some(row) = self.0.rows(&table, &start, 1)?.first() {
             let index = row.parts()?.number()?;
             if found.len() >= limit.max(1) && found.last().is_some_and(|last| last.0 != index) {
                 break;
@@ -30,7 +40,7 @@ impl View<'_> {
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub fn outbox_cursor(&self, reader: &str) -> Result<Option<u64>, Fault> {
-        Ok(self.get::<CursorRecord>(&keys::cursor(reader))?.map(|cursor| cursor.0))
+    pub fn cursor(&self, reader: &str) -> Result<Option<u64>, Fault> {
+        Ok(self.0.get::<CursorRecord>(&keys::cursor(reader))?.map(|cursor| cursor.0))
     }
 }

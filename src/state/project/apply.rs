@@ -24,9 +24,9 @@ fn set_policy(
     name: &ProjectName,
     policy: &ProjectPolicy,
 ) -> Result<Reply, Stop> {
-    let layout = tx.view().layout()?;
+    let layout = tx.view().cluster().layout()?;
     let everyone: Vec<NodeId> = layout.nodes.iter().map(|node| node.id).collect();
-    let resolved = tx.view().resolve(Some(policy.clone()))?;
+    let resolved = tx.view().project().resolve(Some(policy.clone()))?;
     possible(&resolved, &layout, &everyone).map_err(|shortfall| Rejected::Layout(shortfall.to_string()))?;
     let mut project = ensure_project(tx, name)?;
     project.policy = policy.clone();
@@ -42,7 +42,7 @@ pub(crate) fn check_access(tx: &Tx<'_>, entry: &Entry) -> Result<(), Stop> {
         return Ok(());
     }
     let Some(name) = entry.cmd.project() else { return Ok(()) };
-    let project = tx.view().project(&name)?;
+    let project = tx.view().project().by_name(&name)?;
     let fresh = match (entry.access.project, project) {
         // Judged about a project that is there: the same one, at a revision that still holds.
         (Some((id, revision)), Some(project)) => id == project.id && revision >= project.access_rev,
@@ -55,7 +55,7 @@ pub(crate) fn check_access(tx: &Tx<'_>, entry: &Entry) -> Result<(), Stop> {
 }
 
 fn ensure_project(tx: &mut Tx<'_>, name: &ProjectName) -> Result<ProjectRecord, Fault> {
-    if let Some(project) = tx.view().project(name)? {
+    if let Some(project) = tx.view().project().by_name(name)? {
         return Ok(project);
     }
     let id = cluster::next_project(tx)?;
@@ -76,7 +76,7 @@ fn ensure_project(tx: &mut Tx<'_>, name: &ProjectName) -> Result<ProjectRecord, 
 
 /// A repository, created with its project by first use.
 pub(crate) fn ensure_repo(tx: &mut Tx<'_>, cx: &Cx, name: &RepoName) -> Result<RepoRef, Fault> {
-    if let Some(repo) = tx.view().repo(name)? {
+    if let Some(repo) = tx.view().project().repo(name)? {
         return Ok(repo);
     }
     let mut project = ensure_project(tx, &name.project())?;
@@ -99,7 +99,7 @@ pub(crate) struct Delta {
 /// Brings a project's counters along.
 pub(crate) fn count(tx: &mut Tx<'_>, id: ProjectId, delta: Delta) -> Result<(), Fault> {
     let corrupt = |why: &str| Fault::Corrupt { what: "project", why: format!("{id}: {why}") };
-    let mut project = tx.view().project_by_id(id)?.ok_or_else(|| corrupt("it has data but no record"))?;
+    let mut project = tx.view().project().by_id(id)?.ok_or_else(|| corrupt("it has data but no record"))?;
     let below = || corrupt("a counter would fall below zero");
     project.bytes = u64::try_from(i128::from(project.bytes) + delta.bytes).map_err(|_| below())?;
     project.manifests = project.manifests.checked_add_signed(delta.manifests).ok_or_else(below)?;

@@ -18,15 +18,15 @@ fn projects_and_repositories_come_by_first_use() {
     world.ok(put("library/busybox", 1, &[], &[]));
     let view = world.view();
     let id = |name: &str| {
-        let at = view.repo(&repo(name)).unwrap().unwrap();
-        assert_eq!(view.repo_record(&at).unwrap().unwrap().name, repo(name));
+        let at = view.project().repo(&repo(name)).unwrap().unwrap();
+        assert_eq!(view.project().repo_record(&at).unwrap().unwrap().name, repo(name));
         (at.project.0, at.repo.0)
     };
     assert_eq!([id("team/app"), id("team/app/web")], [(1, 1), (1, 2)]);
     assert_eq!([id("busybox"), id("library/busybox")], [(2, 1), (2, 2)], "one project, two repositories");
-    let project = view.project(&"library".parse().unwrap()).unwrap().unwrap();
+    let project = view.project().by_name(&"library".parse().unwrap()).unwrap().unwrap();
     assert_eq!((project.id, project.manifests, project.access_rev), (ProjectId(2), 2, 0));
-    assert_eq!(view.repo(&repo("team/none")).unwrap(), None);
+    assert_eq!(view.project().repo(&repo("team/none")).unwrap(), None);
 }
 
 #[test]
@@ -38,12 +38,12 @@ fn the_catalog_goes_through_all_projects_in_byte_order() {
     }
     names.sort_by(|a, b| a.as_str().as_bytes().cmp(b.as_str().as_bytes()));
     let view = world.view();
-    assert_eq!(view.catalog(None, 100).unwrap(), (names.to_vec(), false));
-    assert_eq!(view.catalog(None, 9).unwrap(), (names.to_vec(), false), "exactly all is not more");
-    assert_eq!(view.catalog(None, 0).unwrap(), (vec![], true));
+    assert_eq!(view.project().catalog(None, 100).unwrap(), (names.to_vec(), false));
+    assert_eq!(view.project().catalog(None, 9).unwrap(), (names.to_vec(), false), "exactly all is not more");
+    assert_eq!(view.project().catalog(None, 0).unwrap(), (vec![], true));
     let (mut after, mut seen) = (None, Vec::new());
     loop {
-        let (page, more) = view.catalog(after.as_deref(), 2).unwrap();
+        let (page, more) = view.project().catalog(after.as_deref(), 2).unwrap();
         seen.extend(page);
         after = seen.last().map(ToString::to_string);
         if !more {
@@ -51,14 +51,18 @@ fn the_catalog_goes_through_all_projects_in_byte_order() {
         }
     }
     assert_eq!(seen, names);
-    assert_eq!(view.catalog(Some("a/"), 1).unwrap(), (vec![repo("a/b/c")], true), "`after` need not exist");
-    assert_eq!(view.catalog(Some("zz"), 5).unwrap(), (vec![], false));
+    assert_eq!(
+        view.project().catalog(Some("a/"), 1).unwrap(),
+        (vec![repo("a/b/c")], true),
+        "`after` need not exist"
+    );
+    assert_eq!(view.project().catalog(Some("zz"), 5).unwrap(), (vec![], false));
 }
 
 #[test]
 fn policies_follow_the_cluster_where_they_say_nothing() {
     let mut world = World::three();
-    let of = |world: &World| world.view().policy_of(&repo("a/b")).unwrap();
+    let of = |world: &World| world.view().project().policy_of(&repo("a/b")).unwrap();
     assert_eq!((of(&world).durability, of(&world).regions), (Durability::Zone, None));
     let reply = world.ok(set("a", policy(None, Some(&["eu", "us"]), false)));
     assert_eq!(reply, Reply::Project(ProjectId(1)));
@@ -66,8 +70,8 @@ fn policies_follow_the_cluster_where_they_say_nothing() {
     assert_eq!(of(&world).regions, Some(vec!["eu".to_owned(), "us".to_owned()]));
     world.ok(set("a", policy(Some(Durability::Local), None, false)));
     assert_eq!((of(&world).durability, of(&world).regions), (Durability::Local, None));
-    assert_eq!(world.view().policy_of(&repo("other/b")).unwrap().durability, Durability::Zone);
-    assert_eq!(World::blank().view().policy_of(&repo("a/b")).unwrap().durability, Durability::Zone);
+    assert_eq!(world.view().project().policy_of(&repo("other/b")).unwrap().durability, Durability::Zone);
+    assert_eq!(World::blank().view().project().policy_of(&repo("a/b")).unwrap().durability, Durability::Zone);
 }
 
 #[test]
@@ -81,7 +85,7 @@ fn a_policy_that_the_layout_cannot_satisfy_is_refused() {
     assert!(why.contains("region") && why.contains("eu"), "{why}");
     refused(&mut world, policy(Some(Durability::Local), Some(&["us"]), true));
     world.ok(set("a", policy(Some(Durability::Zone), None, false)));
-    assert_eq!(world.view().project(&"b".parse().unwrap()).unwrap(), None);
+    assert_eq!(world.view().project().by_name(&"b".parse().unwrap()).unwrap(), None);
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn stale_permits_are_refused() {
     assert_eq!(at(&mut world, Some((2, 0))), stale, "another project");
 
     // Rights shrink: no command does it yet, so the record is moved by hand.
-    let mut project = world.view().project_by_id(ProjectId(1)).unwrap().unwrap();
+    let mut project = world.view().project().by_id(ProjectId(1)).unwrap().unwrap();
     project.access_rev = 3;
     let mut batch = clawhub_kv::Batch::default();
     batch.put(keys::project(project.id).into_bytes(), crate::record::Record::encode(&project));
@@ -118,7 +122,7 @@ fn stale_permits_are_refused() {
 fn each_root_counts_once_per_project() {
     let mut world = World::three();
     let bytes = |world: &World, name: &str| {
-        world.view().project(&name.parse().unwrap()).unwrap().map_or(0, |project| project.bytes)
+        world.view().project().by_name(&name.parse().unwrap()).unwrap().map_or(0, |project| project.bytes)
     };
     world.ok(commit("a/x", 5, &[1, 2]));
     assert_eq!(bytes(&world, "a"), 1005);

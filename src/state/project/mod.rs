@@ -9,3 +9,4 @@ mod view;
 pub(crate) use apply::{Delta, apply, check_access, count, ensure_repo};
 pub use cmd::{ProjectCmd, ProjectPolicy};
 pub use records::{ProjectRecord, RepoRecord, RepoRef};
+pub use view::ProjectView;

@@ -12,14 +12,24 @@ use crate::view::{View, page};
 /// What holds before a cluster is initialised and says otherwise.
 const UNINITIALISED: Durability = Durability::Zone;
 
-impl View<'_> {
+/// What the state says of projects, repositories and their policies.
+#[derive(Clone, Copy)]
+pub struct ProjectView<'a>(View<'a>);
+
+impl<'a> From<View<'a>> for ProjectView<'a> {
+    fn from(view: View<'a>) -> Self {
+        ProjectView(view)
+    }
+}
+
+impl ProjectView<'_> {
     /// A project by name.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read; so for every query.
-    pub fn project(&self, name: &ProjectName) -> Result<Option<ProjectRecord>, Fault> {
-        match self.get::<ProjectIdRecord>(&keys::project_id(name.as_str()))? {
-            Some(ProjectIdRecord(id)) => self.project_by_id(id),
+    pub fn by_name(&self, name: &ProjectName) -> Result<Option<ProjectRecord>, Fault> {
+        match self.0.get::<ProjectIdRecord>(&keys::project_id(name.as_str()))? {
+            Some(ProjectIdRecord(id)) => self.by_id(id),
             None => Ok(None),
         }
     }
@@ -28,8 +38,8 @@ impl View<'_> {
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub fn project_by_id(&self, id: ProjectId) -> Result<Option<ProjectRecord>, Fault> {
-        self.get(&keys::project(id))
+    pub fn by_id(&self, id: ProjectId) -> Result<Option<ProjectRecord>, Fault> {
+        self.0.get(&keys::project(id))
     }
 
     /// Where a repository's data is, if it exists.
@@ -37,7 +47,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn repo(&self, name: &RepoName) -> Result<Option<RepoRef>, Fault> {
-        self.get(&keys::name(name.as_str()))
+        self.0.get(&keys::name(name.as_str()))
     }
 
     /// A repository's own record.
@@ -45,7 +55,7 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn repo_record(&self, repo: &RepoRef) -> Result<Option<RepoRecord>, Fault> {
-        self.get(&keys::repo(*repo))
+        self.0.get(&keys::repo(*repo))
     }
 
     /// At most `limit` repository names in byte order after `after`, which need not exist, over all
@@ -56,7 +66,7 @@ impl View<'_> {
     pub fn catalog(&self, after: Option<&str>, limit: usize) -> Result<(Vec<RepoName>, bool), Fault> {
         let table = keys::names();
         let start = after.map_or_else(|| table.clone(), |name| keys::name(name).after());
-        let rows = self.rows(&table, &start, limit.saturating_add(1))?;
+        let rows = self.0.rows(&table, &start, limit.saturating_add(1))?;
         let names = rows.iter().map(|row| {
             let name = row.parts()?.text()?;
             name.parse().map_err(|e| Fault::Corrupt { what: "catalog", why: format!("{name:?}: {e}") })
@@ -69,13 +79,13 @@ impl View<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn policy_of(&self, name: &RepoName) -> Result<Policy, Fault> {
-        let project = self.project(&name.project())?;
+        let project = self.by_name(&name.project())?;
         self.resolve(project.map(|project| project.policy))
     }
 
     /// A project's policy with the cluster's defaults filled in.
     pub(crate) fn resolve(&self, policy: Option<ProjectPolicy>) -> Result<Policy, Fault> {
-        let cluster = self.cluster()?.map_or(UNINITIALISED, |cluster| cluster.durability);
+        let cluster = self.0.cluster().record()?.map_or(UNINITIALISED, |cluster| cluster.durability);
         Ok(match policy {
             Some(policy) => Policy {
                 durability: policy.durability.unwrap_or(cluster),

@@ -83,8 +83,8 @@ impl Member {
     pub(crate) fn look(&self, tag: &str) -> Option<Digest> {
         let state = self.consensus.state();
         let view = View::new(&*state);
-        let repo = view.repo(&repo()).unwrap()?;
-        Some(view.tag(&repo, &tag.parse().unwrap()).unwrap()?.digest)
+        let repo = view.project().repo(&repo()).unwrap()?;
+        Some(view.artifact().tag(&repo, &tag.parse().unwrap()).unwrap()?.digest)
     }
 
     pub(crate) fn hash(&self) -> (u64, [u8; 32]) {

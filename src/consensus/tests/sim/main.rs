@@ -192,8 +192,9 @@ fn check(work: &Workload) {
     for id in NODES {
         let state = work.cluster.node(id).unwrap().state();
         let view = View::new(&*state);
-        let repo = view.repo(&repo()).unwrap();
-        let stored = |digest| repo.as_ref().is_some_and(|r| view.manifest(r, digest).unwrap().is_some());
+        let repo = view.project().repo(&repo()).unwrap();
+        let stored =
+            |digest| repo.as_ref().is_some_and(|r| view.artifact().manifest(r, digest).unwrap().is_some());
         let lost = history
             .stored
             .iter()

@@ -162,6 +162,6 @@ fn put(digest: &Digest, tag: &Tag, last: Option<Digest>) -> Command {
 fn look(node: &Node, tag: &Tag) -> Option<u64> {
     let state = node.state();
     let view = View::new(&*state);
-    let Some(repo) = view.repo(&repo()).ok()? else { return Some(0) };
-    Some(view.tag(&repo, tag).ok()?.map_or(0, |record| version(&record.digest)))
+    let Some(repo) = view.project().repo(&repo()).ok()? else { return Some(0) };
+    Some(view.artifact().tag(&repo, tag).ok()?.map_or(0, |record| version(&record.digest)))
 }
