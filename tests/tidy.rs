@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-state", 2),
     ("clawhub-blobs", 2),
     ("clawhub-peer", 2),
+    ("clawhub-liveness", 3),
     ("clawhub-consensus", 3),
     ("clawhub-replicate", 3),
     ("clawhub-auth", 3),
@@ -31,8 +32,11 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// Neighbours that may import each other, one way: (who, whom).
-const SIDEWAYS: &[(&str, &str)] =
-    &[("clawhub-wire", "clawhub-types"), ("clawhub-api-oci", "clawhub-api-http")];
+const SIDEWAYS: &[(&str, &str)] = &[
+    ("clawhub-wire", "clawhub-types"),
+    ("clawhub-replicate", "clawhub-liveness"),
+    ("clawhub-api-oci", "clawhub-api-http"),
+];
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work. It reads the file that
 /// a node is started with, as the node does.

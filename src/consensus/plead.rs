@@ -31,8 +31,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         Err(self.unavailable("this node takes no part in the cluster for now".to_owned()))
     }
 
-    /// Whether this node wants to lead when nobody does. It votes and follows all the same.
-    pub fn stand_for_election(&self, on: bool) {
+    /// Whether this node campaigns when nobody leads. It votes and follows all the same.
+    pub fn campaign(&self, on: bool) {
         self.shared.raft.runtime_config().elect(on);
     }
 

@@ -36,6 +36,15 @@ impl Members {
         Ok(members.map(seed).collect())
     }
 
+    /// The ids of the members; none if the state cannot be read.
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        let members = self.current().unwrap_or_else(|fault| {
+            unreadable(fault);
+            Vec::new()
+        });
+        members.into_iter().map(|seed| seed.node).collect()
+    }
+
     /// Replaces the seeds.
     pub(crate) fn set_seeds(&self, seeds: Vec<Seed>) {
         *self.seeds.write() = seeds;

@@ -12,6 +12,7 @@ use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_jobs::Jobs;
 use clawhub_kv::Kv;
+use clawhub_liveness::Liveness;
 use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
@@ -61,6 +62,7 @@ pub(crate) struct Stack {
     /// The store of its log, to be asked whether it still takes anything.
     pub(crate) raft: Arc<dyn Kv>,
     pub(crate) blobs: BlobStore,
+    pub(crate) liveness: Liveness,
     pub(crate) replicate: Replicate,
     pub(crate) registry: Registry,
     usage: Mutex<Usage>,
@@ -91,8 +93,9 @@ impl Stack {
         let endpoint = Endpoint::bind(node.peer_port.release(), identity, members.clone()).await?;
         let consensus = consensus(node, owner.node, raft.clone(), state, &endpoint).await?;
         let source = consensus.clone();
-        let replicate =
-            Replicate::start(owner.node, blobs.clone(), endpoint.clone(), Arc::new(move || source.state()));
+        let liveness = liveness(owner.node, &endpoint, &members, &blobs);
+        let state = Arc::new(move || source.state());
+        let replicate = Replicate::new(blobs.clone(), endpoint.clone(), liveness.clone(), state);
         let profile = profile(node.config.raft.profile);
         let limits = clawhub_registry::Limits { wait: profile.wait(), cut_off: CUT_OFF };
         let registry = Registry::new(consensus.clone(), replicate.clone(), Authorizer::Open, limits);
@@ -106,6 +109,7 @@ impl Stack {
             consensus,
             raft,
             blobs,
+            liveness,
             replicate,
             registry,
             usage: Mutex::default(),
@@ -234,6 +238,12 @@ async fn consensus(
         Ok(started) => Ok(started?),
         Err(error) => Err(NodeError::Fault(format!("starting consensus: {error}"))),
     }
+}
+
+fn liveness(me: NodeId, endpoint: &Endpoint, members: &Arc<Members>, blobs: &BlobStore) -> Liveness {
+    let members = members.clone();
+    let blobs = blobs.clone();
+    Liveness::start(me, endpoint.clone(), move || members.ids(), move || blobs.accepts())
 }
 
 /// Tells of every change of the applied index.

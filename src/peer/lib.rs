@@ -22,6 +22,7 @@ mod ca;
 mod conn;
 mod endpoint;
 mod error;
+pub mod frame;
 mod gate;
 mod hello;
 mod identity;

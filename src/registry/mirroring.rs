@@ -119,8 +119,8 @@ impl<'r> Step<'r> {
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(&self.id.random);
         let replicate = &registry.inner.replicate;
-        let mut ranked = partners(&policy, &layout, me, &replicate.live(), &seed);
-        replicate.recent_first(&mut ranked);
+        let mut ranked = partners(&policy, &layout, me, &replicate.liveness().accepting(), &seed);
+        replicate.liveness().recent_first(&mut ranked);
         ranked.sort_by_key(|partner| self.failed.contains(partner));
         Ok(Some(ranked))
     }
@@ -263,7 +263,7 @@ impl<'r> Step<'r> {
             if began.elapsed() >= self.registry.inner.limits.wait {
                 return Err(alone());
             }
-            tokio::join!(sleep(PAUSE), self.registry.inner.replicate.refresh_live());
+            tokio::join!(sleep(PAUSE), self.registry.inner.replicate.liveness().refresh());
         }
         Ok(())
     }

@@ -225,9 +225,14 @@ impl Registry {
         holders.dedup();
         let wanted = wanted(&first.root, first.size, first.generation, &first.digests, holders);
         if !satisfied(&policy, &layout, &wanted.holders) {
-            let mut candidates =
-                partners(&policy, &layout, self.me(), &self.inner.replicate.live(), &first.root.0);
-            self.inner.replicate.recent_first(&mut candidates);
+            let mut candidates = partners(
+                &policy,
+                &layout,
+                self.me(),
+                &self.inner.replicate.liveness().accepting(),
+                &first.root.0,
+            );
+            self.inner.replicate.liveness().recent_first(&mut candidates);
             let more =
                 self.inner.replicate.ensure(&wanted, &candidates, |h| satisfied(&policy, &layout, h)).await;
             receipts.extend(more);
@@ -242,7 +247,7 @@ impl Registry {
         for root in roots {
             let Some(wanted) = self.wanted(root)? else { continue };
             let (policy, layout) = self.placement(repo)?;
-            let live = self.inner.replicate.live();
+            let live = self.inner.replicate.liveness().accepting();
             let anchor = wanted.holders.first().copied().unwrap_or(self.me());
             let mut candidates = partners(&policy, &layout, anchor, &live, &root.0);
             let admitted = |id: &NodeId| layout.node(*id).is_some_and(|node| policy.admits(node));
@@ -282,7 +287,8 @@ impl Registry {
         if stores(self.me()) {
             return Ok(self.me());
         }
-        let nodes: Vec<NodeId> = self.inner.replicate.live().into_iter().filter(|id| stores(*id)).collect();
+        let nodes: Vec<NodeId> =
+            self.inner.replicate.liveness().accepting().into_iter().filter(|id| stores(*id)).collect();
         let nearest = self.inner.replicate.nearest_first(&nodes);
         nearest.first().copied().ok_or_else(|| Error::unavailable(RETRY, "no storage node is alive"))
     }

@@ -43,7 +43,7 @@ impl Registry {
         let request: pb::BlobRequest = read_message(&mut recv, REQUEST).await?;
         let replicate = &self.inner.replicate;
         match request.op {
-            Some(Request::Ping(_)) => replicate.serve_ping(send).await,
+            Some(Request::Ping(_)) => replicate.liveness().answer(send).await,
             Some(Request::Get(get)) => replicate.serve_get(get, send).await,
             Some(Request::Mirror(mirror)) => replicate.serve_mirror(mirror, send, recv).await,
             Some(Request::Replica(replica)) => replicate.serve_replica(replica, send).await,

@@ -191,12 +191,12 @@ impl Registry {
     /// Whether a push could be acknowledged now; asked when it begins, not after its bytes are here.
     async fn check_possible(&self, repo: &RepoName) -> Result<(), Error> {
         let (policy, layout) = self.placement(repo)?;
-        if possible(&policy, &layout, &self.inner.replicate.live()).is_ok() {
+        if possible(&policy, &layout, &self.inner.replicate.liveness().accepting()).is_ok() {
             return Ok(());
         }
         // The table may be older than a node that just came back.
-        self.inner.replicate.refresh_live().await;
-        let short = possible(&policy, &layout, &self.inner.replicate.live());
+        self.inner.replicate.liveness().refresh().await;
+        let short = possible(&policy, &layout, &self.inner.replicate.liveness().accepting());
         short.map_err(|short| Error::unavailable(RETRY, short.to_string()))
     }
 

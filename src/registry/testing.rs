@@ -12,6 +12,7 @@ use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_consensus::grpc::GrpcTransport;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
+use clawhub_liveness::Liveness;
 use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo};
 use clawhub_replicate::Replicate;
 use clawhub_state::blob::{BlobCmd, RootRecord};
@@ -77,7 +78,8 @@ impl World {
         let all = world.nodes.len();
         for node in &world.nodes {
             eventually("all nodes see each other", || {
-                node.inner.replicate.reached().len() == all && !node.inner.replicate.live().is_empty()
+                let liveness = node.inner.replicate.liveness();
+                liveness.reachable().len() == all && !liveness.accepting().is_empty()
             })
             .await;
         }
@@ -112,7 +114,14 @@ impl World {
         let config = StoreConfig { dir, min_free: 0, node: id };
         let blobs = BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap();
         let source = self.consensus.clone();
-        let replicate = Replicate::start(id, blobs, endpoint, Arc::new(move || source.state()));
+        let members = move || {
+            let layout = View::new(&*source.state()).cluster().layout().unwrap();
+            layout.nodes.into_iter().map(|node| node.id).collect()
+        };
+        let store = blobs.clone();
+        let liveness = Liveness::start(id, endpoint.clone(), members, move || store.accepts());
+        let source = self.consensus.clone();
+        let replicate = Replicate::new(blobs, endpoint, liveness, Arc::new(move || source.state()));
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
         Registry::new(self.consensus.clone(), replicate, Authorizer::Open, limits)
     }

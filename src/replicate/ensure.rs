@@ -28,7 +28,7 @@ impl Replicate {
                 break;
             }
             // Many may have died at once: none is waited for in turn.
-            if holders.contains(candidate) || !self.is_reachable(*candidate) {
+            if holders.contains(candidate) || !self.inner.liveness.is_reachable(*candidate) {
                 continue;
             }
             match self.while_alive(*candidate, self.replica(*candidate, wanted)).await {

@@ -7,13 +7,12 @@
 use bytes::BytesMut;
 use clawhub_blobs::{BlobError, Partial};
 use clawhub_peer::Class;
+use clawhub_peer::frame::{STALL as STALLED, read_exact};
 use clawhub_types::{NodeId, Receipt, Root};
 use clawhub_wire::blob as pb;
 use quinn::RecvStream;
 use tokio::sync::watch;
 
-use crate::frame::STALL as STALLED;
-use crate::frame::read_exact;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// Verified and written in pieces of this size: whole groups, few system calls.
@@ -256,7 +255,7 @@ impl Replicate {
                 (Some(here), Some(there)) if here.region == there.region => 1,
                 _ => 2,
             };
-            (!self.is_reachable(*node), distance, *node)
+            (!self.inner.liveness.is_reachable(*node), distance, *node)
         });
         ranked
     }

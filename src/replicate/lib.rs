@@ -1,27 +1,25 @@
-//! Bytes between peers: mirroring uploads as they arrive, fetching blobs while serving them, making
-//! copies where a policy asks for them, and knowing which peers are alive.
+//! Bytes between peers: mirroring uploads as they arrive, fetching blobs while serving them, and making
+//! copies where a policy asks for them.
 //!
 //! # State
 //! Nothing here is durable. A [`fetch`](Replicate::fetch) in progress owns a partial file of the blob
-//! store, which survives a restart; a [`Mirror`] owns an upload session on its partner; the table of
-//! live peers is rebuilt within a second. A crash loses only work that is started again.
+//! store, which survives a restart; a [`Mirror`] owns an upload session on its partner. A crash loses only work
+//! that is started again. Which peers are alive it asks [`Liveness`].
 //!
 //! This crate returns receipts and never proposes: what a copy means is for the layers above.
 
 mod ensure;
 mod fetch;
-mod frame;
-mod live;
 mod mirror;
 mod relay;
 mod serve;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use clawhub_blobs::{BlobError, BlobStore};
 use clawhub_kv::Kv;
+use clawhub_liveness::Liveness;
 use clawhub_peer::{Endpoint, PeerError};
 use clawhub_policy::Layout;
 use clawhub_state::View;
@@ -29,9 +27,10 @@ use clawhub_types::{Digests, NodeId, Root};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+pub use clawhub_peer::frame::{
+    BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message,
+};
 pub use fetch::Fetch;
-pub use frame::{BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message};
-pub use live::ClockReading;
 pub use mirror::Mirror;
 pub use relay::{MEMORY as RELAY_MEMORY, Relay};
 
@@ -104,10 +103,7 @@ struct Inner {
     blobs: BlobStore,
     endpoint: Endpoint,
     state: StateSource,
-    live: live::Table,
-    /// Whether this node's storage is sound enough to lead, as the layers above say.
-    stands: AtomicBool,
-    clock_off_ms: AtomicI64,
+    liveness: Liveness,
     /// One fetch per root; an entry leaves when its fetch ends.
     fetches: Mutex<HashMap<Root, Fetch>>,
     /// Places for blobs that are passed through.
@@ -115,21 +111,28 @@ struct Inner {
 }
 
 impl Replicate {
-    /// Starts watching the cluster's members. Must be called within a tokio runtime; the watcher ends
-    /// with the last handle.
-    pub fn start(me: NodeId, blobs: BlobStore, endpoint: Endpoint, state: StateSource) -> Self {
-        let (live, stands) = (live::Table::default(), AtomicBool::new(true));
-        let clock_off_ms = AtomicI64::default();
-        let (fetches, relays) = (Mutex::default(), Arc::new(Semaphore::new(relay::RELAYS)));
-        let inner = Inner { me, blobs, endpoint, state, live, stands, clock_off_ms, fetches, relays };
-        let this = Replicate { inner: Arc::new(inner) };
-        live::watch(&this);
-        this
+    /// Moves bytes between `blobs` and the peers that `endpoint` reaches.
+    pub fn new(blobs: BlobStore, endpoint: Endpoint, liveness: Liveness, state: StateSource) -> Self {
+        let inner = Inner {
+            me: liveness.me(),
+            blobs,
+            endpoint,
+            state,
+            liveness,
+            fetches: Mutex::default(),
+            relays: Arc::new(Semaphore::new(relay::RELAYS)),
+        };
+        Replicate { inner: Arc::new(inner) }
     }
 
     /// This node.
     pub fn me(&self) -> NodeId {
         self.inner.me
+    }
+
+    /// Which peers are alive.
+    pub fn liveness(&self) -> &Liveness {
+        &self.inner.liveness
     }
 
     /// The local store.
@@ -149,5 +152,20 @@ impl Replicate {
             tracing::error!(%error, "the state cannot be read");
             Layout { nodes: Vec::new() }
         })
+    }
+
+    /// Runs what depends on a peer until it is done or the peer is taken for dead.
+    ///
+    /// # Errors
+    /// [`ReplicateError::Unreachable`] if the peer died first.
+    async fn while_alive<T>(
+        &self,
+        node: NodeId,
+        work: impl Future<Output = Result<T, ReplicateError>>,
+    ) -> Result<T, ReplicateError> {
+        tokio::select! {
+            done = work => done,
+            () = self.inner.liveness.lost(node) => Err(ReplicateError::unreachable(node, "it stopped answering")),
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_peer::Class;
+use clawhub_peer::frame::write_chunk;
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
 use clawhub_wire::blob as pb;
 use futures::FutureExt;
@@ -17,7 +18,6 @@ use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream, VarInt};
 
-use crate::frame::write_chunk;
 use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
 
 /// An fsync of everything written so far may take this long on a busy disk, and so may hashing a copy

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clawhub_blobs::{GROUP, Groups, list_len};
 use clawhub_peer::Class;
+use clawhub_peer::frame::{STALL, read_exact};
 use clawhub_types::NodeId;
 use clawhub_wire::blob as pb;
 use futures::Stream;
@@ -21,7 +22,6 @@ use futures::stream;
 use quinn::RecvStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::frame::{STALL, read_exact};
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// Checked and passed on in pieces of this size: whole groups.

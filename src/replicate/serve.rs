@@ -1,11 +1,11 @@
 //! The other end: what this node does for its peers.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_blobs::BlobError;
 use clawhub_peer::Class;
+use clawhub_peer::frame::{read_exact, write_chunk};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root, UploadId};
 use clawhub_wire::blob as pb;
 use futures::StreamExt;
@@ -13,8 +13,6 @@ use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream};
 
-use crate::frame::{read_exact, write_chunk};
-use crate::live::wall_ms;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// An owner whose client pauses ends the mirror itself, within minutes; this is for one that forgets to. A
@@ -26,19 +24,6 @@ const REPORT: Duration = Duration::from_secs(2);
 const PIECE: usize = 1024 * 1024;
 
 impl Replicate {
-    /// Answers a ping.
-    ///
-    /// # Errors
-    /// [`FrameError`] if the peer leaves.
-    pub async fn serve_ping(&self, mut send: SendStream) -> Result<(), FrameError> {
-        let accepts = self.inner.blobs.accepts();
-        let reaches = self.reached().iter().map(|node| node.0).collect();
-        let clock_off_ms = self.inner.clock_off_ms.load(Ordering::Relaxed);
-        let pong = pb::Pong { accepts, wall_ms: wall_ms(), reaches, stands: self.stands(), clock_off_ms };
-        write_message(&mut send, &pong).await?;
-        finish(send)
-    }
-
     /// Sends a range of a blob that this node holds.
     ///
     /// # Errors

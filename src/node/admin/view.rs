@@ -86,7 +86,7 @@ pub(super) fn members(stack: &Stack) -> Result<Vec<Member>, Status> {
         id: node.id.0,
         standing: standing(node.id).to_owned(),
         failing: node.is_failing(),
-        reachable: stack.replicate.is_reachable(node.id),
+        reachable: stack.liveness.is_reachable(node.id),
         name: node.spec.name,
         region: node.spec.location.region,
         zone: node.spec.location.zone,

@@ -56,7 +56,7 @@ fn seats(stack: &Stack, status: &Status) -> Seats {
     let matched = |id: NodeId| status.matched.iter().find(|(node, _)| *node == id).and_then(|(_, at)| *at);
     // On a quiet cluster a dead node lacks nothing: it must answer, too.
     let caught_up = |id: &NodeId| {
-        matched(*id).is_some_and(|at| at + CAUGHT_UP >= last) && stack.replicate.is_reachable(*id)
+        matched(*id).is_some_and(|at| at + CAUGHT_UP >= last) && stack.liveness.is_reachable(*id)
     };
     Seats {
         voters: status.voters.iter().copied().collect(),

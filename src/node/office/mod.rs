@@ -4,14 +4,13 @@
 //! which two voters differ decides:
 //!
 //! 1. **storage**: its own is sound, as it says;
-//! 2. **clock**: its wall clock can be believed ([`clock`]);
+//! 2. **clock**: its wall clock can be believed, as it says;
 //! 3. **reach**: it reaches everybody whom the other one reaches, and somebody more ([`reach`]).
 //!
 //! One order over all of them, and of each voter what it says itself, so that hand-overs come to an end: judged
 //! each for itself, or by whoever hears it, a right clock and a wide reach would pass leadership back and forth
 //! for ever. Nothing is kept; a crash is an election.
 
-mod clock;
 mod reach;
 
 use std::cmp::Reverse;
@@ -19,6 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clawhub_liveness::Report;
 use clawhub_types::NodeId;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -29,7 +29,7 @@ use crate::stack::Stack;
 const EVERY: Duration = Duration::from_secs(2);
 /// How long handing over may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Without a leader for longer, every voter stands: several elections have failed.
+/// Without a leader for longer, every voter campaigns: several elections have failed.
 const LEADERLESS: Duration = Duration::from_secs(10);
 
 /// What tells two voters apart.
@@ -45,19 +45,25 @@ enum Criterion {
 struct Voter {
     id: NodeId,
     /// Its storage is sound, as it says.
-    stands: bool,
+    eligible: bool,
     /// How far its wall clock is off, milliseconds, as it says; `None` if it is right, or it does not know.
-    off_ms: Option<i64>,
+    skew_ms: Option<i64>,
     /// The members that it heard lately, itself among them.
     reaches: BTreeSet<NodeId>,
+}
+
+impl From<(NodeId, Report)> for Voter {
+    fn from((id, report): (NodeId, Report)) -> Voter {
+        Voter { id, eligible: report.eligible, skew_ms: report.clock_skew_ms, reaches: report.reaches }
+    }
 }
 
 impl Voter {
     /// In what this voter is better, if it is.
     fn beats(&self, other: &Voter) -> Option<Criterion> {
-        let (right, other_right) = (self.off_ms.is_none(), other.off_ms.is_none());
-        if self.stands != other.stands {
-            self.stands.then_some(Criterion::Storage)
+        let (right, other_right) = (self.skew_ms.is_none(), other.skew_ms.is_none());
+        if self.eligible != other.eligible {
+            self.eligible.then_some(Criterion::Storage)
         } else if right != other_right {
             right.then_some(Criterion::Clock)
         } else {
@@ -79,7 +85,7 @@ fn judge(me: &Voter, others: &[Voter], voters: &[NodeId]) -> Option<Verdict> {
     let able = others.iter().filter(|o| voters.contains(&o.id) && reach::is_enough(&o.reaches, voters));
     let better = able.filter_map(|other| Some((other, other.beats(me)?)));
     let best = better.max_by_key(|(other, _)| {
-        (other.stands, other.off_ms.is_none(), other.reaches.len(), Reverse(other.id))
+        (other.eligible, other.skew_ms.is_none(), other.reaches.len(), Reverse(other.id))
     });
     best.map(|(other, by)| Verdict { to: other.id, by })
 }
@@ -90,17 +96,17 @@ fn is_settled(verdict: Verdict, before: Option<Verdict>) -> bool {
     verdict.by != Criterion::Reach || before == Some(verdict)
 }
 
-/// Whether this node stands for election: its storage is `sound`, or nobody else would lead. `standing` are
+/// Whether this node campaigns: its storage is `sound`, or nobody else would lead. `eligible` are
 /// the members heard lately that say that their storage is sound. None of them may be able to win, because
-/// their logs are shorter than that of a node which does not stand; hence the limit to being `leaderless`.
-fn should_stand(
+/// their logs are shorter than that of a node which does not campaign; hence the limit to being `leaderless`.
+fn should_campaign(
     sound: bool,
-    standing: &BTreeSet<NodeId>,
+    eligible: &BTreeSet<NodeId>,
     voters: &[NodeId],
     leaderless: Option<Duration>,
 ) -> bool {
     sound
-        || !voters.iter().any(|voter| standing.contains(voter))
+        || !voters.iter().any(|voter| eligible.contains(voter))
         || leaderless.is_some_and(|long| long > LEADERLESS)
 }
 
@@ -112,16 +118,19 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut before = None;
     while !node.stop.is_told() {
         every.tick().await;
-        let (status, peers) = (stack.consensus.status(), &stack.replicate);
-        let stands = should_stand(peers.stands(), &peers.standing(), &status.voters, status.cut_off);
-        stack.consensus.stand_for_election(stands);
-        let off_ms = clock::off(&peers.clocks(), &status.voters);
-        peers.set_clock_off(off_ms.unwrap_or_default());
+        let (status, liveness) = (stack.consensus.status(), &stack.liveness);
+        let reports = liveness.reports();
+        let eligible = reports.iter().filter(|(_, report)| report.eligible).map(|(id, _)| *id).collect();
+        let campaigns = should_campaign(liveness.is_eligible(), &eligible, &status.voters, status.cut_off);
+        stack.consensus.campaign(campaigns);
+        let skew_ms = liveness.judge_clock(&status.voters);
         if status.leader != Some(stack.me) {
             before = None;
             continue;
         }
-        let (me, others) = look(stack, off_ms);
+        let me =
+            Voter { id: stack.me, eligible: liveness.is_eligible(), skew_ms, reaches: liveness.reachable() };
+        let others: Vec<Voter> = reports.into_iter().map(Voter::from).collect();
         let verdict = judge(&me, &others, &status.voters);
         if let Some(verdict) = verdict
             && is_settled(verdict, before)
@@ -132,18 +141,8 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// This node, and the other members that were heard lately.
-fn look(stack: &Stack, off_ms: Option<i64>) -> (Voter, Vec<Voter>) {
-    let peers = &stack.replicate;
-    let me = Voter { id: stack.me, stands: peers.stands(), off_ms, reaches: peers.reached() };
-    let (standing, off) = (peers.standing(), peers.off());
-    let voter =
-        |(id, reaches)| Voter { id, stands: standing.contains(&id), off_ms: off.get(&id).copied(), reaches };
-    (me, peers.reaches().into_iter().map(voter).collect())
-}
-
 async fn hand_over(stack: &Stack, me: &Voter, Verdict { to, by }: Verdict) {
-    let off_ms = me.off_ms.unwrap_or_default();
+    let off_ms = me.skew_ms.unwrap_or_default();
     match by {
         Criterion::Storage => {
             tracing::warn!(%to, "storage: this node's is not sound: handing over leadership")
@@ -170,9 +169,9 @@ mod tests {
     const OFF: Option<i64> = Some(5000);
 
     /// Node `id`, which reaches itself and `others`.
-    fn voter(id: u64, stands: bool, off_ms: Option<i64>, others: &[u64]) -> Voter {
+    fn voter(id: u64, eligible: bool, skew_ms: Option<i64>, others: &[u64]) -> Voter {
         let reaches = others.iter().copied().chain([id]).map(NodeId).collect();
-        Voter { id: NodeId(id), stands, off_ms, reaches }
+        Voter { id: NodeId(id), eligible, skew_ms, reaches }
     }
 
     /// What node `leader` finds, which hears whom it reaches.
@@ -272,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn somebody_stands() {
+    fn somebody_campaigns() {
         let voters = [1, 2, 3].map(NodeId);
         let (none, third) = (BTreeSet::new(), BTreeSet::from([NodeId(3)]));
-        assert!(should_stand(SOUND, &none, &voters, None));
-        assert!(should_stand(SOUND, &third, &voters, None));
-        assert!(!should_stand(SHORT, &third, &voters, None), "node 3 leads");
-        assert!(should_stand(SHORT, &none, &voters, None), "all are short, or out of reach");
-        assert!(should_stand(SHORT, &BTreeSet::from([NodeId(9)]), &voters, None), "node 9 does not vote");
-        assert!(!should_stand(SHORT, &third, &voters, Some(LEADERLESS)));
+        assert!(should_campaign(SOUND, &none, &voters, None));
+        assert!(should_campaign(SOUND, &third, &voters, None));
+        assert!(!should_campaign(SHORT, &third, &voters, None), "node 3 leads");
+        assert!(should_campaign(SHORT, &none, &voters, None), "all are short, or out of reach");
+        assert!(should_campaign(SHORT, &BTreeSet::from([NodeId(9)]), &voters, None), "node 9 does not vote");
+        assert!(!should_campaign(SHORT, &third, &voters, Some(LEADERLESS)));
         let longer = LEADERLESS + Duration::from_secs(1);
-        assert!(should_stand(SHORT, &third, &voters, Some(longer)), "node 3 does not win");
+        assert!(should_campaign(SHORT, &third, &voters, Some(longer)), "node 3 does not win");
     }
 }

@@ -325,7 +325,7 @@ fn gave_up(node: &Node, stack: &Stack) -> Option<String> {
 
 /// Does what the change asks for.
 async fn act(node: &Arc<Node>, stack: &Stack, before: &Condition, now: &Condition) {
-    stack.replicate.set_stands(now.metadata == Part::Sound);
+    stack.liveness.set_eligible(now.metadata == Part::Sound);
     if now == before {
         return;
     }

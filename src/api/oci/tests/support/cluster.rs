@@ -13,6 +13,7 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
+use clawhub_liveness::Liveness;
 use clawhub_peer::{
     Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream, StreamHandler,
 };
@@ -68,8 +69,10 @@ impl Cluster {
         let store = StoreConfig { dir: dir.path().join("blobs"), min_free: 0, node: ME };
         std::fs::create_dir_all(&store.dir).unwrap();
         let blobs = BlobStore::open(store, Arc::new(MemoryKv::new())).await.unwrap();
+        let store = blobs.clone();
+        let liveness = Liveness::start(ME, endpoint.clone(), || vec![ME, OTHER], move || store.accepts());
         let source = consensus.clone();
-        let replicate = Replicate::start(ME, blobs.clone(), endpoint, Arc::new(move || source.state()));
+        let replicate = Replicate::new(blobs.clone(), endpoint, liveness, Arc::new(move || source.state()));
         let limits = Limits { wait: PATIENCE, cut_off };
         let registry = Registry::new(consensus.clone(), replicate, authorizer, limits);
         let router = clawhub_api_oci::routes(registry);

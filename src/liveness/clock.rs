@@ -2,11 +2,37 @@
 //! credentials, so who is off the voters' median should not lead. Leases, grace and sessions do not depend
 //! on it: they count the cluster's own ticks.
 
-use clawhub_replicate::ClockReading;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
 use clawhub_types::NodeId;
 
 /// A clock that is further off is wrong.
 const TOLERATED_MS: i64 = 1000;
+
+/// A member's wall clock against this node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClockReading {
+    /// How far it is ahead, milliseconds; negative if it is behind.
+    pub(crate) ahead_ms: i64,
+    /// By how much that may be wrong: half the round trip, milliseconds.
+    pub(crate) slack_ms: i64,
+}
+
+impl ClockReading {
+    /// What a clock says that was read at some time between `asked` and now; the middle is the best guess.
+    pub(crate) fn between(asked: Instant, wall: u64) -> ClockReading {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let slack_ms = i64::try_from(asked.elapsed().as_millis() / 2).unwrap_or(i64::MAX);
+        let middle = signed(wall_ms()).saturating_sub(slack_ms);
+        ClockReading { ahead_ms: signed(wall).saturating_sub(middle), slack_ms }
+    }
+}
+
+/// This node's wall clock, milliseconds since 1970. For comparing, never for deciding when something ends.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// How far this node's clock is ahead of the median of the voters heard of, milliseconds, negative if it is
 /// behind; `None` if it is right, or nobody knows.
@@ -14,7 +40,7 @@ const TOLERATED_MS: i64 = 1000;
 /// Each node judges its own clock and tells the others, so that all go by the same verdict however few of them
 /// each one hears. Of two middle values the one closer to the clock in question counts: between two clocks nobody
 /// knows which is wrong. What the round trip leaves open counts for this node.
-pub(super) fn off(clocks: &[(NodeId, ClockReading)], voters: &[NodeId]) -> Option<i64> {
+pub(crate) fn skew(clocks: &[(NodeId, ClockReading)], voters: &[NodeId]) -> Option<i64> {
     let own = ClockReading { ahead_ms: 0, slack_ms: 0 };
     let heard = clocks.iter().filter(|(id, _)| voters.contains(id)).map(|(_, clock)| *clock);
     let mut all: Vec<ClockReading> = heard.chain([own]).collect();
@@ -35,7 +61,7 @@ mod tests {
             |(id, ahead_ms): (u64, &i64)| (NodeId(id), ClockReading { ahead_ms: *ahead_ms, slack_ms });
         let clocks: Vec<_> = (2..).zip(ahead).map(reading).collect();
         let voters: Vec<NodeId> = (1..=5).map(NodeId).collect();
-        off(&clocks, &voters)
+        skew(&clocks, &voters)
     }
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -67,6 +93,6 @@ mod tests {
     fn only_voters_are_asked() {
         let clock = ClockReading { ahead_ms: DAY, slack_ms: 1 };
         let learners = [(NodeId(8), clock), (NodeId(9), clock)];
-        assert_eq!(off(&learners, &[NodeId(1)]), None);
+        assert_eq!(skew(&learners, &[NodeId(1)]), None);
     }
 }

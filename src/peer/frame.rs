@@ -1,4 +1,6 @@
-//! Framing of messages and bodies on a QUIC stream, as `proto/clawhub/peer/v1/blob.proto` says.
+//! Framing of messages and bodies on a QUIC stream, as `proto/clawhub/blob/v1/blob.proto` says.
+//!
+//! Every read and write has a limit in bytes and in time. Nothing here outlives the stream.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// Longest body frame in bytes.
 const MAX_BODY_FRAME: usize = 4 * 1024 * 1024;
 /// How long a peer may take to accept or to send the next bytes.
-pub(crate) const STALL: Duration = Duration::from_secs(10);
+pub const STALL: Duration = Duration::from_secs(10);
 
 const BODY_END: u32 = 0;
 const BODY_ABORTED: u32 = u32::MAX;
@@ -63,12 +65,18 @@ pub async fn read_message<M: Message + Default>(
 }
 
 /// Writes raw bytes.
-pub(crate) async fn write_chunk(send: &mut SendStream, bytes: Bytes) -> Result<(), FrameError> {
+///
+/// # Errors
+/// [`FrameError`] if the stream fails or stalls.
+pub async fn write_chunk(send: &mut SendStream, bytes: Bytes) -> Result<(), FrameError> {
     within(STALL, send.write_chunk(bytes)).await
 }
 
 /// Reads exactly `length` raw bytes.
-pub(crate) async fn read_exact(recv: &mut RecvStream, length: usize) -> Result<Bytes, FrameError> {
+///
+/// # Errors
+/// [`FrameError`] if the stream fails, stalls, or ends early.
+pub async fn read_exact(recv: &mut RecvStream, length: usize) -> Result<Bytes, FrameError> {
     let mut bytes = vec![0; length];
     let mut filled = 0;
     while filled < length {

@@ -1,0 +1,57 @@
+//! The question and its answer on a stream between two members: the only file here that knows protobuf.
+//!
+//! They share the blob streams' protocol (`proto/clawhub/blob/v1/blob.proto`), because a stream of another kind
+//! would need a connection of its own.
+
+use std::time::{Duration, Instant};
+
+use clawhub_peer::frame::{FrameError, read_message, write_message};
+use clawhub_peer::{Class, Endpoint, PeerError, SendStream};
+use clawhub_types::NodeId;
+use clawhub_wire::blob as pb;
+
+use crate::clock::{ClockReading, wall_ms};
+use crate::report::{OwnReport, Report};
+
+/// How long a member may take to answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A member did not answer. Which of the two it was does not matter to the caller: it is not heard.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// It cannot be reached.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The stream broke.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// Asks a member whether it is there.
+pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId) -> Result<Report, AskError> {
+    let asked = Instant::now();
+    let (mut send, mut recv) = endpoint.open(node, Class::Control).await?;
+    let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Ping(pb::Ping {})) };
+    write_message(&mut send, &request).await?;
+    let pong: pb::Pong = read_message(&mut recv, PATIENCE).await?;
+    Ok(Report {
+        accepts: pong.accepts,
+        eligible: pong.eligible,
+        clock_skew_ms: (pong.clock_skew_ms != 0).then_some(pong.clock_skew_ms),
+        reaches: pong.reaches.into_iter().map(NodeId).collect(),
+        clock: ClockReading::between(asked, pong.wall_ms),
+    })
+}
+
+/// Answers a member that asked.
+pub(crate) async fn answer(own: OwnReport, mut send: SendStream) -> Result<(), FrameError> {
+    let pong = pb::Pong {
+        accepts: own.accepts,
+        wall_ms: wall_ms(),
+        reaches: own.reaches.iter().map(|node| node.0).collect(),
+        eligible: own.eligible,
+        clock_skew_ms: own.clock_skew_ms.unwrap_or_default(),
+    };
+    write_message(&mut send, &pong).await?;
+    send.finish().map_err(|error| FrameError::Stream(error.to_string()))
+}

@@ -1,0 +1,212 @@
+//! The last answer of each member, and the loop that asks for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use clawhub_peer::frame::FrameError;
+use clawhub_peer::{Endpoint, SendStream};
+use clawhub_types::NodeId;
+use futures::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock;
+use crate::exchange::{self, PATIENCE};
+use crate::report::{OwnReport, Report};
+
+/// Between two rounds of questions.
+const EVERY: Duration = Duration::from_millis(500);
+/// A peer unheard of for longer is taken for dead. Pushes go on within three seconds of a death, and
+/// this is the largest part of it.
+const FRESH: Duration = Duration::from_millis(2500);
+/// A peer unheard of for longer is asked after the others.
+const RECENT: Duration = Duration::from_millis(1100);
+
+/// Who is alive. Clones share it; the questions end with the last of them.
+#[derive(Clone)]
+pub struct Liveness {
+    inner: Arc<Inner>,
+    _heartbeat: Arc<AbortOnDropHandle<()>>,
+}
+
+struct Inner {
+    me: NodeId,
+    endpoint: Endpoint,
+    members: Box<dyn Fn() -> Vec<NodeId> + Send + Sync>,
+    accepts: Box<dyn Fn() -> bool + Send + Sync>,
+    heard: RwLock<HashMap<NodeId, Heard>>,
+    own: Mutex<Own>,
+}
+
+/// A report, and when it came.
+struct Heard {
+    at: Instant,
+    report: Report,
+}
+
+impl Heard {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
+}
+
+/// What the layers above say of this node.
+struct Own {
+    eligible: bool,
+    clock_skew_ms: Option<i64>,
+}
+
+impl Liveness {
+    /// Begins to ask those that `members` names, whether or not it names this node, `me`. `accepts` says whether
+    /// this node's own store takes uploads. Must be called within a tokio runtime.
+    pub fn start(
+        me: NodeId,
+        endpoint: Endpoint,
+        members: impl Fn() -> Vec<NodeId> + Send + Sync + 'static,
+        accepts: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Liveness {
+        let inner = Arc::new(Inner {
+            me,
+            endpoint,
+            members: Box::new(members),
+            accepts: Box::new(accepts),
+            heard: RwLock::default(),
+            own: Mutex::new(Own { eligible: true, clock_skew_ms: None }),
+        });
+        let heartbeat = tokio::spawn(heartbeat(Arc::downgrade(&inner)));
+        Liveness { inner, _heartbeat: Arc::new(AbortOnDropHandle::new(heartbeat)) }
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// The members that answered lately and take copies; this node is one of them while its own store
+    /// takes uploads.
+    pub fn accepting(&self) -> Vec<NodeId> {
+        let heard = self.inner.heard.read();
+        let peers = heard.iter().filter(|(_, heard)| heard.is_fresh() && heard.report.accepts);
+        let mut accepting: Vec<NodeId> = peers.map(|(node, _)| *node).collect();
+        if (self.inner.accepts)() {
+            accepting.push(self.inner.me);
+        }
+        accepting.sort_unstable();
+        accepting
+    }
+
+    /// Whether a member answered lately, whatever it takes.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.inner.me || self.inner.heard.read().get(&node).is_some_and(Heard::is_fresh)
+    }
+
+    /// The members that answered lately, and this node.
+    pub fn reachable(&self) -> BTreeSet<NodeId> {
+        self.inner.reachable()
+    }
+
+    /// What the members that answered lately say of themselves; this node is not among them.
+    pub fn reports(&self) -> BTreeMap<NodeId, Report> {
+        let heard = self.inner.heard.read();
+        let fresh = heard.iter().filter(|(_, heard)| heard.is_fresh());
+        fresh.map(|(node, heard)| (*node, heard.report.clone())).collect()
+    }
+
+    /// Whether this node's storage is sound enough to lead; it is until somebody says otherwise.
+    pub fn is_eligible(&self) -> bool {
+        self.inner.own.lock().eligible
+    }
+
+    /// Notes whether this node's storage is sound enough to lead. The others hear of it when they ask next.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.inner.own.lock().eligible = eligible;
+    }
+
+    /// Judges this node's own wall clock by those of the voters that answered lately: how far it is ahead of where
+    /// it should be, milliseconds, negative if it is behind; `None` if it is right, or nobody knows. The others
+    /// hear of it when they ask next.
+    pub fn judge_clock(&self, voters: &[NodeId]) -> Option<i64> {
+        let clocks: Vec<_> = self.reports().into_iter().map(|(node, report)| (node, report.clock)).collect();
+        let skew = clock::skew(&clocks, voters);
+        self.inner.own.lock().clock_skew_ms = skew;
+        skew
+    }
+
+    /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
+    pub fn recent_first(&self, nodes: &mut [NodeId]) {
+        let heard = self.inner.heard.read();
+        let recent = |node: &NodeId| heard.get(node).is_some_and(|heard| heard.at.elapsed() < RECENT);
+        nodes.sort_by_key(|node| *node != self.inner.me && !recent(node));
+    }
+
+    /// Completes when a peer is taken for dead.
+    pub async fn lost(&self, node: NodeId) {
+        let began = Instant::now();
+        // A peer that is not heard of, perhaps because this node has just started, gets as long to show up.
+        let alive = self.is_reachable(node);
+        let mut look = interval(EVERY);
+        loop {
+            look.tick().await;
+            if (alive || began.elapsed() > FRESH) && !self.is_reachable(node) {
+                return;
+            }
+        }
+    }
+
+    /// Asks every member now; returns when each has answered or has taken too long.
+    pub async fn refresh(&self) {
+        self.inner.refresh().await;
+    }
+
+    /// Answers a member that asks whether this node is there.
+    ///
+    /// # Errors
+    /// [`FrameError`] if it leaves before it has the answer.
+    pub async fn answer(&self, send: SendStream) -> Result<(), FrameError> {
+        exchange::answer(self.inner.report(), send).await
+    }
+}
+
+impl Inner {
+    fn reachable(&self) -> BTreeSet<NodeId> {
+        let heard = self.heard.read();
+        let peers = heard.iter().filter(|(_, heard)| heard.is_fresh()).map(|(node, _)| *node);
+        peers.chain([self.me]).collect()
+    }
+
+    fn report(&self) -> OwnReport {
+        let reaches = self.reachable();
+        let own = self.own.lock();
+        OwnReport {
+            accepts: (self.accepts)(),
+            eligible: own.eligible,
+            clock_skew_ms: own.clock_skew_ms,
+            reaches,
+        }
+    }
+
+    async fn refresh(&self) {
+        let others = (self.members)().into_iter().filter(|node| *node != self.me);
+        join_all(others.map(|node| self.ask(node))).await;
+    }
+
+    /// A member that does not answer is not noted: its last answer grows old by itself.
+    async fn ask(&self, node: NodeId) {
+        if let Ok(Ok(report)) = timeout(PATIENCE, exchange::ask(&self.endpoint, node)).await {
+            self.heard.write().insert(node, Heard { at: Instant::now(), report });
+        }
+    }
+}
+
+/// Asks for as long as somebody wants to know.
+async fn heartbeat(inner: Weak<Inner>) {
+    let mut every = interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.refresh().await;
+    }
+}
