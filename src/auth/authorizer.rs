@@ -1,7 +1,7 @@
 //! The decision.
 
 use clawhub_state::{Fault, View};
-use clawhub_types::{AccessRevisions, Action, Scope};
+use clawhub_types::{AccessRevisions, Action, Resource};
 
 use crate::{Permit, Principal};
 
@@ -42,7 +42,7 @@ impl Authorizer {
         &self,
         principal: &Principal,
         action: Action,
-        scope: &Scope,
+        scope: &Resource,
         view: &View<'_>,
     ) -> Result<Permit, Denied> {
         match self {
@@ -58,9 +58,9 @@ impl Authorizer {
 
 /// The revisions that a decision about `scope` depends on. A project that does not exist yet has none:
 /// whatever creates it creates it at its first revision.
-fn revisions(scope: &Scope, view: &View<'_>) -> Result<AccessRevisions, Fault> {
-    let Scope::Repository(repo) = scope else { return Ok(AccessRevisions::default()) };
-    let project = view.project().by_name(&repo.project())?.map(|record| (record.id, record.access_rev));
+fn revisions(scope: &Resource, view: &View<'_>) -> Result<AccessRevisions, Fault> {
+    let Some(project) = scope.project() else { return Ok(AccessRevisions::default()) };
+    let project = view.project().by_name(&project)?.map(|record| (record.id, record.access_rev));
     Ok(AccessRevisions { project, principal: 0 })
 }
 
@@ -87,8 +87,8 @@ mod tests {
         Actor, ClusterId, Durability, Location, NodeId, RepoName, RequestId, Roles, SessionId,
     };
 
-    fn repository(name: &str) -> Scope {
-        Scope::Repository(name.parse().unwrap())
+    fn repository(name: &str) -> Resource {
+        Resource::Repository(name.parse().unwrap())
     }
 
     fn entry(index: u64, request: Option<RequestId>, cmd: Command) -> LogItem {
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(permit.access(), AccessRevisions::default());
         assert_eq!(permit.actor(), &Actor::System);
         let cluster = Authorizer::Open
-            .authorize(&Principal::Operator, Action::Catalog, &Scope::Cluster, &view)
+            .authorize(&Principal::Operator, Action::Catalog, &Resource::Cluster, &view)
             .unwrap();
         assert_eq!((cluster.repo(), cluster.actor()), (None, &Actor::Operator));
     }
@@ -177,7 +177,7 @@ mod tests {
     fn deny_all_asks_strangers_for_credentials_and_turns_the_known_away() {
         let kv = state();
         let view = View::new(&*kv);
-        for scope in [repository("team/app"), repository("new/app"), Scope::Cluster] {
+        for scope in [repository("team/app"), repository("new/app"), Resource::Cluster] {
             for action in [Action::Pull, Action::Push, Action::Delete, Action::Catalog] {
                 let deny = |who| Authorizer::DenyAll.authorize(&who, action, &scope, &view).unwrap_err();
                 assert!(matches!(deny(Principal::Anonymous), Denied::Unauthenticated));

@@ -1,6 +1,6 @@
 //! Proof of a decision.
 
-use clawhub_types::{AccessRevisions, Action, Actor, RepoName, Scope};
+use clawhub_types::{AccessRevisions, Action, Actor, RepoName, Resource};
 
 /// One principal may do one thing to one scope, as judged at certain access revisions. Made by
 /// [`crate::Authorizer::authorize`] and nowhere else.
@@ -8,12 +8,12 @@ use clawhub_types::{AccessRevisions, Action, Actor, RepoName, Scope};
 pub struct Permit {
     actor: Actor,
     action: Action,
-    scope: Scope,
+    scope: Resource,
     access: AccessRevisions,
 }
 
 impl Permit {
-    pub(crate) fn new(actor: Actor, action: Action, scope: Scope, access: AccessRevisions) -> Permit {
+    pub(crate) fn new(actor: Actor, action: Action, scope: Resource, access: AccessRevisions) -> Permit {
         Permit { actor, action, scope, access }
     }
 
@@ -21,7 +21,7 @@ impl Permit {
     /// `repo`. Only for requests that arrived over a member's authenticated connection; apply checks
     /// the revisions once more.
     pub fn vouched(actor: Actor, repo: RepoName, access: AccessRevisions) -> Permit {
-        Permit::new(actor, Action::Push, Scope::Repository(repo), access)
+        Permit::new(actor, Action::Push, Resource::Repository(repo), access)
     }
 
     /// Who asked; goes into the log entry.
@@ -35,15 +35,15 @@ impl Permit {
     }
 
     /// What it was permitted on.
-    pub fn scope(&self) -> &Scope {
+    pub fn scope(&self) -> &Resource {
         &self.scope
     }
 
     /// The repository of the scope, unless the scope is the whole cluster.
     pub fn repo(&self) -> Option<&RepoName> {
         match &self.scope {
-            Scope::Repository(repo) => Some(repo),
-            Scope::Cluster => None,
+            Resource::Repository(repo) => Some(repo),
+            Resource::Cluster | Resource::Project(_) => None,
         }
     }
 

@@ -93,7 +93,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     pub async fn propose(&self, cmd: Command, who: Who, wait: Duration) -> Result<Committed, ProposeError> {
         self.takes_part()?;
         let deadline = R::Instant::now() + wait;
-        let with_identity = cmd.needs_session();
+        let with_identity = cmd.needs_identity();
         let Who { actor, access } = who;
         let mut entry = Entry { tick: 0, at: 0, actor, access, request: None, deadline: None, cmd };
         let bytes = encode_entry(&entry).len() + STAMPS;

@@ -189,7 +189,7 @@ mod tests {
                 at: 1,
                 actor: Actor::System,
                 access: AccessRevisions::default(),
-                request: cmd.needs_session().then_some(request),
+                request: cmd.needs_identity().then_some(request),
                 deadline: None,
                 cmd,
             };

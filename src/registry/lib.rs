@@ -39,7 +39,7 @@ use clawhub_kv::Kv;
 use clawhub_policy::{Layout, Policy};
 use clawhub_replicate::Replicate;
 use clawhub_state::{Command, View};
-use clawhub_types::{AccessRevisions, Action, Actor, NodeId, RepoName, Scope};
+use clawhub_types::{AccessRevisions, Action, Actor, NodeId, RepoName, Resource};
 use futures::future::BoxFuture;
 
 pub use api::{
@@ -87,7 +87,12 @@ impl Registry {
     ///
     /// # Errors
     /// `UNAUTHORIZED` or `DENIED` with the reason.
-    pub fn authorize(&self, principal: &Principal, action: Action, scope: &Scope) -> Result<Permit, Error> {
+    pub fn authorize(
+        &self,
+        principal: &Principal,
+        action: Action,
+        scope: &Resource,
+    ) -> Result<Permit, Error> {
         let state = self.state();
         Ok(self.inner.authorizer.authorize(principal, action, scope, &View::new(&*state))?)
     }

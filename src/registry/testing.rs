@@ -19,7 +19,7 @@ use clawhub_state::blob::{BlobCmd, RootRecord};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_state::{Command, Reply, View};
 use clawhub_types::{
-    Action, ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Root, Scope, UploadId,
+    Action, ClusterId, Digest, Durability, Location, NodeId, RepoName, Resource, Roles, Root, UploadId,
 };
 use futures::StreamExt;
 use futures::stream;
@@ -203,7 +203,7 @@ pub(crate) fn repo() -> RepoName {
 
 /// The right to push to it.
 pub(crate) fn permit(registry: &Registry) -> Permit {
-    registry.authorize(&Principal::Anonymous, Action::Push, &Scope::Repository(repo())).unwrap()
+    registry.authorize(&Principal::Anonymous, Action::Push, &Resource::Repository(repo())).unwrap()
 }
 
 /// Bytes that no other seed gives.

@@ -1,6 +1,6 @@
 //! What travels in the log.
 
-use clawhub_types::{AccessRevisions, Actor, ProjectName, RepoName, RequestId};
+use clawhub_types::{AccessRevisions, Actor, RequestId, Touched};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactCmd;
@@ -52,21 +52,22 @@ impl Command {
     /// Whether an entry with this command must carry a request identity, since applying it a second
     /// time, later, would do harm. The others are idempotent by themselves, or are what a session needs
     /// before it exists.
-    pub fn needs_session(&self) -> bool {
+    pub fn needs_identity(&self) -> bool {
         match self {
-            Command::Cluster(cmd) => cmd.needs_session(),
-            Command::Blob(BlobCmd::Epoch { .. }) => false,
-            Command::Project(_) | Command::Blob(_) | Command::Artifact(_) => true,
+            Command::Cluster(cmd) => cmd.needs_identity(),
+            Command::Project(cmd) => cmd.needs_identity(),
+            Command::Blob(cmd) => cmd.needs_identity(),
+            Command::Artifact(cmd) => cmd.needs_identity(),
         }
     }
 
-    /// The project whose rights the command is subject to.
-    pub(crate) fn project(&self) -> Option<ProjectName> {
+    /// What the command touches: who proposes it must have the right to.
+    pub fn resource(&self) -> Touched {
         match self {
-            Command::Project(ProjectCmd::SetPolicy { name, .. }) => Some(name.clone()),
-            Command::Blob(cmd) => cmd.repo().map(RepoName::project),
-            Command::Artifact(cmd) => Some(cmd.repo().project()),
-            Command::Cluster(_) => None,
+            Command::Cluster(cmd) => cmd.resource(),
+            Command::Project(cmd) => cmd.resource(),
+            Command::Blob(cmd) => cmd.resource(),
+            Command::Artifact(cmd) => cmd.resource(),
         }
     }
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use clawhub_kv::{Kv, KvRead};
 
 use crate::cluster::ClusterCmd;
-use crate::cluster::session::{self, Admission};
+use crate::cluster::session::{self, Dedup};
 use crate::entry::{Entry, Outcome};
 use crate::fault::{Fault, Stop};
 use crate::key::Key;
 use crate::log::{LogItem, LogPos, MembershipRecord, Payload};
 use crate::record::Record;
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 use crate::{artifact, blob, cluster, entry::Command, project};
 
 /// The last applied position, and the last membership with its own.
@@ -115,12 +115,12 @@ fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fa
     let tick = cluster::advance_tick(tx, entry.tick)?;
     if let Some(request) = entry.request {
         match session::admit(tx, request)? {
-            Admission::Gone => return Ok(Err(Rejected::SessionGone)),
-            Admission::Answered(outcome) => return Ok(outcome),
-            Admission::New => {}
+            Dedup::Gone => return Ok(Err(Rejected::SessionGone)),
+            Dedup::Answered(outcome) => return Ok(outcome),
+            Dedup::New => {}
         }
     }
-    let mut cx = Cx { index, tick, at: entry.at, actor: entry.actor.clone(), events: 0 };
+    let mut cx = ApplyContext { index, tick, at: entry.at, actor: entry.actor.clone(), events: 0 };
     tx.savepoint();
     let outcome = match decide(tx, &mut cx, entry) {
         Ok(reply) => Ok(reply),
@@ -136,8 +136,8 @@ fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fa
     Ok(outcome)
 }
 
-fn decide(tx: &mut Tx<'_>, cx: &mut Cx, entry: &Entry) -> Result<Reply, Stop> {
-    if entry.request.is_none() && entry.cmd.needs_session() {
+fn decide(tx: &mut Tx<'_>, cx: &mut ApplyContext, entry: &Entry) -> Result<Reply, Stop> {
+    if entry.request.is_none() && entry.cmd.needs_identity() {
         return Err(Rejected::SessionGone.into());
     }
     if entry.deadline.is_some_and(|deadline| cx.tick > deadline) {

@@ -163,7 +163,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             actor: if client { Actor::Anonymous } else { Actor::System },
             access: AccessRevisions { project: (tick % 2 == 0).then_some((ProjectId(1), 0)), principal: 0 },
             // Few sequences, so that some repeat.
-            request: seq.filter(|_| cmd.needs_session()).map(|seq| RequestId { session: SESSION, seq }),
+            request: seq.filter(|_| cmd.needs_identity()).map(|seq| RequestId { session: SESSION, seq }),
             deadline,
             cmd,
         }

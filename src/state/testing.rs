@@ -67,7 +67,7 @@ impl World {
     /// An entry by the system with the next request identity, if the command takes one.
     pub(crate) fn entry(&mut self, cmd: impl Into<Command>) -> Entry {
         let cmd = cmd.into();
-        let request = if cmd.needs_session() { self.request.as_mut() } else { None };
+        let request = if cmd.needs_identity() { self.request.as_mut() } else { None };
         let request = request.map(|request| {
             request.seq += 1;
             *request

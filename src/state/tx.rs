@@ -17,7 +17,7 @@ const CHUNK: usize = 128;
 
 /// What an entry brings with it, besides its command.
 #[derive(Clone, Debug)]
-pub(crate) struct Cx {
+pub(crate) struct ApplyContext {
     /// Its log index.
     pub(crate) index: u64,
     /// The cluster clock after it.

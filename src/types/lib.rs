@@ -13,7 +13,7 @@ mod media;
 mod name;
 mod receipt;
 
-pub use access::{AccessRevisions, Action, Actor, Scope};
+pub use access::{AccessRevisions, Action, Actor, Resource, Touched};
 pub use digest::{Algorithm, Digest, DigestError, Digests, Root};
 pub use error::ErrorCode;
 pub use ids::{ClusterId, NodeId, ProjectId, RepoId, RequestId, SessionId, UploadId, UploadIdError};

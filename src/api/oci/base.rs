@@ -2,13 +2,13 @@
 
 use axum::response::Response;
 use clawhub_api_http::ApiError;
-use clawhub_types::{Action, Scope};
+use clawhub_types::{Action, Resource};
 
 use crate::call::Call;
 use crate::render;
 
 /// 200 for whoever may pull anything at all.
 pub(crate) fn get(call: &Call) -> Result<Response, ApiError> {
-    call.permit_scope(Action::Pull, &Scope::Cluster)?;
+    call.permit_scope(Action::Pull, &Resource::Cluster)?;
     Ok(render::json(&serde_json::json!({}), "application/json"))
 }

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use clawhub_api_http::ApiError;
 use clawhub_auth::{Permit, Principal};
 use clawhub_registry::Registry;
-use clawhub_types::{Action, Digest, ErrorCode, RepoName, Scope};
+use clawhub_types::{Action, Digest, ErrorCode, RepoName, Resource};
 use http::{HeaderMap, Method, Version};
 
 use crate::query::Query;
@@ -37,11 +37,11 @@ impl Call {
 
     /// A permit for `action` on a repository, or the 401 or 403 that goes out instead.
     pub(crate) fn permit(&self, action: Action, repo: &RepoName) -> Result<Permit, ApiError> {
-        self.permit_scope(action, &Scope::Repository(repo.clone()))
+        self.permit_scope(action, &Resource::Repository(repo.clone()))
     }
 
     /// A permit for `action` on any scope.
-    pub(crate) fn permit_scope(&self, action: Action, scope: &Scope) -> Result<Permit, ApiError> {
+    pub(crate) fn permit_scope(&self, action: Action, scope: &Resource) -> Result<Permit, ApiError> {
         Ok(self.registry.authorize(&self.principal, action, scope)?)
     }
 

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use clawhub_api_http::ApiError;
-use clawhub_types::{Action, Scope};
+use clawhub_types::{Action, Resource};
 use http::header::LINK;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ struct Catalog<'a> {
 
 /// One page.
 pub(crate) async fn list(call: &Call) -> Result<Response, ApiError> {
-    let permit = call.permit_scope(Action::Catalog, &Scope::Cluster)?;
+    let permit = call.permit_scope(Action::Catalog, &Resource::Cluster)?;
     let paging = Paging::parse(&call.query)?;
     let mut page = call.registry.catalog(&permit, paging.last.as_deref(), paging.limit()).await?;
     let more = paging.cut(&mut page.items, page.more);

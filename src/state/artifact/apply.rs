@@ -12,9 +12,9 @@ use crate::fault::{Fault, Stop};
 use crate::outbox::{self, Event};
 use crate::project::{self, Delta, RepoRef, ensure_repo};
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ArtifactCmd) -> Result<Reply, Stop> {
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ArtifactCmd) -> Result<Reply, Stop> {
     match cmd {
         ArtifactCmd::Put { repo, digest, facts, body, tags, condition } => {
             put(tx, cx, &Put { repo, digest, facts, body, tags, condition })
@@ -34,7 +34,7 @@ struct Put<'c> {
     condition: &'c Condition,
 }
 
-fn put(tx: &mut Tx<'_>, cx: &mut Cx, put: &Put<'_>) -> Result<Reply, Stop> {
+fn put(tx: &mut Tx<'_>, cx: &mut ApplyContext, put: &Put<'_>) -> Result<Reply, Stop> {
     let at = ensure_repo(tx, cx, put.repo)?;
     for tag in put.tags {
         check(put.condition, tx.view().artifact().tag(&at, tag)?.map(|tag| tag.digest))?;
@@ -113,7 +113,7 @@ fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<Lin
 /// the proposer's word, as it is for bytes in the log.
 fn bind_body(
     tx: &mut Tx<'_>,
-    cx: &Cx,
+    cx: &ApplyContext,
     at: RepoRef,
     digest: &Digest,
     stored: &StoredBytes,
@@ -171,7 +171,7 @@ fn insert(tx: &mut Tx<'_>, at: RepoRef, put: &Put<'_>) -> Result<(), Stop> {
 /// Brings along what a second push of the same bytes, under another media type, says otherwise.
 fn replace(
     tx: &mut Tx<'_>,
-    cx: &Cx,
+    cx: &ApplyContext,
     at: RepoRef,
     put: &Put<'_>,
     before: &ManifestRecord,
@@ -205,7 +205,7 @@ fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fa
     Ok(roots)
 }
 
-fn move_tag(tx: &mut Tx<'_>, cx: &Cx, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
+fn move_tag(tx: &mut Tx<'_>, cx: &ApplyContext, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
     match tx.view().artifact().tag(&at, tag)? {
         Some(before) => tx.delete(keys::tag_on(at, &before.digest, tag.as_str())),
         None => project::count(tx, at.project, Delta { tags: 1, ..Delta::default() })?,
@@ -223,7 +223,7 @@ fn drop_tag(tx: &mut Tx<'_>, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<
     Ok(())
 }
 
-fn delete(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
+fn delete(tx: &mut Tx<'_>, cx: &mut ApplyContext, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
     let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
     let record = tx.view().artifact().manifest(&at, digest)?.ok_or(Rejected::ManifestUnknown)?;
     let tags = tx.view().artifact().tags_on(&at, digest)?;
@@ -250,7 +250,7 @@ fn delete(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Res
 
 fn untag(
     tx: &mut Tx<'_>,
-    cx: &mut Cx,
+    cx: &mut ApplyContext,
     repo: &RepoName,
     tag: &Tag,
     condition: &Condition,

@@ -1,6 +1,6 @@
 //! Commands about manifests and tags.
 
-use clawhub_types::{Digest, MediaType, RepoName, Tag};
+use clawhub_types::{Digest, MediaType, RepoName, Resource, Tag, Touched};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::StoredBytes;
@@ -106,12 +106,17 @@ pub enum ArtifactCmd {
 }
 
 impl ArtifactCmd {
-    /// The repository whose rights the command is subject to.
-    pub(crate) fn repo(&self) -> &RepoName {
+    /// What it touches.
+    pub(crate) fn resource(&self) -> Touched {
         match self {
             ArtifactCmd::Put { repo, .. }
             | ArtifactCmd::Delete { repo, .. }
-            | ArtifactCmd::Untag { repo, .. } => repo,
+            | ArtifactCmd::Untag { repo, .. } => Resource::Repository(repo.clone()).into(),
         }
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
+        true
     }
 }

@@ -12,12 +12,12 @@ use crate::fault::{Fault, Stop};
 use crate::outbox::{self, Event};
 use crate::project::{RepoRef, ensure_repo};
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// Roots looked at together while a node's copies are forgotten.
 const PAGE: usize = 256;
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &BlobCmd) -> Result<Reply, Stop> {
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &BlobCmd) -> Result<Reply, Stop> {
     match cmd {
         BlobCmd::Commit { repo, digest, receipts } => commit(tx, cx, repo, digest, receipts),
         BlobCmd::Mount { from, to, digest } => mount(tx, cx, from, to, digest),
@@ -36,7 +36,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &BlobCmd) -> Result<Reply
 
 fn commit(
     tx: &mut Tx<'_>,
-    cx: &Cx,
+    cx: &ApplyContext,
     repo: &RepoName,
     digest: &Digest,
     receipts: &[Receipt],
@@ -63,7 +63,13 @@ fn check_copies(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -
     }
 }
 
-fn mount(tx: &mut Tx<'_>, cx: &Cx, from: &RepoName, to: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
+fn mount(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    from: &RepoName,
+    to: &RepoName,
+    digest: &Digest,
+) -> Result<Reply, Stop> {
     let view = tx.view();
     let source = match view.project().repo(from)? {
         Some(at) => view.blob().link(&at, digest)?,
@@ -77,7 +83,12 @@ fn mount(tx: &mut Tx<'_>, cx: &Cx, from: &RepoName, to: &RepoName, digest: &Dige
     Ok(Reply::Linked { root, size: record.size })
 }
 
-fn remove_link(tx: &mut Tx<'_>, cx: &mut Cx, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
+fn remove_link(
+    tx: &mut Tx<'_>,
+    cx: &mut ApplyContext,
+    repo: &RepoName,
+    digest: &Digest,
+) -> Result<Reply, Stop> {
     let (at, link) = linked(tx, repo, digest)?;
     if let Some(manifest) = tx.view().blob().referenced_by(&at, &link.root)? {
         return Err(Rejected::BlobReferenced(manifest).into());

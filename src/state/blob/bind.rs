@@ -6,14 +6,19 @@ use super::keys;
 use super::records::{DigestRecord, RootRecord};
 use crate::fault::{Fault, Stop};
 use crate::reply::Rejected;
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// Records what receipts prove about a root: its digests and these nodes as holders. A new root starts
 /// at generation 1.
 ///
 /// `Rejected::BadReceipt` if the receipts disagree with each other, with the record or with the nodes'
 /// epochs, or if there are none for a root that is not known.
-pub(crate) fn bind(tx: &mut Tx<'_>, cx: &Cx, root: Root, receipts: &[Receipt]) -> Result<RootRecord, Stop> {
+pub(crate) fn bind(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    root: Root,
+    receipts: &[Receipt],
+) -> Result<RootRecord, Stop> {
     let known = tx.view().blob().root(&root)?;
     let mut record = match (known, receipts.first()) {
         (Some(record), _) => record,

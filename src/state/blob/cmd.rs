@@ -1,6 +1,6 @@
 //! Commands about roots, holders and links.
 
-use clawhub_types::{Digest, Digests, NodeId, Receipt, RepoName, Root};
+use clawhub_types::{Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
 use serde::{Deserialize, Serialize};
 
 /// See the variants.
@@ -73,17 +73,25 @@ pub enum BlobCmd {
 }
 
 impl BlobCmd {
-    /// The repository whose rights the command is subject to.
-    pub(crate) fn repo(&self) -> Option<&RepoName> {
+    /// What it touches. Copies are the cluster's, links a repository's.
+    pub(crate) fn resource(&self) -> Touched {
         match self {
             BlobCmd::Commit { repo, .. } | BlobCmd::Unlink { repo, .. } | BlobCmd::Renew { repo, .. } => {
-                Some(repo)
+                Resource::Repository(repo.clone()).into()
             }
-            BlobCmd::Mount { to, .. } => Some(to),
+            BlobCmd::Mount { from, to, .. } => Touched {
+                target: Resource::Repository(to.clone()),
+                source: Some(Resource::Repository(from.clone())),
+            },
             BlobCmd::Hold { .. } | BlobCmd::Release { .. } | BlobCmd::Lost { .. } | BlobCmd::Epoch { .. } => {
-                None
+                Resource::Cluster.into()
             }
         }
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
+        !matches!(self, BlobCmd::Epoch { .. })
     }
 }
 

@@ -7,17 +7,22 @@ use super::keys;
 use super::records::{LinkCountRecord, LinkRecord};
 use crate::fault::Fault;
 use crate::project::{self, Delta, RepoRef};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// How long a link lasts without a manifest, in ticks (ms): 24 hours.
 pub const LEASE: u64 = 24 * 60 * 60 * 1000;
 
-fn lease(cx: &Cx) -> Option<u64> {
+fn lease(cx: &ApplyContext) -> Option<u64> {
     Some(cx.tick.saturating_add(LEASE))
 }
 
 /// Links a root in a repository under a fresh lease; a link that a manifest holds stays held.
-pub(crate) fn link(tx: &mut Tx<'_>, cx: &Cx, repo: RepoRef, root: Root) -> Result<LinkRecord, Fault> {
+pub(crate) fn link(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    repo: RepoRef,
+    root: Root,
+) -> Result<LinkRecord, Fault> {
     if let Some(mut link) = tx.view().blob().link_to(&repo, &root)? {
         if link.lease_until.is_some() {
             link.lease_until = lease(cx);
@@ -41,7 +46,7 @@ pub(crate) fn link(tx: &mut Tx<'_>, cx: &Cx, repo: RepoRef, root: Root) -> Resul
 }
 
 /// Removes a repository's link, which no manifest holds.
-pub(super) fn unlink(tx: &mut Tx<'_>, cx: &Cx, repo: RepoRef, root: Root) -> Result<(), Fault> {
+pub(super) fn unlink(tx: &mut Tx<'_>, cx: &ApplyContext, repo: RepoRef, root: Root) -> Result<(), Fault> {
     let mut record = known(tx, &root)?;
     record.links = record.links.checked_sub(1).ok_or_else(|| miscounted(&root))?;
     if record.links == 0 {
@@ -70,7 +75,7 @@ pub(crate) fn hold(tx: &mut Tx<'_>, repo: RepoRef, mut link: LinkRecord, manifes
 /// Lets a manifest go of a link, if it held it; the last one to go leaves a fresh lease behind.
 pub(crate) fn release(
     tx: &mut Tx<'_>,
-    cx: &Cx,
+    cx: &ApplyContext,
     repo: RepoRef,
     root: Root,
     manifest: &Digest,
@@ -90,7 +95,7 @@ pub(crate) fn release(
 }
 
 /// Renews the lease of a link that no manifest holds.
-pub(super) fn renew(tx: &mut Tx<'_>, cx: &Cx, repo: RepoRef, mut link: LinkRecord) {
+pub(super) fn renew(tx: &mut Tx<'_>, cx: &ApplyContext, repo: RepoRef, mut link: LinkRecord) {
     if link.lease_until.is_some() {
         link.lease_until = lease(cx);
         tx.put(keys::link(repo, &link.root), &link);

@@ -8,7 +8,7 @@ use crate::entry::Command;
 use crate::fault::{Fault, Stop};
 use crate::outbox::{self, Event};
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// How long after its expiry a join token is kept, so that a join whose answer was lost can still be
 /// repeated, in ticks.
@@ -19,7 +19,7 @@ const BLANK: [u8; 32] = [
     0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 ];
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ClusterCmd) -> Result<Reply, Stop> {
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ClusterCmd) -> Result<Reply, Stop> {
     match cmd {
         ClusterCmd::Init { cluster, ca_cert, ca_key_sealed, durability, node } => {
             let record = ClusterRecord {
@@ -87,7 +87,7 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 }
 
 /// Makes a node a member under a new id.
-fn admit(tx: &mut Tx<'_>, cx: &mut Cx, spec: &NodeSpec) -> Result<Reply, Stop> {
+fn admit(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<Reply, Stop> {
     let nodes = tx.view().cluster().nodes()?;
     if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
         return Err(Rejected::KeyTaken(node.id).into());
@@ -111,7 +111,7 @@ fn check_name(nodes: &[NodeRecord], name: &str) -> Result<(), Stop> {
     if nodes.iter().any(taken) { Err(Rejected::NameTaken.into()) } else { Ok(()) }
 }
 
-fn create_token(tx: &mut Tx<'_>, cx: &Cx, hash: &[u8; 32], ttl: u64) -> Result<Reply, Stop> {
+fn create_token(tx: &mut Tx<'_>, cx: &ApplyContext, hash: &[u8; 32], ttl: u64) -> Result<Reply, Stop> {
     if *hash == BLANK || *hash == [0; 32] {
         return Err(Rejected::TokenInvalid.into());
     }
@@ -129,7 +129,7 @@ fn create_token(tx: &mut Tx<'_>, cx: &Cx, hash: &[u8; 32], ttl: u64) -> Result<R
     Ok(Reply::Done)
 }
 
-fn join(tx: &mut Tx<'_>, cx: &mut Cx, hash: &[u8; 32], spec: &NodeSpec) -> Result<Reply, Stop> {
+fn join(tx: &mut Tx<'_>, cx: &mut ApplyContext, hash: &[u8; 32], spec: &NodeSpec) -> Result<Reply, Stop> {
     let Some(token) = tx.record::<TokenRecord>(&keys::token(hash))? else {
         return Err(Rejected::TokenInvalid.into());
     };
@@ -206,7 +206,7 @@ fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
 }
 
 /// The roots it holds were looked after before.
-fn remove(tx: &mut Tx<'_>, cx: &mut Cx, node: NodeId, force: bool) -> Result<Reply, Stop> {
+fn remove(tx: &mut Tx<'_>, cx: &mut ApplyContext, node: NodeId, force: bool) -> Result<Reply, Stop> {
     let mut record = member(tx, node)?;
     if tx.view().cluster().layout()?.without(node).nodes.is_empty() {
         return Err(Rejected::Layout("the last member cannot be removed".into()).into());

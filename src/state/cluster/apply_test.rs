@@ -318,11 +318,11 @@ fn every_command_that_must_not_repeat_says_so() {
     ];
     for cmd in needy {
         let mut world = World::three();
-        assert!(cmd.needs_session(), "{cmd:?}");
+        assert!(cmd.needs_identity(), "{cmd:?}");
         let mut entry = world.entry(cmd);
         entry.request = None;
         assert_eq!(world.apply(entry), Err(Rejected::SessionGone));
     }
     let free = ClusterCmd::SessionClose { session: SessionId(1) };
-    assert!(!free.needs_session());
+    assert!(!free.needs_identity());
 }

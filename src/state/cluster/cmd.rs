@@ -1,6 +1,6 @@
 //! Commands about membership, identity, tokens and sessions.
 
-use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles, SessionId};
+use clawhub_types::{ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
 /// What a node says of itself when it joins.
@@ -128,7 +128,13 @@ pub enum ClusterCmd {
 }
 
 impl ClusterCmd {
-    pub(crate) fn needs_session(&self) -> bool {
+    /// What it touches.
+    pub(crate) fn resource(&self) -> Touched {
+        Resource::Cluster.into()
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
         matches!(self, ClusterCmd::Remove { .. } | ClusterCmd::OutboxCursor { .. } | ClusterCmd::Drain { .. })
     }
 }

@@ -13,10 +13,10 @@ use crate::entry::Outcome;
 use crate::fault::{Fault, Stop};
 use crate::key::Key;
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// What a session says to a request.
-pub(crate) enum Admission {
+pub(crate) enum Dedup {
     /// The session is closed, or has forgotten this sequence.
     Gone,
     /// It was answered already.
@@ -25,15 +25,15 @@ pub(crate) enum Admission {
     New,
 }
 
-pub(crate) fn admit(tx: &Tx<'_>, request: RequestId) -> Result<Admission, Fault> {
+pub(crate) fn admit(tx: &Tx<'_>, request: RequestId) -> Result<Dedup, Fault> {
     let Some(session) = tx.record::<SessionRecord>(&keys::session(request.session))? else {
-        return Ok(Admission::Gone);
+        return Ok(Dedup::Gone);
     };
     if request.seq < session.floor {
-        return Ok(Admission::Gone);
+        return Ok(Dedup::Gone);
     }
     let answer: Option<AnswerRecord> = tx.record(&keys::answer(request.session, request.seq))?;
-    Ok(answer.map_or(Admission::New, |answer| Admission::Answered(answer.outcome)))
+    Ok(answer.map_or(Dedup::New, |answer| Dedup::Answered(answer.outcome)))
 }
 
 /// Keeps the final answer to a request, unless its own command closed the session or raised the floor
@@ -53,7 +53,13 @@ pub(crate) fn remember(
     Ok(())
 }
 
-pub(super) fn open(tx: &mut Tx<'_>, cx: &Cx, node: NodeId, boot: u64, nonce: u64) -> Result<Reply, Stop> {
+pub(super) fn open(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    node: NodeId,
+    boot: u64,
+    nonce: u64,
+) -> Result<Reply, Stop> {
     let member = super::apply::member(tx, node)?;
     if boot < member.boot || (boot == member.boot && nonce != member.nonce) {
         return Err(Rejected::StaleBoot { node, boot, logged: member.boot }.into());

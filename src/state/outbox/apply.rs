@@ -4,13 +4,13 @@ use super::keys;
 use super::records::{CursorRecord, Event, OutboxRow};
 use crate::fault::{Fault, Stop};
 use crate::reply::Reply;
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
 /// Rows deleted by one command at most.
 const TRIM: usize = 1024;
 
 /// Writes an event, if anyone reads.
-pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut Cx, event: Event) -> Result<(), Fault> {
+pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut ApplyContext, event: Event) -> Result<(), Fault> {
     let cursors = keys::cursors();
     if tx.view().rows(&cursors, &cursors, 1)?.is_empty() {
         return Ok(());
@@ -22,7 +22,12 @@ pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut Cx, event: Event) -> Result<(), Fau
 }
 
 /// See `ClusterCmd::OutboxCursor`. A cursor never goes back.
-pub(crate) fn move_cursor(tx: &mut Tx<'_>, cx: &Cx, reader: &str, done: Option<u64>) -> Result<Reply, Stop> {
+pub(crate) fn move_cursor(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    reader: &str,
+    done: Option<u64>,
+) -> Result<Reply, Stop> {
     let key = keys::cursor(reader);
     match done {
         Some(done) => {

@@ -10,9 +10,9 @@ use crate::entry::Entry;
 use crate::fault::{Fault, Stop};
 use crate::outbox::{self, Event};
 use crate::reply::{Rejected, Reply};
-use crate::tx::{Cx, Tx};
+use crate::tx::{ApplyContext, Tx};
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ProjectCmd) -> Result<Reply, Stop> {
+pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ProjectCmd) -> Result<Reply, Stop> {
     match cmd {
         ProjectCmd::SetPolicy { name, policy } => set_policy(tx, cx, name, policy),
     }
@@ -20,7 +20,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut Cx, cmd: &ProjectCmd) -> Result<Re
 
 fn set_policy(
     tx: &mut Tx<'_>,
-    cx: &mut Cx,
+    cx: &mut ApplyContext,
     name: &ProjectName,
     policy: &ProjectPolicy,
 ) -> Result<Reply, Stop> {
@@ -41,7 +41,7 @@ pub(crate) fn check_access(tx: &Tx<'_>, entry: &Entry) -> Result<(), Stop> {
     if matches!(entry.actor, Actor::System | Actor::Operator) {
         return Ok(());
     }
-    let Some(name) = entry.cmd.project() else { return Ok(()) };
+    let Some(name) = entry.cmd.resource().target.project() else { return Ok(()) };
     let project = tx.view().project().by_name(&name)?;
     let fresh = match (entry.access.project, project) {
         // Judged about a project that is there: the same one, at a revision that still holds.
@@ -75,7 +75,7 @@ fn ensure_project(tx: &mut Tx<'_>, name: &ProjectName) -> Result<ProjectRecord, 
 }
 
 /// A repository, created with its project by first use.
-pub(crate) fn ensure_repo(tx: &mut Tx<'_>, cx: &Cx, name: &RepoName) -> Result<RepoRef, Fault> {
+pub(crate) fn ensure_repo(tx: &mut Tx<'_>, cx: &ApplyContext, name: &RepoName) -> Result<RepoRef, Fault> {
     if let Some(repo) = tx.view().project().repo(name)? {
         return Ok(repo);
     }

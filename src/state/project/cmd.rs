@@ -1,6 +1,6 @@
 //! Commands about projects.
 
-use clawhub_types::{Durability, ProjectName};
+use clawhub_types::{Durability, ProjectName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
 /// Where and how durably a project's blobs are kept.
@@ -25,4 +25,17 @@ pub enum ProjectCmd {
         /// Its policy.
         policy: ProjectPolicy,
     },
+}
+
+impl ProjectCmd {
+    /// What it touches.
+    pub(crate) fn resource(&self) -> Touched {
+        let ProjectCmd::SetPolicy { name, .. } = self;
+        Resource::Project(name.clone()).into()
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
+        true
+    }
 }
