@@ -5,7 +5,7 @@
 //! with the next entry applied.
 
 use clawhub_consensus::StateStore;
-use clawhub_peer::{Directory, Hello, PeerInfo};
+use clawhub_peer::{Directory, Hello, PeerInfo, Refusal, RefusalCode};
 use clawhub_state::cluster::NodeRecord;
 use clawhub_state::{Fault, View};
 use clawhub_types::NodeId;
@@ -64,24 +64,24 @@ impl Members {
     /// About a node that the state does not know. Its certificate was issued by the cluster for this id,
     /// and ids are handed out in order by the log: if it is above all known ones, this state is behind,
     /// and perhaps that very node is the leader it must hear from to catch up.
-    fn admit_unknown(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+    fn admit_unknown(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
         if let Some(seed) = self.seeds.read().iter().find(|seed| seed.node == hello.node) {
-            return if seed.spki == *spki { Ok(()) } else { Err(OTHER_KEY.into()) };
+            return if seed.spki == *spki { Ok(()) } else { Err(other_key()) };
         }
-        if hello.node > self.last().map_err(unreadable)? { Ok(()) } else { Err(NO_MEMBER.into()) }
+        if hello.node > self.last().map_err(unreadable)? {
+            return Ok(());
+        }
+        Err(Refusal::new(RefusalCode::UnknownNode, "not a member of the cluster"))
     }
 }
 
-/// What a removed node is told; it stops when it hears it.
-pub(crate) const REMOVED: &str = "the node was removed from the cluster";
-/// Why a start is refused that is not the node's last one; it stops when it hears it.
-pub(crate) const STALE: &str = "an old copy of its data, or a second process with it";
-const NO_MEMBER: &str = "not a member of the cluster";
-const OTHER_KEY: &str = "its key is not the member's";
+fn other_key() -> Refusal {
+    Refusal::new(RefusalCode::WrongIdentity, "its key is not the member's")
+}
 
-fn unreadable(fault: Fault) -> String {
+fn unreadable(fault: Fault) -> Refusal {
     tracing::error!(%fault, "the state cannot be read");
-    "the state cannot be read".into()
+    Refusal::new(RefusalCode::Unreadable, "the state cannot be read")
 }
 
 impl Directory for Members {
@@ -101,21 +101,25 @@ impl Directory for Members {
         Some(PeerInfo { addr: seed.addr.clone(), spki: seed.spki })
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
         let Some(record) = self.record(hello.node).map_err(unreadable)? else {
             return self.admit_unknown(hello, spki);
         };
         if record.removed {
-            return Err(REMOVED.into());
+            // The node stops when it hears this code.
+            return Err(Refusal::new(RefusalCode::Removed, "the node was removed from the cluster"));
         }
         if record.spec.spki != *spki {
-            return Err(OTHER_KEY.into());
+            return Err(other_key());
         }
         // The present start registered itself, and goes on connecting. Another one of the same number is of
         // a disk that was copied, or one start old.
         let present = (hello.boot, hello.nonce) == (record.boot, record.nonce);
         if hello.boot <= record.boot && !present {
-            return Err(format!("boot {} is not above {}, seen before: {STALE}", hello.boot, record.boot));
+            // The node stops when it hears this code.
+            let why = "an old copy of its data, or a second process with it";
+            let text = format!("boot {} is not above {}, seen before: {why}", hello.boot, record.boot);
+            return Err(Refusal::new(RefusalCode::StaleBoot, text));
         }
         Ok(())
     }
@@ -213,8 +217,9 @@ mod tests {
         assert!(!admitted(&members, 2, 4, 2), "an old copy of its disk");
         assert!(!admitted(&members, 2, 5, 1), "another member's key");
         let twin = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(2), boot: 5, nonce: 2 };
-        assert!(
-            members.admit(&twin, &[2; 32]).unwrap_err().contains(STALE),
+        assert_eq!(
+            members.admit(&twin, &[2; 32]).unwrap_err().code,
+            RefusalCode::StaleBoot,
             "a disk one start old, or a twin"
         );
         assert_eq!(members.lookup(NodeId(2)).unwrap().addr, "moved:7000");
@@ -226,7 +231,7 @@ mod tests {
         let seed = Seed { node: NodeId(3), addr: "h3:7000".into(), spki: [3; 32] };
         let (_temp, members) = members(&commands(), vec![seed]);
         let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(3), boot: 9, nonce: 0 };
-        assert_eq!(members.admit(&hello, &[3; 32]), Err(REMOVED.to_owned()));
+        assert_eq!(members.admit(&hello, &[3; 32]).unwrap_err().code, RefusalCode::Removed);
         assert_eq!(members.lookup(NodeId(3)), None);
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::{ProposeError, Who};
-use clawhub_peer::{Class, Standing};
+use clawhub_peer::{Class, RefusalCode, Standing};
 use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, Rejected, View};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::stack::{Stack, Usage, keep_peers};
-use crate::{directory, membership, office, refusal, storage};
+use crate::{membership, office, refusal, storage};
 
 /// Between two looks at the members, however fast the log grows.
 const LOOK: Duration = Duration::from_millis(200);
@@ -128,9 +128,9 @@ async fn watch_exile(node: Arc<Node>) {
         for member in status.voters.into_iter().filter(|member| *member != stack.me) {
             let Err(error) = stack.endpoint.open(member, Class::Control).await else { continue };
             // Unreachable, or another reason: that is a failure, not an exile.
-            match error.to_string() {
-                reason if reason.contains(directory::REMOVED) => return node.stop.removed(),
-                reason if reason.contains(directory::STALE) => return refused(&node, reason),
+            match error.refusal().map(|refusal| refusal.code) {
+                Some(RefusalCode::Removed) => return node.stop.removed(),
+                Some(RefusalCode::StaleBoot) => return refused(&node, error.to_string()),
                 _ => (),
             }
         }

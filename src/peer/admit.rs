@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::hello::{self, Frame};
 use crate::identity::subject;
 use crate::links::{Link, Links, Transport};
-use crate::{Hello, PeerError};
+use crate::{Hello, PeerError, Refusal, RefusalCode};
 
 /// A peer that is refused tries again and again; one line in this time tells of it.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub trait Directory: Send + Sync + 'static {
     ///
     /// # Errors
     /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String>;
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal>;
 }
 
 /// Decides about connections.
@@ -77,12 +77,12 @@ impl Gatekeeper {
                 Ok(admitted)
             }
             Err(e) => {
-                let reason = match &e {
-                    PeerError::Refused(reason) => reason.clone(),
-                    other => other.to_string(),
+                let refusal = match &e {
+                    PeerError::Refused(refusal) => refusal.clone(),
+                    other => Refusal::new(RefusalCode::Other, other.to_string()),
                 };
-                self.warn(&hello, &reason);
-                hello::refuse(stream, &reason).await;
+                self.warn(&hello, &refusal);
+                hello::refuse(stream, &refusal).await;
                 Err(e)
             }
         }
@@ -99,15 +99,15 @@ impl Gatekeeper {
         hello::write(stream, &self.own).await?;
         match hello::read(stream).await? {
             Frame::Hello(hello) => self.admit(chain, &hello, Some(called), transport).map(|(_, link)| link),
-            Frame::Refusal(reason) => Err(PeerError::RefusedBy(reason)),
+            Frame::Refusal(refusal) => Err(PeerError::RefusedBy(refusal)),
         }
     }
 
-    fn warn(&self, hello: &Hello, reason: &str) {
+    fn warn(&self, hello: &Hello, refusal: &Refusal) {
         let mut warned = self.warned.lock();
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
-            tracing::warn!(node = %hello.node, boot = hello.boot, "a peer was refused: {reason}");
+            tracing::warn!(node = %hello.node, boot = hello.boot, "a peer was refused: {refusal}");
         }
     }
 
@@ -120,31 +120,32 @@ impl Gatekeeper {
         called: Option<(NodeId, &PeerInfo)>,
         transport: Transport,
     ) -> Result<(NodeId, Link), PeerError> {
-        let refused = |why: &str| PeerError::Refused(why.to_owned());
+        use RefusalCode::{Busy, OtherCluster, OtherEpoch, StaleBoot, WrongIdentity};
+        let refused = |code, why: &str| PeerError::Refused(Refusal::new(code, why));
         let proved = subject(chain)?;
         if proved.cluster != self.own.cluster || hello.cluster != self.own.cluster {
-            return Err(refused("it belongs to another cluster"));
+            return Err(refused(OtherCluster, "it belongs to another cluster"));
         }
         if hello.epoch != self.own.epoch {
-            return Err(refused("it belongs to another epoch of the cluster"));
+            return Err(refused(OtherEpoch, "it belongs to another epoch of the cluster"));
         }
         if hello.node != proved.node {
-            return Err(refused("its certificate is another node's"));
+            return Err(refused(WrongIdentity, "its certificate is another node's"));
         }
         if hello.node == self.own.node {
-            return Err(refused("it has this node's own identity"));
+            return Err(refused(WrongIdentity, "it has this node's own identity"));
         }
         if called.is_some_and(|(node, info)| node != proved.node || info.spki != proved.spki) {
-            return Err(refused("it is not the node that was called"));
+            return Err(refused(WrongIdentity, "it is not the node that was called"));
         }
         let link = self
             .links
             .enter(hello.node, hello.boot, transport)
-            .ok_or_else(|| refused("it has too many connections"))?;
+            .ok_or_else(|| refused(Busy, "it has too many connections"))?;
         // After it was entered: a removal that is applied from here on closes the link.
         self.directory.admit(hello, &proved.spki).map_err(PeerError::Refused)?;
         if !link.admitted() {
-            return Err(refused("a later start of it is here already"));
+            return Err(refused(StaleBoot, "a later start of it is here already"));
         }
         Ok((hello.node, link))
     }

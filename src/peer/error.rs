@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clawhub_types::NodeId;
 
+use crate::Refusal;
+
 /// A connection or call that did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
@@ -44,10 +46,10 @@ pub enum PeerError {
     Protocol(&'static str),
     /// The peer refused this node; its reason.
     #[error("the peer refused: {0}")]
-    RefusedBy(String),
+    RefusedBy(Refusal),
     /// This node refused the peer; its reason.
     #[error("refused the peer: {0}")]
-    Refused(String),
+    Refused(Refusal),
     /// An earlier caller just failed to connect; the same answer for those who waited with it.
     #[error("{0}")]
     Shared(String),
@@ -60,6 +62,22 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// Why the peer did not let this node in, if that is what went wrong.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            PeerError::RefusedBy(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// The same answer for those who waited with the caller that got this one.
+    pub(crate) fn shared(&self) -> PeerError {
+        match self {
+            PeerError::RefusedBy(refusal) => PeerError::RefusedBy(refusal.clone()),
+            other => PeerError::Shared(other.to_string()),
+        }
+    }
+
     pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> PeerError {
         move |source| PeerError::Io { what, source }
     }

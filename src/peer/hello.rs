@@ -1,23 +1,23 @@
 //! The first bytes of every connection between members.
 //!
 //! A frame is `version u8, kind u8, length u16, payload`, integers big-endian. The caller sends a Hello;
-//! the called side answers with its own, which means that it admits the caller, or with a refusal and
-//! its reason. On TCP the frames come right after TLS, on QUIC they are the first stream of a connection.
+//! the called side answers with its own, which means that it admits the caller, or with a refusal: one
+//! byte of [`RefusalCode`], then a sentence in UTF-8. On TCP the frames come right after TLS, on QUIC they are the first stream of a connection.
 
 use std::io;
 
 use clawhub_types::{ClusterId, NodeId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::PeerError;
+use crate::{PeerError, Refusal, RefusalCode};
 
 const VERSION: u8 = 1;
 const KIND_HELLO: u8 = 1;
 const KIND_REFUSAL: u8 = 2;
 const HEADER: usize = 4;
 const HELLO: usize = 16 + 8 + 8 + 8 + 8;
-/// The longest reason for a refusal that is sent or read, bytes.
-const REASON: usize = 256;
+/// The longest refusal that is sent or read, bytes: its code and its sentence.
+const REFUSAL: usize = 256;
 
 /// What a node says of itself at the beginning of every connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) enum Frame {
     /// The peer's Hello.
     Hello(Hello),
     /// The peer's reason not to admit this node.
-    Refusal(String),
+    Refusal(Refusal),
 }
 
 impl Hello {
@@ -78,15 +78,18 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Frame, P
     let length = usize::from(u16::from_be_bytes([high, low]));
     match (version, kind) {
         (VERSION, KIND_HELLO) if length == HELLO => {}
-        (VERSION, KIND_REFUSAL) if length <= REASON => {}
+        (VERSION, KIND_REFUSAL) if (1..=REFUSAL).contains(&length) => {}
         (VERSION, _) => return Err(PeerError::Protocol("malformed handshake")),
         _ => return Err(PeerError::Protocol("unknown version of the handshake")),
     }
-    let mut payload = [0; REASON];
+    let mut payload = [0; REFUSAL];
     let payload = &mut payload[..length];
     from.read_exact(payload).await.map_err(PeerError::io("reading the handshake"))?;
-    if kind == KIND_REFUSAL {
-        return Ok(Frame::Refusal(printable(&String::from_utf8_lossy(payload))));
+    if kind == KIND_REFUSAL
+        && let [code, text @ ..] = &*payload
+    {
+        let text = printable(&String::from_utf8_lossy(text));
+        return Ok(Frame::Refusal(Refusal::new(RefusalCode::from_wire(*code), text)));
     }
     Hello::parse(payload).map(Frame::Hello).ok_or(PeerError::Protocol("malformed handshake"))
 }
@@ -97,9 +100,10 @@ pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), hello: &Hello) -> 
 }
 
 /// Tells the peer why it is not admitted. It may be gone already, and then it does not matter.
-pub(crate) async fn refuse(to: &mut (impl AsyncWrite + Unpin), reason: &str) {
-    let end = (0..=REASON).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-    if let Err(e) = send(to, KIND_REFUSAL, &reason.as_bytes()[..end]).await {
+pub(crate) async fn refuse(to: &mut (impl AsyncWrite + Unpin), refusal: &Refusal) {
+    let end = (0..REFUSAL).rev().find(|at| refusal.text.is_char_boundary(*at)).unwrap_or(0);
+    let payload = [&[refusal.code as u8], &refusal.text.as_bytes()[..end]].concat();
+    if let Err(e) = send(to, KIND_REFUSAL, &payload).await {
         tracing::debug!("refusal not delivered: {e}");
     }
 }
@@ -164,9 +168,24 @@ mod tests {
     #[tokio::test]
     async fn reasons_are_bounded_and_safe_to_print() {
         let mut bytes = Vec::new();
-        refuse(&mut bytes, &format!("no\n\u{1b}[31m{}", "é".repeat(500))).await;
-        assert!(bytes.len() <= HEADER + REASON);
-        let Frame::Refusal(reason) = read(&mut bytes.as_slice()).await.unwrap() else { panic!() };
+        let refusal = Refusal::new(RefusalCode::Removed, format!("no\n\u{1b}[31m{}", "é".repeat(500)));
+        refuse(&mut bytes, &refusal).await;
+        assert!(bytes.len() <= HEADER + REFUSAL);
+        let Frame::Refusal(read) = read(&mut bytes.as_slice()).await.unwrap() else { panic!() };
+        assert_eq!(read.code, RefusalCode::Removed);
+        let reason = read.text;
         assert!(reason.starts_with("no??[31mé") && !reason.contains('\u{fffd}'), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn the_frame_of_a_refusal_is_frozen() {
+        let mut bytes = Vec::new();
+        refuse(&mut bytes, &Refusal::new(RefusalCode::StaleBoot, "no")).await;
+        assert_eq!(bytes, [VERSION, KIND_REFUSAL, 0, 3, 6, b'n', b'o']);
+        // A code of a later version is a refusal all the same; none at all is no refusal.
+        bytes[4] = 200;
+        let later = read(&mut bytes.as_slice()).await.unwrap();
+        assert_eq!(later, Frame::Refusal(Refusal::new(RefusalCode::Other, "no")));
+        assert!(read(&mut &[VERSION, KIND_REFUSAL, 0, 0][..]).await.is_err());
     }
 }

@@ -50,7 +50,7 @@ type Slots = HashMap<(NodeId, Class), Arc<tokio::sync::Mutex<Slot>>>;
 #[derive(Default)]
 struct Slot {
     live: Option<Connection>,
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, PeerError)>,
 }
 
 /// The UDP half of an endpoint.
@@ -115,7 +115,7 @@ impl Quic {
             return Ok(live.clone());
         }
         if let Some((_, why)) = slot.failed.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(PeerError::Shared(why.clone()));
+            return Err(why.shared());
         }
         let attempt = timeout(HANDSHAKE, self.connect(node)).await;
         match attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer"))) {
@@ -125,7 +125,7 @@ impl Quic {
             }
             Err(e) => {
                 self.keeper.links().failed(node);
-                *slot = Slot { live: None, failed: Some((Instant::now(), e.to_string())) };
+                *slot = Slot { live: None, failed: Some((Instant::now(), e.shared())) };
                 Err(e)
             }
         }

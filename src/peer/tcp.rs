@@ -13,7 +13,6 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use tokio_util::sync::CancellationToken;
 
-use crate::PeerError;
 use crate::admit::Gatekeeper;
 use crate::conn::{Conn, Stranger};
 use crate::gate::Gate;
@@ -21,6 +20,7 @@ use crate::identity::PeerId;
 use crate::limits::HANDSHAKE;
 use crate::links::Transport;
 use crate::tls::{self, JOIN, PEER};
+use crate::{PeerError, Refusal, RefusalCode};
 
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -149,7 +149,9 @@ impl Acceptor {
     }
 
     async fn stranger(&self, stream: server::TlsStream<TcpStream>) -> Result<(), PeerError> {
-        let refused = |_| PeerError::Refused("too many connections without a certificate".into());
+        let refused = |_| {
+            PeerError::Refused(Refusal::new(RefusalCode::Busy, "too many connections without a certificate"))
+        };
         let place = self.strangers.clone().try_acquire_owned().map_err(refused)?;
         let conn = Conn::stranger(stream.into(), place, self.all.clone());
         self.to_join.send(conn).await.map_err(|_| PeerError::Closed)

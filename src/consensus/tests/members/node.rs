@@ -9,7 +9,8 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
-    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream, StreamHandler,
+    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal, RefusalCode,
+    SendStream, StreamHandler,
 };
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
@@ -34,9 +35,9 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
         let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
-        if known { Ok(()) } else { Err("not a member".to_owned()) }
+        if known { Ok(()) } else { Err(Refusal::new(RefusalCode::UnknownNode, "not a member")) }
     }
 }
 

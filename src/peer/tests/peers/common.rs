@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawhub_peer::{
-    Ca, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream,
-    StreamHandler, caller,
+    Ca, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    RefusalCode, SendStream, StreamHandler, caller,
 };
 use clawhub_types::{ClusterId, NodeId};
 use clawhub_wire::peer::join_server::{Join, JoinServer};
@@ -34,11 +34,11 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
         match self.lookup(hello.node) {
             Some(info) if info.spki == *spki => Ok(()),
-            Some(_) => Err("another key".into()),
-            None => Err("not a member".into()),
+            Some(_) => Err(Refusal::new(RefusalCode::WrongIdentity, "another key")),
+            None => Err(Refusal::new(RefusalCode::UnknownNode, "not a member")),
         }
     }
 }

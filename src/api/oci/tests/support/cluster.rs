@@ -15,7 +15,8 @@ use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
 use clawhub_liveness::Liveness;
 use clawhub_peer::{
-    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, SendStream, StreamHandler,
+    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal, RefusalCode,
+    SendStream, StreamHandler,
 };
 use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
@@ -161,9 +162,9 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
         let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
-        if known { Ok(()) } else { Err("not a member".to_owned()) }
+        if known { Ok(()) } else { Err(Refusal::new(RefusalCode::UnknownNode, "not a member")) }
     }
 }
 
