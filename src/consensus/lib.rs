@@ -30,6 +30,7 @@ mod acknowledged;
 mod barrier;
 mod budget;
 mod clock;
+mod fatal;
 mod files;
 pub mod grpc;
 mod log;
@@ -57,13 +58,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clawhub_kv::Kv;
+use clawhub_kv::{Kv, KvError};
 use clawhub_types::NodeId;
 use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
+use openraft::errors::Fatal;
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
+pub use fatal::{Cause, Failure};
 pub use log::{LogReader, LogStore, MAX_BATCH_BYTES};
 pub use machine::{Builder, StateMachine};
 pub use membership::ChangeError;
@@ -96,9 +99,33 @@ pub enum ConsensusError {
     /// The log or the state cannot be read, or is damaged. Nothing was changed or repaired.
     #[error("storage: {0}")]
     Storage(#[from] std::io::Error),
+    /// Consensus ended while it started.
+    #[error("raft: {0}")]
+    Failed(Failure),
     /// openraft refused to start.
     #[error("raft: {0}")]
     Raft(String),
+}
+
+impl ConsensusError {
+    /// Whether the log or the state is damaged rather than out of reach.
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            ConsensusError::Storage(error) => {
+                error.kind() == std::io::ErrorKind::InvalidData
+                    || KvError::within(error).is_some_and(KvError::is_corrupt)
+            }
+            ConsensusError::Failed(failure) => failure.corrupt,
+            ConsensusError::Settings(_) | ConsensusError::Raft(_) => false,
+        }
+    }
+
+    fn fatal<R: AsyncRuntime>(fatal: &Fatal<types::Types<R>>) -> ConsensusError {
+        match Failure::of(fatal) {
+            Some(failure) => ConsensusError::Failed(failure),
+            None => ConsensusError::Raft(fatal.to_string()),
+        }
+    }
 }
 
 /// A node's part in the cluster. Clones share it.
@@ -181,7 +208,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         };
         let raft =
             types::Raft::<R>::new(settings.node.0, Arc::new(config), network, log.clone(), machine).await;
-        let raft = raft.map_err(|e| ConsensusError::Raft(e.to_string()))?;
+        let raft = raft.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))?;
         let budget = budget::Budget::new(settings.proposal_budget);
         let forwarded = budget::Budget::new(settings.proposal_budget);
         let shared = Shared {

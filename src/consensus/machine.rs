@@ -8,7 +8,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use clawhub_state::{LogItem, Machine, Payload, decode_entry};
+use clawhub_state::{Fault, LogItem, Machine, Payload, decode_entry};
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
 use openraft::async_runtime::AsyncRuntime;
@@ -36,8 +36,12 @@ pub struct StateMachine<R> {
     runtime: PhantomData<fn() -> R>,
 }
 
-fn fault(e: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::other(e)
+/// The fault as an [`io::Error`], from which a store's own error can be had again ([`KvError::within`]).
+fn fault(e: Fault) -> io::Error {
+    match e {
+        Fault::Kv(e) => e.into(),
+        other => io::Error::other(other),
+    }
 }
 
 impl<R: AsyncRuntime> StateMachine<R> {

@@ -150,8 +150,8 @@ impl Snapshots {
         files::remove_dir(&dir)?;
         fs::create_dir(&dir)?;
         // The log is purged on the strength of a snapshot, so the live state must not fall behind it.
-        kv.sync().map_err(io::Error::other)?;
-        kv.checkpoint(&dir.join(DATA)).map_err(io::Error::other)?;
+        kv.sync()?;
+        kv.checkpoint(&dir.join(DATA))?;
         Ok(Staged { dir, last, membership })
     }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 use clawhub_types::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::{AsyncRuntime, Instant, Watch, WatchReceiver};
-use openraft::errors::Fatal;
 
-use crate::Consensus;
-use crate::types::{Metrics, Types};
+use crate::types::Metrics;
+use crate::{Consensus, Failure};
 
 /// The part a node plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +57,7 @@ pub struct Status {
     /// As leader: how far each other member has followed.
     pub matched: Vec<(NodeId, Option<u64>)>,
     /// Why the node stopped, unless it was told to.
-    pub fault: Option<String>,
+    pub fault: Option<Failure>,
 }
 
 pub(crate) type MetricsReceiver<R> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<Metrics<R>>;
@@ -78,12 +77,12 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// Returns when the node has stopped: `None` if it was told to, else why. A stopped node takes part
     /// in nothing; its owner should close it.
-    pub async fn stopped(&self) -> Option<String> {
+    pub async fn stopped(&self) -> Option<Failure> {
         let mut metrics = self.shared.raft.metrics();
         loop {
             let state = metrics.borrow_and_update().running_state.clone();
             if let Err(fatal) = state {
-                return fault(&fatal);
+                return Failure::of(&fatal);
             }
             if metrics.changed().await.is_err() {
                 return None;
@@ -111,7 +110,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             changing: membership.get_joint_config().len() > 1,
             cut_off: self.cut_off(metrics),
             matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
-            fault: metrics.running_state.as_ref().err().and_then(fault),
+            fault: metrics.running_state.as_ref().err().and_then(Failure::of),
         }
     }
 
@@ -137,13 +136,6 @@ fn role<R: AsyncRuntime>(metrics: &Metrics<R>) -> Role {
         ServerState::Candidate => Role::Candidate,
         ServerState::Leader => Role::Leader,
         ServerState::Shutdown => Role::Stopped,
-    }
-}
-
-fn fault<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Option<String> {
-    match fatal {
-        Fatal::Stopped => None,
-        other => Some(other.to_string()),
     }
 }
 

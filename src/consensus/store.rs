@@ -68,7 +68,7 @@ impl StateStore {
         for other in stores.into_iter().filter(|n| *n != number) {
             files::remove_dir(&dir.join(other.to_string()))?;
         }
-        let kv = open(&dir.join(number.to_string())).map_err(io::Error::other)?;
+        let kv = open(&dir.join(number.to_string()))?;
         let live = RwLock::new(Live { number, kv });
         let inner = Inner { dir, open: Box::new(open), live, retired: Mutex::default() };
         Ok(StateStore { inner: Arc::new(inner) })
@@ -100,8 +100,8 @@ impl StateStore {
         } else {
             files::copy_dir(from, &dir)?
         }
-        let kv = (self.inner.open)(&dir).map_err(io::Error::other)?;
-        kv.sync().map_err(io::Error::other)?;
+        let kv = (self.inner.open)(&dir)?;
+        kv.sync()?;
         Ok(Prepared { number, kv })
     }
 

@@ -7,9 +7,10 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use clawhub_state::{LogPos, Outcome};
 use openraft::impls::{InlineBatch, ProgressResponder, leader_id_adv};
-use openraft::{AnyError, AsyncRuntime, EmptyNode, EntryPayload, RaftTypeConfig};
+use openraft::{AsyncRuntime, EmptyNode, EntryPayload, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::fatal::Cause;
 use crate::machine::StateMachine;
 use crate::transport::Ballot;
 
@@ -49,7 +50,7 @@ impl<R: AsyncRuntime> RaftTypeConfig for Types<R> {
         = InlineBatch<T>
     where
         T: Send + 'static;
-    type ErrorSource = AnyError;
+    type ErrorSource = Cause;
 }
 
 /// The traits openraft asks of a type config, none of which may depend on `R` having them.

@@ -15,19 +15,30 @@ mod tail;
 
 use std::fmt::Display;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 pub use memory::MemoryKv;
 pub use rocks::{RocksKv, RocksProfile};
 
-/// What the text of an error begins with, somewhere, if the store is damaged rather than out of reach:
-/// opening it again is of no use, whatever becomes of its device.
-pub const CORRUPT: &str = "the database is corrupt";
+/// What is wrong with a store that failed, as its owner needs to tell it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvErrorKind {
+    /// The store is damaged: opening it again is of no use, whatever becomes of its device.
+    Corrupt,
+    /// The device did not do what it was asked. It may do so later, and only opening the store anew tells
+    /// what it holds.
+    Io,
+    /// Nothing is known to be wrong with store or device: another process has it open, for example.
+    Other,
+}
 
 /// A store failed. There is no answer to give: the node that owns the store stops using it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{context}: {message}")]
 pub struct KvError {
+    /// What the owner decides by.
+    pub kind: KvErrorKind,
     /// What was being done, and where.
     pub context: String,
     /// What the store said.
@@ -36,8 +47,29 @@ pub struct KvError {
 
 impl KvError {
     /// An error met while doing `context`.
-    pub(crate) fn new(context: impl Into<String>, message: impl Display) -> Self {
-        KvError { context: context.into(), message: message.to_string() }
+    pub fn new(kind: KvErrorKind, context: impl Into<String>, message: impl Display) -> Self {
+        KvError { kind, context: context.into(), message: message.to_string() }
+    }
+
+    /// For `map_err`: the device refused, or the file system, while doing `context`.
+    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> KvError {
+        move |error| KvError::new(KvErrorKind::Io, context, error)
+    }
+
+    /// Whether the store is damaged rather than out of reach.
+    pub fn is_corrupt(&self) -> bool {
+        self.kind == KvErrorKind::Corrupt
+    }
+
+    /// The store's error that an [`io::Error`] carries, if one of a store was made into it.
+    pub fn within(error: &io::Error) -> Option<&KvError> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<KvError> for io::Error {
+    fn from(error: KvError) -> Self {
+        io::Error::other(error)
     }
 }
 
@@ -123,7 +155,7 @@ pub trait Kv: KvRead {
 
     /// Why the store refuses every further write, if it does: after a failure of the device nobody knows what
     /// the device holds, and only opening it anew tells.
-    fn fault(&self) -> Option<String> {
+    fn fault(&self) -> Option<KvError> {
         None
     }
 
@@ -146,7 +178,7 @@ const UNSYNCED: bool = cfg!(feature = "unsafe-no-fsync");
 /// Makes the names in a directory durable.
 fn sync_dir(dir: &Path) -> Result<(), KvError> {
     let synced = File::open(dir).and_then(|d| d.sync_all());
-    synced.map_err(|e| KvError::new(format!("fsync of {}", dir.display()), e))
+    synced.map_err(KvError::io(format!("fsync of {}", dir.display())))
 }
 
 /// The directory that holds the name `path`.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::{Batch, Change, Kv, KvError, KvRead, Pair, parent, sync_dir};
+use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, parent, sync_dir};
 
 /// The one file of a checkpoint.
 const DUMP: &str = "dump";
@@ -64,8 +64,9 @@ impl MemoryKv {
     pub fn open_checkpoint(dir: &Path) -> Result<Self, KvError> {
         let path = dir.join(DUMP);
         let context = || format!("opening the checkpoint {}", path.display());
-        let bytes = fs::read(&path).map_err(|e| KvError::new(context(), e))?;
-        let map = decode(&bytes).ok_or_else(|| KvError::new(context(), "the dump is corrupt"))?;
+        let bytes = fs::read(&path).map_err(KvError::io(context()))?;
+        let corrupt = || KvError::new(KvErrorKind::Corrupt, context(), "the dump is corrupt");
+        let map = decode(&bytes).ok_or_else(corrupt)?;
         Ok(MemoryKv { inner: RwLock::new(Inner { live: Arc::new(map), undo: Vec::new() }) })
     }
 }
@@ -126,7 +127,7 @@ impl Kv for MemoryKv {
         let written = fs::create_dir(dir)
             .and_then(|()| File::create_new(dir.join(DUMP)))
             .and_then(|mut file| file.write_all(&encode(&map)).and_then(|()| file.sync_all()));
-        written.map_err(|e| KvError::new(format!("writing the checkpoint {}", dir.display()), e))?;
+        written.map_err(KvError::io(format!("writing the checkpoint {}", dir.display())))?;
         sync_dir(dir)?;
         sync_dir(parent(dir))
     }

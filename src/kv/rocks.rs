@@ -16,7 +16,7 @@ use rocksdb::{
     ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use crate::{Batch, CORRUPT, Change, Kv, KvError, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
+use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
 
 const MIB: usize = 1 << 20;
 /// Blocks of all open stores together.
@@ -98,7 +98,7 @@ pub struct RocksKv {
     db: DB,
     dir: PathBuf,
     /// How the device failed: what it holds is unknown.
-    failed: OnceLock<String>,
+    failed: OnceLock<KvError>,
 }
 
 impl RocksKv {
@@ -106,47 +106,50 @@ impl RocksKv {
     ///
     /// # Errors
     /// [`KvError`] if another process or another handle has it open, if the device fails, or if it is
-    /// corrupt, which the text says. Nothing is ever repaired.
+    /// corrupt, which its kind says. Nothing is ever repaired.
     pub fn open(dir: &Path, profile: RocksProfile) -> Result<RocksKv, KvError> {
         let context = || format!("opening the database {}", dir.display());
         if !dir.exists() {
-            fs::create_dir_all(dir).map_err(|e| KvError::new(context(), e))?;
+            fs::create_dir_all(dir).map_err(KvError::io(context()))?;
             sync_dir(parent(dir))?;
         }
-        refuse_headless(dir).map_err(|message| KvError::new(context(), message))?;
+        refuse_headless(dir, &context())?;
         let options = profile.options();
         let opened = DB::open(&options, dir).or_else(|error| without_zeros(&options, dir, error));
-        let db = opened.map_err(|e| KvError::new(context(), explain(&e)))?;
+        let db = opened.map_err(|e| explain(context(), &e))?;
         Ok(RocksKv { db, dir: dir.to_owned(), failed: OnceLock::new() })
     }
 
     /// The error of something that changes nothing. One of the device ends all writing all the same: what
     /// cannot be read where it was written may not be kept either.
     fn error(&self, doing: &str, e: &rocksdb::Error) -> KvError {
-        // RocksDB says so of a process without descriptors, too.
-        if e.kind() == ErrorKind::IOError && !e.as_ref().contains("Too many open files") {
-            return self.fail(doing, e);
+        match self.context(doing, e) {
+            error if error.kind == KvErrorKind::Io => self.keep(error),
+            error => error,
         }
-        self.context(doing, e)
     }
 
     fn context(&self, doing: &str, e: &rocksdb::Error) -> KvError {
-        KvError::new(format!("{doing} {}", self.dir.display()), explain(e))
+        explain(format!("{doing} {}", self.dir.display()), e)
     }
 
     fn usable(&self) -> Result<(), KvError> {
         if self.failed.get().is_some() {
             let context = format!("writing to {}", self.dir.display());
-            return Err(KvError::new(context, "an earlier write failed; what the device holds is unknown"));
+            let message = "an earlier write failed; what the device holds is unknown";
+            return Err(KvError::new(KvErrorKind::Io, context, message));
         }
         Ok(())
     }
 
     /// The error, kept as the end of all writing.
     fn fail(&self, doing: &str, e: &rocksdb::Error) -> KvError {
-        let error = self.context(doing, e);
+        self.keep(self.context(doing, e))
+    }
+
+    fn keep(&self, error: KvError) -> KvError {
         // The first one tells most.
-        let _ = self.failed.set(error.to_string());
+        let _ = self.failed.set(error.clone());
         error
     }
 }
@@ -166,28 +169,34 @@ fn without_zeros(options: &Options, dir: &Path, error: rocksdb::Error) -> Result
 
 /// RocksDB would silently start an empty database over data whose `CURRENT` file is gone, and so forget
 /// votes and receipts. Logs and tables are only ever written after `CURRENT`.
-fn refuse_headless(dir: &Path) -> Result<(), String> {
+fn refuse_headless(dir: &Path, context: &str) -> Result<(), KvError> {
     if dir.join("CURRENT").exists() {
         return Ok(());
     }
-    for entry in fs::read_dir(dir).map_err(|e| e.to_string())? {
-        let name = entry.map_err(|e| e.to_string())?.file_name();
+    for entry in fs::read_dir(dir).map_err(KvError::io(context))? {
+        let name = entry.map_err(KvError::io(context))?.file_name();
         if Path::new(&name).extension().is_some_and(|kind| kind == "sst" || kind == "log") {
-            return Err(corrupt(&format!("{} without CURRENT", name.to_string_lossy())));
+            return Err(corrupt(context, &format!("{} without CURRENT", name.to_string_lossy())));
         }
     }
     Ok(())
 }
 
-fn explain(e: &rocksdb::Error) -> String {
+fn explain(context: impl Into<String>, e: &rocksdb::Error) -> KvError {
     match e.kind() {
-        ErrorKind::Corruption => corrupt(e.as_ref()),
-        _ => e.to_string(),
+        ErrorKind::Corruption => corrupt(context, e.as_ref()),
+        // RocksDB says so of a process without descriptors, too, and names no other cause than in its text.
+        ErrorKind::IOError if !e.as_ref().contains("Too many open files") => {
+            KvError::new(KvErrorKind::Io, context, e)
+        }
+        _ => KvError::new(KvErrorKind::Other, context, e),
     }
 }
 
-fn corrupt(what: &str) -> String {
-    format!("{CORRUPT} and is not repaired, so that nothing is lost in silence: {what}")
+fn corrupt(context: impl Into<String>, what: &str) -> KvError {
+    let message =
+        format!("the database is corrupt and is not repaired, so that nothing is lost in silence: {what}");
+    KvError::new(KvErrorKind::Corrupt, context, message)
 }
 
 impl KvRead for RocksKv {
@@ -230,7 +239,7 @@ impl Kv for RocksKv {
         self.db.flush_wal(true).map_err(|e| self.fail("fsync of", &e))
     }
 
-    fn fault(&self) -> Option<String> {
+    fn fault(&self) -> Option<KvError> {
         self.failed.get().cloned()
     }
 
@@ -256,7 +265,7 @@ fn sync_files(dir: &Path) -> Result<(), KvError> {
         }
         Ok(())
     };
-    sync().map_err(|e| KvError::new(format!("fsync of the files in {}", dir.display()), e))
+    sync().map_err(KvError::io(format!("fsync of the files in {}", dir.display())))
 }
 
 struct Frozen<'db> {

@@ -93,7 +93,7 @@ fn the_shared_suite_passes() {
             },
             |dir| {
                 // Opening creates; a checkpoint must be there already.
-                fs::metadata(dir).map_err(|e| KvError::new("checkpoint", e))?;
+                fs::metadata(dir).map_err(KvError::io("checkpoint"))?;
                 RocksKv::open(dir, profile).map(|kv| Box::new(kv) as Box<dyn Kv>)
             },
         );
@@ -106,7 +106,8 @@ fn a_store_reopens_with_its_data_and_only_once() {
     let at = dir.path().join("a/b/db");
     let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
     put(&kv, b"k", b"v");
-    assert!(RocksKv::open(&at, RocksProfile::State).is_err(), "one handle per directory");
+    let error = RocksKv::open(&at, RocksProfile::State).err().expect("one handle per directory");
+    assert!(!error.is_corrupt(), "{error}");
     drop(kv);
     let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
     assert_eq!(kv.get(b"k").unwrap().unwrap(), b"v");
@@ -173,6 +174,7 @@ fn rot_in_the_middle_of_the_log_is_corruption_where_others_rely_on_it() {
     let error = rejected(&rotten, RocksProfile::Raft).to_string();
     assert!(error.contains("corrupt"), "{error}");
     assert!(error.contains("rotten"), "{error}");
+    assert!(rejected(&rotten, RocksProfile::Raft).is_corrupt());
 }
 
 #[test]
@@ -211,7 +213,7 @@ fn a_flipped_bit_in_a_table_is_an_error_when_read() {
     flip(&table, 10);
     let kv = RocksKv::open(&at, RocksProfile::State).unwrap();
     let error = kv.get(b"key").unwrap_err();
-    assert!(error.message.contains("corrupt"), "{error}");
+    assert!(error.message.contains("corrupt") && error.is_corrupt(), "{error}");
     assert!(kv.scan(b"", b"z", 9).is_err());
     assert!(kv.last(b"", b"z").is_err());
 }

@@ -80,7 +80,10 @@ fn refuse_member(node: &Node) -> Result<(), Status> {
 /// tries again.
 async fn start(node: &Arc<Node>, owner: Owner) -> Result<(), Status> {
     run(node, owner).await.map_err(|error| {
-        node.stop.fault(error.to_string());
+        match error.is_damage() {
+            true => node.stop.damaged(error.to_string()),
+            false => node.stop.fault(error.to_string()),
+        }
         refusal::internal(error)
     })
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use clawhub_blobs::BlobError;
 use clawhub_kv::KvError;
 use clawhub_peer::{KeyError, PeerError};
 use clawhub_state::Fault;
@@ -36,7 +37,7 @@ pub(crate) enum NodeError {
     Consensus(#[from] clawhub_consensus::ConsensusError),
     /// The blob store cannot be opened.
     #[error(transparent)]
-    Blobs(Box<clawhub_blobs::BlobError>),
+    Blobs(Box<BlobError>),
     /// An address cannot be listened on.
     #[error("{what} {at}: {source}")]
     Listen {
@@ -72,10 +73,13 @@ pub(crate) enum NodeError {
     /// The node ran and cannot go on.
     #[error("{0}")]
     Fault(String),
+    /// The node ran and found a database of its own to be damaged.
+    #[error("{0}")]
+    Damaged(String),
 }
 
-impl From<clawhub_blobs::BlobError> for NodeError {
-    fn from(error: clawhub_blobs::BlobError) -> NodeError {
+impl From<BlobError> for NodeError {
+    fn from(error: BlobError) -> NodeError {
         NodeError::Blobs(Box::new(error))
     }
 }
@@ -83,12 +87,24 @@ impl From<clawhub_blobs::BlobError> for NodeError {
 impl NodeError {
     /// Whether a database of the node is damaged, wherever that was noticed.
     pub(crate) fn is_damage(&self) -> bool {
-        let damaged = |e: &io::Error| e.kind() == io::ErrorKind::InvalidData;
         match self {
-            // What it says of damage was said before.
-            NodeError::DataDir(_) => false,
-            NodeError::Consensus(clawhub_consensus::ConsensusError::Storage(error)) if damaged(error) => true,
-            other => other.to_string().contains(clawhub_kv::CORRUPT),
+            NodeError::Kv(error) | NodeError::Facts(FactError::Kv(error)) => error.is_corrupt(),
+            NodeError::State(Fault::Kv(error)) => error.is_corrupt(),
+            NodeError::Consensus(error) => error.is_corrupt(),
+            NodeError::Blobs(error) => matches!(&**error, BlobError::Index(error) if error.is_corrupt()),
+            NodeError::Io { source, .. } => KvError::within(source).is_some_and(KvError::is_corrupt),
+            NodeError::Damaged(_) => true,
+            // What `DataDir` says of damage was said before.
+            NodeError::DataDir(_)
+            | NodeError::Facts(_)
+            | NodeError::State(_)
+            | NodeError::Key(_)
+            | NodeError::Peer(_)
+            | NodeError::Listen { .. }
+            | NodeError::Inconsistent(_)
+            | NodeError::Refused(_)
+            | NodeError::Removed
+            | NodeError::Fault(_) => false,
         }
     }
 

@@ -69,6 +69,7 @@ pub(crate) async fn run(
     resumed?;
     match stop.end() {
         Some(End::Fault(reason)) => Err(NodeError::Fault(reason)),
+        Some(End::Damaged(reason)) => Err(NodeError::Damaged(reason)),
         Some(End::Removed) => Err(NodeError::Removed),
         Some(End::Again) => Ok(Then::Again),
         None => Ok(Then::Nothing),

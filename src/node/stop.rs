@@ -13,6 +13,8 @@ use crate::logging;
 pub(crate) enum End {
     /// It cannot go on.
     Fault(String),
+    /// A database of its own is damaged.
+    Damaged(String),
     /// It is no member any more.
     Removed,
     /// It shall begin anew, in the same process.
@@ -43,6 +45,13 @@ impl Stop {
         let reason = reason.into();
         tracing::error!(%reason, "the node cannot go on");
         self.because(End::Fault(reason));
+    }
+
+    /// Asks the node to end because a database of its own is damaged, so that its data is set aside.
+    pub(crate) fn damaged(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::error!(%reason, "the node cannot go on");
+        self.because(End::Damaged(reason));
     }
 
     /// Asks the node to end because the cluster removed it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_blobs::BlobStore;
-use clawhub_consensus::{ProposeError, Who};
+use clawhub_consensus::{Failure, ProposeError, Who};
 use clawhub_peer::{Class, RefusalCode, Standing};
 use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, Rejected, View};
@@ -141,8 +141,8 @@ async fn watch_exile(node: Arc<Node>) {
 /// it was is for the watch over the devices to tell.
 async fn watch_consensus(node: Arc<Node>) {
     let Some(stack) = node.stack() else { return };
-    if let Some(reason) = stack.consensus.stopped().await {
-        node.storage.report(format!("consensus stopped: {reason}"));
+    if let Some(Failure { reason, corrupt }) = stack.consensus.stopped().await {
+        node.storage.report(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
     }
 }
 

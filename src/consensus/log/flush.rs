@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use clawhub_kv::Kv;
+use clawhub_kv::{Kv, KvError};
 use futures::channel::oneshot;
 use parking_lot::Mutex;
 
@@ -28,7 +28,7 @@ enum Way {
     /// One thread takes all who wait, syncs once, answers all.
     Thread { queue: Option<SyncSender<Done>>, thread: Option<JoinHandle<()>> },
     /// Everybody syncs by itself, at once: deterministic.
-    Inline { kv: Arc<dyn Kv>, fault: Mutex<Option<String>> },
+    Inline { kv: Arc<dyn Kv>, fault: Mutex<Option<KvError>> },
 }
 
 impl Flusher {
@@ -49,7 +49,8 @@ impl Flusher {
     pub(super) fn then(&self, done: Done) -> io::Result<()> {
         match &self.way {
             Way::Inline { kv, fault } => {
-                done(sync(&**kv, &mut fault.lock()));
+                let result = sync(&**kv, &mut fault.lock());
+                done(result.map_err(io::Error::from));
                 Ok(())
             }
             Way::Thread { queue, .. } => {
@@ -83,14 +84,11 @@ impl Drop for Flusher {
     }
 }
 
-fn sync(kv: &dyn Kv, fault: &mut Option<String>) -> io::Result<()> {
+fn sync(kv: &dyn Kv, fault: &mut Option<KvError>) -> Result<(), KvError> {
     if fault.is_none() {
-        *fault = kv.sync().err().map(|e| e.to_string());
+        *fault = kv.sync().err();
     }
-    match fault {
-        None => Ok(()),
-        Some(fault) => Err(io::Error::other(fault.clone())),
-    }
+    fault.clone().map_or(Ok(()), Err)
 }
 
 fn run(kv: &dyn Kv, waiting: &Receiver<Done>) {
@@ -102,18 +100,9 @@ fn run(kv: &dyn Kv, waiting: &Receiver<Done>) {
         if let Err(e) = &result {
             tracing::error!(error = %e, "the log cannot be synced");
         }
-        first(copy(&result));
-        for done in others {
-            done(copy(&result));
+        for done in std::iter::once(first).chain(others) {
+            done(result.clone().map_err(io::Error::from));
         }
-    }
-}
-
-/// An `io::Error` cannot be cloned, its text can.
-fn copy(result: &io::Result<()>) -> io::Result<()> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(e) => Err(io::Error::other(e.to_string())),
     }
 }
 
@@ -123,7 +112,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
 
-    use clawhub_kv::{Batch, KvError, KvRead, MemoryKv, Pair};
+    use clawhub_kv::{Batch, KvErrorKind, KvRead, MemoryKv, Pair};
 
     use super::*;
 
@@ -156,7 +145,11 @@ mod tests {
             let _gate = self.gate.lock();
             self.syncs.fetch_add(1, Ordering::SeqCst);
             if self.broken.load(Ordering::SeqCst) {
-                return Err(KvError { context: "sync".into(), message: "no device".into() });
+                return Err(KvError {
+                    kind: KvErrorKind::Io,
+                    context: "sync".into(),
+                    message: "no device".into(),
+                });
             }
             self.kv.sync()
         }

@@ -18,7 +18,7 @@ mod reader;
 use std::io;
 use std::sync::Arc;
 
-use clawhub_kv::{Batch, Kv, KvError};
+use clawhub_kv::{Batch, Kv};
 use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::Mutex;
@@ -62,10 +62,6 @@ fn damaged(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
-fn failed(e: KvError) -> io::Error {
-    io::Error::other(e)
-}
-
 /// The log store. Clones share it; when the last one goes, the flush thread ends.
 #[derive(Clone)]
 pub struct LogStore {
@@ -101,7 +97,7 @@ impl LogStore {
     /// If the store cannot be read or holds a damaged record or a hole. Nothing is repaired: the node's
     /// votes may be gone with it, so it has to rejoin as a new one.
     pub fn open(kv: Arc<dyn Kv>, execution: Execution) -> Result<LogStore, io::Error> {
-        let get = |key| kv.get(key).map_err(failed);
+        let get = |key| kv.get(key).map_err(io::Error::from);
         let position = |key| -> Result<Option<LogId>, io::Error> {
             Ok(get(key)?.map(|bytes| record::decode_position(&bytes)).transpose()?)
         };
@@ -114,7 +110,7 @@ impl LogStore {
     }
 
     fn write(&self, batch: Batch) -> Result<(), io::Error> {
-        self.inner.kv.write(batch).map_err(failed)
+        self.inner.kv.write(batch).map_err(io::Error::from)
     }
 
     fn ends(&self) -> Ends {
@@ -130,7 +126,7 @@ impl LogStore {
 fn check_entries(kv: &dyn Kv, ends: &mut Ends) -> Result<(), io::Error> {
     let mut next = ends.first_index();
     loop {
-        let page = kv.scan(&key(next), ENTRIES_END, SCAN_PAGE).map_err(failed)?;
+        let page = kv.scan(&key(next), ENTRIES_END, SCAN_PAGE).map_err(io::Error::from)?;
         for (key, value) in &page {
             let at = index(key)?;
             if at != next {

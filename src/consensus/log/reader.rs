@@ -8,7 +8,7 @@ use futures::stream::{self, Stream};
 use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::RaftLogReader;
 
-use super::{LogStore, MAX_BATCH_BYTES, failed, index, key};
+use super::{LogStore, MAX_BATCH_BYTES, index, key};
 use crate::record;
 use crate::types::{RaftEntry, Types, Vote};
 
@@ -40,7 +40,7 @@ impl LogReader {
         let (mut bytes, mut page) = (0, FIRST_PAGE);
         while next < end {
             let wanted = page.min(usize::try_from(end - next).unwrap_or(page));
-            let found = view.scan(&key(next), &key(end), wanted).map_err(failed)?;
+            let found = view.scan(&key(next), &key(end), wanted).map_err(io::Error::from)?;
             for (key, value) in &found {
                 let at = index(key)?;
                 if entries.is_empty() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clawhub_consensus::grpc::GrpcTransport;
 use clawhub_consensus::{Consensus, Profile, Role, Settings, StateStore, Who};
-use clawhub_kv::{Batch, Kv, KvError, KvRead, MemoryKv, Pair};
+use clawhub_kv::{Batch, Kv, KvError, KvErrorKind, KvRead, MemoryKv, Pair};
 use clawhub_state::Command;
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
@@ -24,13 +24,21 @@ struct Device {
     kv: MemoryKv,
     writes_fail: AtomicBool,
     syncs_fail: AtomicBool,
+    /// How it fails: damaged, or out of reach.
+    corrupt: AtomicBool,
 }
 
-fn failure(flag: &AtomicBool) -> Result<(), KvError> {
-    if flag.load(Ordering::SeqCst) {
-        return Err(KvError { context: "device".into(), message: "input/output error".into() });
+impl Device {
+    fn failure(&self, flag: &AtomicBool) -> Result<(), KvError> {
+        if !flag.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let kind = match self.corrupt.load(Ordering::SeqCst) {
+            true => KvErrorKind::Corrupt,
+            false => KvErrorKind::Io,
+        };
+        Err(KvError { kind, context: "device".into(), message: "input/output error".into() })
     }
-    Ok(())
 }
 
 impl KvRead for Device {
@@ -47,11 +55,11 @@ impl KvRead for Device {
 
 impl Kv for Device {
     fn write(&self, batch: Batch) -> Result<(), KvError> {
-        failure(&self.writes_fail)?;
+        self.failure(&self.writes_fail)?;
         self.kv.write(batch)
     }
     fn sync(&self) -> Result<(), KvError> {
-        failure(&self.syncs_fail)?;
+        self.failure(&self.syncs_fail)?;
         self.kv.sync()
     }
     fn snapshot(&self) -> Box<dyn KvRead + '_> {
@@ -108,7 +116,9 @@ async fn breaks(how: impl FnOnce(&Device, &Device)) {
     let wait = Duration::from_millis(500);
     assert!(node.propose(token(2), Who::system(), wait).await.is_err());
     let reason = TokioRuntime::timeout(SOON, node.stopped()).await.unwrap().unwrap();
-    assert!(reason.contains("input/output error"), "{reason}");
+    assert!(reason.to_string().contains("input/output error"), "{reason}");
+    let corrupt = [&log, &state].iter().any(|device| device.corrupt.load(Ordering::SeqCst));
+    assert_eq!(reason.corrupt, corrupt, "{reason}");
     let status = node.status();
     assert_eq!((status.role, status.fault), (Role::Stopped, Some(reason)));
     assert!(node.barrier().await.is_err() || cfg!(feature = "unsafe-local-reads"));
@@ -127,4 +137,23 @@ async fn a_log_that_cannot_be_written_stops_the_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_cannot_be_written_stops_the_node() {
     breaks(|_, state| state.writes_fail.store(true, Ordering::SeqCst)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_told_apart_from_a_device_that_fails() {
+    breaks(|log, _| {
+        log.corrupt.store(true, Ordering::SeqCst);
+        log.syncs_fail.store(true, Ordering::SeqCst);
+    })
+    .await;
+    breaks(|log, _| {
+        log.corrupt.store(true, Ordering::SeqCst);
+        log.writes_fail.store(true, Ordering::SeqCst);
+    })
+    .await;
+    breaks(|_, state| {
+        state.corrupt.store(true, Ordering::SeqCst);
+        state.writes_fail.store(true, Ordering::SeqCst);
+    })
+    .await;
 }

@@ -7,15 +7,18 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-use clawhub_consensus::{Builder, Execution, LogStore, SnapshotFiles, StateMachine, StateStore, Types};
+use clawhub_consensus::{
+    Builder, Cause, Execution, LogStore, SnapshotFiles, StateMachine, StateStore, Types,
+};
 use clawhub_kv::{Kv, KvError, MemoryKv, RocksKv, RocksProfile};
 use futures::{Stream, StreamExt};
+use openraft::StorageError;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::entry::RaftEntry;
+use openraft::errors::ErrorSource;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
-use openraft::{AnyError, StorageError};
 use openraft_rt_sim::SimRuntime;
 use openraft_rt_tokio::TokioRuntime;
 use tempfile::TempDir;
@@ -88,7 +91,7 @@ impl<R: AsyncRuntime> StoreBuilder<Types<R>, LogStore, WithoutGaps<R>, TempDir> 
             let state = StateStore::open(dir.path().join("state"), move |at| open(at, RocksProfile::State))?;
             Ok((LogStore::open(log, self.execution)?, StateMachine::open(state, self.execution)?))
         };
-        let (log, machine) = build().map_err(|e| StorageError::read(AnyError::new(&e)))?;
+        let (log, machine) = build().map_err(|e| StorageError::read(Cause::from_error(&e)))?;
         Ok((dir, log, WithoutGaps(machine)))
     }
 }

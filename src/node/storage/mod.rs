@@ -25,7 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clawhub_kv::{CORRUPT, Kv};
+use clawhub_consensus::Failure;
+use clawhub_kv::Kv;
 use clawhub_state::cluster::ClusterCmd;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -132,7 +133,7 @@ pub(crate) struct Storage {
     life: u32,
     condition: Mutex<Condition>,
     /// What a store said that cannot go on.
-    reported: Mutex<Option<String>>,
+    reported: Mutex<Option<Failure>>,
     report: Notify,
 }
 
@@ -169,8 +170,8 @@ impl Storage {
     }
 
     /// Notes that consensus cannot go on.
-    pub(crate) fn report(&self, reason: String) {
-        self.reported.lock().get_or_insert(reason);
+    pub(crate) fn report(&self, failure: Failure) {
+        self.reported.lock().get_or_insert(failure);
         self.report.notify_one();
     }
 
@@ -263,12 +264,15 @@ pub(crate) async fn run(node: Arc<Node>) {
         let before = node.storage.condition();
         let ballast = node.storage.ballast.bytes();
         if !before.metadata.is_failing()
-            && let Some(why) = gave_up(&node, stack)
+            && let Some(Failure { reason: why, corrupt }) = gave_up(&node, stack)
         {
             let found = judge(&before, &seen, ballast).metadata;
             let store_failed = stores(&node, stack).iter().any(|kv| kv.fault().is_some());
-            if why.contains(CORRUPT) || (found == Part::Sound && !store_failed) {
-                // No device's fault, so a new life would meet it again.
+            // No device's fault, so a new life would meet it again.
+            if corrupt {
+                return node.stop.damaged(why);
+            }
+            if found == Part::Sound && !store_failed {
                 return node.stop.fault(why);
             }
             tracing::error!(why, "a store of metadata cannot go on");
@@ -318,9 +322,11 @@ fn stores(node: &Node, stack: &Stack) -> [Arc<dyn Kv>; 3] {
 }
 
 /// Why metadata cannot be written any more, if a store or consensus said so.
-fn gave_up(node: &Node, stack: &Stack) -> Option<String> {
+fn gave_up(node: &Node, stack: &Stack) -> Option<Failure> {
     let reported = node.storage.reported.lock().clone();
-    reported.or_else(|| stores(node, stack).iter().find_map(|kv| kv.fault()))
+    let failed = || stores(node, stack).iter().find_map(|kv| kv.fault());
+    reported
+        .or_else(|| failed().map(|error| Failure { corrupt: error.is_corrupt(), reason: error.to_string() }))
 }
 
 /// Does what the change asks for.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use clawhub_kv::{Batch, Kv, KvError, KvRead, Pair};
+use clawhub_kv::{Batch, Kv, KvError, KvErrorKind, KvRead, Pair};
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
@@ -62,7 +62,11 @@ impl Kv for Gated {
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.broken.load(Ordering::SeqCst) {
-            return Err(KvError { context: "sync".into(), message: "broken by the test".into() });
+            return Err(KvError {
+                kind: KvErrorKind::Io,
+                context: "sync".into(),
+                message: "broken by the test".into(),
+            });
         }
         self.inner.sync()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clawhub_kv::{Batch, Kv, KvError, KvRead, MemoryKv, Pair};
+use clawhub_kv::{Batch, Kv, KvError, KvErrorKind, KvRead, MemoryKv, Pair};
 use parking_lot::Mutex;
 
 /// A store as one life of a node sees it: after the cut everything fails.
@@ -19,7 +19,7 @@ pub(crate) struct Fused {
 impl Fused {
     fn alive(&self) -> Result<&MemoryKv, KvError> {
         if self.blown.load(Ordering::Relaxed) {
-            return Err(KvError { context: "power".into(), message: "cut".into() });
+            return Err(KvError { kind: KvErrorKind::Io, context: "power".into(), message: "cut".into() });
         }
         Ok(&self.kv)
     }
