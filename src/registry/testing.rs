@@ -13,7 +13,7 @@ use clawhub_consensus::grpc::GrpcTransport;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
 use clawhub_liveness::Liveness;
-use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo};
+use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Refusal};
 use clawhub_replicate::Replicate;
 use clawhub_state::blob::{BlobCmd, RootRecord};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
@@ -42,7 +42,7 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<(), String> {
+    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<(), Refusal> {
         Ok(())
     }
 }
