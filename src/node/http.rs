@@ -1,7 +1,7 @@
 //! The client listener's router: the node's own pages at once, the registry as soon as there is one.
 //!
 //! Owns the slot that the registry's routes are put into when the node has become a member. Until then
-//! `/v2/` answers 503, so that a client tries again instead of believing the registry empty.
+//! its paths answer 503, so that a client tries again instead of believing the registry empty.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{any, get};
-use clawhub_api_http::ApiError;
+use clawhub_api_http::{Protocol, Refusal, Site};
 use clawhub_config::Limits;
 use tower::ServiceExt;
 
@@ -25,7 +25,10 @@ pub(crate) const CONNECTION_MEMORY: u64 = (128 + 512) << 10;
 /// How long a client should stay away from a node that is not a member yet.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Where the registry's routes will be. Cheap to clone.
+/// What clients speak. The first one also speaks for paths that are nobody's.
+pub(crate) static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
+
+/// Where a protocol's routes will be. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<OnceLock<Router>>);
 
@@ -38,34 +41,37 @@ impl Gate {
 
     async fn answer(State(gate): State<Gate>, request: Request) -> Response {
         match gate.0.get() {
-            Some(routes) => routes.clone().oneshot(request).await.into_response(),
+            Some(routes) => routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
             None => {
-                let message = "this node is not a member of a cluster yet, or is starting";
-                ApiError::from(clawhub_registry::Error::unavailable(RETRY_AFTER, message)).into_response()
+                let reason = "this node is not a member of a cluster yet, or is starting";
+                (clawhub_api_oci::PROTOCOL.refuse)(Refusal::NotReady { retry_after: RETRY_AFTER, reason })
             }
         }
     }
 }
 
 /// Everything the listener serves.
-pub(crate) fn router(node: &Arc<Node>) -> Router {
+pub(crate) fn site(node: &Arc<Node>) -> Site {
+    let prefix = clawhub_api_oci::PROTOCOL.prefix;
     let api = Router::new()
-        .route("/v2", any(Gate::answer))
-        .route("/v2/", any(Gate::answer))
-        .route("/v2/{*path}", any(Gate::answer))
+        .route(prefix, any(Gate::answer))
+        .route(&format!("{prefix}/"), any(Gate::answer))
+        .route(&format!("{prefix}/{{*path}}"), any(Gate::answer))
         .with_state(node.gate.clone());
     let ops = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(crate::metrics::render))
         .with_state(node.clone());
-    clawhub_api_http::compose(api, ops).layer(from_fn_with_state(node.metrics.clone(), count))
+    let mut site = Site::new(PROTOCOLS, api, ops);
+    site.router = site.router.layer(from_fn_with_state(node.metrics.clone(), count));
+    site
 }
 
 async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let class = crate::metrics::RouteClass::of(request.uri().path());
+    let route = crate::metrics::route(PROTOCOLS, request.uri().path());
     let response = next.run(request).await;
-    metrics.count_request(class, response.status().as_u16());
+    metrics.count_request(route, response.status().as_u16());
     response
 }
 

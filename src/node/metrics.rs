@@ -8,8 +8,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use clawhub_api_http::Protocol;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -19,67 +20,18 @@ use crate::logging;
 use crate::node::Node;
 use crate::stack::Stack;
 
-/// Which part of the interface a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum RouteClass {
-    Base,
-    Catalog,
-    Manifests,
-    Blobs,
-    Uploads,
-    Tags,
-    Referrers,
-    Node,
-    Other,
-}
-
-impl RouteClass {
-    /// The class of a path. Names may contain any of the words, so the end of the path decides.
-    pub(crate) fn of(path: &str) -> RouteClass {
-        let Some(rest) = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))
-        else {
-            return match path {
-                "/healthz" | "/readyz" | "/metrics" => RouteClass::Node,
-                _ => RouteClass::Other,
-            };
-        };
-        let mut parts = rest.trim_start_matches('/').rsplit('/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(""), None, _) => RouteClass::Base,
-            (Some("_catalog"), None, _) => RouteClass::Catalog,
-            (Some("list"), Some("tags"), _) => RouteClass::Tags,
-            (_, Some("uploads"), Some("blobs")) | (Some("uploads"), Some("blobs"), _) => RouteClass::Uploads,
-            (_, Some("manifests"), _) => RouteClass::Manifests,
-            (_, Some("blobs"), _) => RouteClass::Blobs,
-            (_, Some("referrers"), _) => RouteClass::Referrers,
-            _ => RouteClass::Other,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            RouteClass::Base => "base",
-            RouteClass::Catalog => "catalog",
-            RouteClass::Manifests => "manifests",
-            RouteClass::Blobs => "blobs",
-            RouteClass::Uploads => "uploads",
-            RouteClass::Tags => "tags",
-            RouteClass::Referrers => "referrers",
-            RouteClass::Node => "node",
-            RouteClass::Other => "other",
-        }
-    }
-}
-
-impl EncodeLabelValue for RouteClass {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
+/// The part of the interface that a path is for: the protocols name their own.
+pub(crate) fn route(protocols: &[&Protocol], path: &str) -> &'static str {
+    match protocols.iter().find(|protocol| protocol.owns(path)) {
+        Some(protocol) => (protocol.label)(path),
+        None if matches!(path, "/healthz" | "/readyz" | "/metrics") => "node",
+        None => "other",
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    route: RouteClass,
+    route: &'static str,
     status: u16,
 }
 
@@ -99,7 +51,7 @@ impl Metrics {
     }
 
     /// Counts an answer.
-    pub(crate) fn count_request(&self, route: RouteClass, status: u16) {
+    pub(crate) fn count_request(&self, route: &'static str, status: u16) {
         self.requests.get_or_create(&RequestLabels { route, status }).inc();
     }
 
@@ -246,15 +198,15 @@ mod tests {
             ("/", "other"),
             ("/readyz", "node"),
         ] {
-            assert_eq!(RouteClass::of(path).as_str(), class, "{path}");
+            assert_eq!(route(crate::http::PROTOCOLS, path), class, "{path}");
         }
     }
 
     #[test]
     fn the_text_has_counters_gauges_and_one_end() {
         let metrics = Metrics::new();
-        metrics.count_request(RouteClass::Blobs, 200);
-        metrics.count_request(RouteClass::Blobs, 200);
+        metrics.count_request("blobs", 200);
+        metrics.count_request("blobs", 200);
         let text = metrics.text(&process()).unwrap();
         assert!(text.contains("clawhub_http_requests_total{route=\"blobs\",status=\"200\"} 2"), "{text}");
         assert!(text.contains("clawhub_process_resident_peak_bytes "), "{text}");

@@ -38,9 +38,10 @@ pub(crate) async fn run(
 ) -> Result<Then, NodeError> {
     let (node, listener, socket) = open(config, consensus_runtime, stop.clone(), life).await?;
     let operators = tokio::spawn(admin::serve(socket, node.clone()));
-    let (router, limits) = (http::router(&node), http::limits(&node.config.limits));
+    let site = http::site(&node);
+    let limits = http::limits(&node.config.limits);
     let told = stop.clone();
-    let clients = tokio::spawn(clawhub_api_http::serve(listener, router, limits, async move {
+    let clients = tokio::spawn(clawhub_api_http::serve(listener, site, limits, async move {
         told.told().await;
     }));
 

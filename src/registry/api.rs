@@ -1,4 +1,4 @@
-//! What the protocol edges see of the registry: views, pages and errors.
+//! What the protocol edges see of the registry: views and pages.
 //!
 //! Plain data. Nothing here knows HTTP beyond the idea that a request has a body and an answer a
 //! status; nothing here reads or writes state.
@@ -12,90 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use clawhub_blobs::DataFile;
 use clawhub_state::artifact::Condition;
-use clawhub_types::{Digest, ErrorCode, MediaType, Tag, UploadId};
+use clawhub_types::{Digest, MediaType, Tag, UploadId};
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
-/// Why a request was not done. The edge chooses the form; the kind says which answer it is.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Error {
-    /// Which answer.
-    pub kind: Kind,
-    /// For people; never holds internals such as paths or peer addresses.
-    pub message: String,
-    /// For programs.
-    pub detail: Option<Value>,
-    /// Further entries of the same answer, for example one per missing digest.
-    pub also: Vec<(ErrorCode, String, Option<Value>)>,
-}
-
-/// The kinds of failure that clients can tell apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A code of the distribution specification with its own status.
-    Code(ErrorCode),
-    /// 416: a chunk does not begin at the session's offset. Nothing was written, the session goes on.
-    RangeInvalid {
-        /// Where the session stands.
-        upload: UploadView,
-    },
-    /// 413: a manifest over the limit.
-    TooLarge,
-    /// 412: `If-Match` or `If-None-Match` did not hold when the command was applied.
-    PreconditionFailed {
-        /// What the tag names instead, if it exists. Boxed, as errors travel in every `Result`.
-        current: Option<Box<Digest>>,
-    },
-    /// 507: this node is below its free-space limit.
-    NoSpace,
-    /// 503: the cluster cannot answer now. The outcome of a write is unknown.
-    Unavailable {
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// 500: a fault of this node; the log has the details.
-    Internal,
-}
-
-impl Error {
-    /// An error of the given kind without detail.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), detail: None, also: Vec::new() }
-    }
-
-    /// An error with a code of the specification.
-    pub fn code(code: ErrorCode, message: impl Into<String>) -> Error {
-        Error::new(Kind::Code(code), message)
-    }
-
-    /// 503 with `Retry-After`.
-    pub fn unavailable(retry_after: Duration, message: impl Into<String>) -> Error {
-        Error::new(Kind::Unavailable { retry_after }, message)
-    }
-
-    /// 500. The cause belongs in the log, not in `message`.
-    pub fn internal(message: impl Into<String>) -> Error {
-        Error::new(Kind::Internal, message)
-    }
-
-    /// Adds detail for programs.
-    #[must_use]
-    pub fn with_detail(mut self, detail: Value) -> Error {
-        self.detail = Some(detail);
-        self
-    }
-
-    /// Adds a further entry to the answer.
-    #[must_use]
-    pub fn and(mut self, code: ErrorCode, message: impl Into<String>, detail: Option<Value>) -> Error {
-        self.also.push((code, message.into(), detail));
-        self
-    }
-}
+use crate::Error;
 
 /// The bytes of a request, in order, as they arrive from the client.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
@@ -114,23 +37,13 @@ pub enum BodyError {
     Length,
 }
 
-impl From<BodyError> for Error {
-    fn from(error: BodyError) -> Error {
-        let code = match error {
-            BodyError::Length => ErrorCode::SizeInvalid,
-            BodyError::Broken(_) | BodyError::Idle => ErrorCode::BlobUploadInvalid,
-        };
-        Error::code(code, error.to_string())
-    }
-}
-
 /// An upload session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadView {
     /// The session.
     pub id: UploadId,
     /// Where the next byte goes. In the answer to a step that was done, what is before it is durable on the
-    /// owner and its partner; in a refusal ([`Kind::RangeInvalid`]) it has arrived, no more.
+    /// owner and its partner; in a refusal ([`Kind::Range`](crate::Kind::Range)) it has arrived, no more.
     pub offset: u64,
 }
 
@@ -311,7 +224,10 @@ fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::E
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::Kind;
 
     #[test]
     fn referrers_render_as_descriptors() {

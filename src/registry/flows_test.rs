@@ -7,13 +7,13 @@ use clawhub_peer::Class;
 use clawhub_state::Command;
 use clawhub_state::artifact::Condition;
 use clawhub_state::cluster::ClusterCmd;
-use clawhub_types::{ErrorCode, NodeId, Reference};
+use clawhub_types::{NodeId, Reference};
 use futures::StreamExt;
 use tokio::time::timeout;
 
 use crate::source::Source;
 use crate::testing::{World, body, content, digest, eventually, permit, pull, push, repo};
-use crate::{Access, Kind, PutManifest};
+use crate::{Access, Kind, PutManifest, What};
 
 /// Longer than any of what is called here takes, shorter than what would hold it up.
 const SOON: Duration = Duration::from_secs(10);
@@ -229,6 +229,6 @@ async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
     here.blobs().quarantine(&root).await.unwrap();
     here.report_lost(root);
     eventually("the copy to be given up", || world.holders(&named) == [2]).await;
-    assert_eq!(again().await.unwrap_err().kind, Kind::Code(ErrorCode::BlobUploadUnknown));
+    assert_eq!(again().await.unwrap_err().kind, Kind::NotFound(What::Upload));
     assert_eq!(world.holders(&named), [2]);
 }

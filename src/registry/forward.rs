@@ -6,16 +6,16 @@ use std::time::Duration;
 use clawhub_auth::Permit;
 use clawhub_peer::Class;
 use clawhub_replicate::{FrameError, read_message, write_body, write_body_end, write_message};
-use clawhub_types::{Digest, ErrorCode, NodeId, RepoName, UploadId};
+use clawhub_types::{Digest, NodeId, RepoName, UploadId};
 use clawhub_wire::blob as pb;
 use futures::StreamExt;
 use pb::upload_reply::Outcome;
 use pb::upload_step::Op;
 use quinn::{RecvStream, SendStream};
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::session::Chunk;
-use crate::{BodyStream, Error, Kind, Registry, UploadView};
+use crate::{BodyStream, Error, Invalid, Kind, Registry, UploadView, What};
 
 /// After the body has ended the owner may still have to fsync, copy and commit.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -93,9 +93,7 @@ impl Registry {
         let state = self.state();
         let member =
             clawhub_state::View::new(&*state).cluster().node(owner)?.is_some_and(|node| !node.removed);
-        let unknown =
-            || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
-        member.then_some(()).ok_or_else(unknown)
+        member.then_some(()).ok_or_else(Error::upload_unknown)
     }
 }
 
@@ -181,25 +179,30 @@ fn view(position: &pb::UploadPosition) -> Result<UploadView, Error> {
     Ok(UploadView { id, offset: position.offset })
 }
 
-/// An owner's refusal as it goes over the wire.
+/// An owner's refusal as it goes over the wire. What no step can answer goes as a fault.
 pub(crate) fn encode_error(error: &Error) -> pb::UploadError {
     use pb::upload_error::Kind as Wire;
     let mut wire = pb::UploadError { message: error.message.clone(), ..Default::default() };
+    wire.set_kind(match &error.kind {
+        Kind::NotFound(What::Upload) => Wire::Unknown,
+        Kind::Invalid(Invalid::Digest) => Wire::Digest,
+        Kind::Invalid(Invalid::Length) => Wire::Length,
+        Kind::Invalid(Invalid::Body) => Wire::Body,
+        Kind::Unauthenticated => Wire::Unauthenticated,
+        Kind::Denied => Wire::Denied,
+        Kind::Range { .. } => Wire::Range,
+        Kind::NoSpace => Wire::NoSpace,
+        Kind::Unavailable { .. } => Wire::Unavailable,
+        _ => Wire::Internal,
+    });
     match &error.kind {
-        Kind::Code(code) => {
-            wire.set_kind(Wire::Code);
-            wire.code = code.as_str().to_owned();
-        }
-        Kind::RangeInvalid { upload } => {
-            wire.set_kind(Wire::Range);
+        Kind::Range { upload } => {
             wire.position = Some(pb::UploadPosition { upload: upload.id.to_string(), offset: upload.offset });
         }
-        Kind::NoSpace => wire.set_kind(Wire::NoSpace),
         Kind::Unavailable { retry_after } => {
-            wire.set_kind(Wire::Unavailable);
             wire.retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
         }
-        Kind::TooLarge | Kind::PreconditionFailed { .. } | Kind::Internal => wire.set_kind(Wire::Internal),
+        _ => {}
     }
     wire
 }
@@ -207,10 +210,13 @@ pub(crate) fn encode_error(error: &Error) -> pb::UploadError {
 fn decode_error(wire: pb::UploadError) -> Error {
     use pb::upload_error::Kind as Wire;
     let kind = match wire.kind() {
-        Wire::Code => ErrorCode::ALL.into_iter().find(|code| code.as_str() == wire.code).map(Kind::Code),
-        Wire::Range => {
-            wire.position.as_ref().and_then(|p| view(p).ok()).map(|upload| Kind::RangeInvalid { upload })
-        }
+        Wire::Unknown => Some(Kind::NotFound(What::Upload)),
+        Wire::Digest => Some(Kind::Invalid(Invalid::Digest)),
+        Wire::Length => Some(Kind::Invalid(Invalid::Length)),
+        Wire::Body => Some(Kind::Invalid(Invalid::Body)),
+        Wire::Unauthenticated => Some(Kind::Unauthenticated),
+        Wire::Denied => Some(Kind::Denied),
+        Wire::Range => wire.position.as_ref().and_then(|p| view(p).ok()).map(|upload| Kind::Range { upload }),
         Wire::NoSpace => Some(Kind::NoSpace),
         Wire::Unavailable => {
             Some(Kind::Unavailable { retry_after: Duration::from_millis(wire.retry_after_ms) })
@@ -228,9 +234,13 @@ mod tests {
     fn an_owners_refusals_reach_the_client_unchanged() {
         let upload = UploadView { id: UploadId { node: NodeId(3), random: [1; 16] }, offset: 77 };
         let kinds = [
-            Kind::Code(ErrorCode::DigestInvalid),
-            Kind::Code(ErrorCode::BlobUploadUnknown),
-            Kind::RangeInvalid { upload },
+            Kind::Invalid(Invalid::Digest),
+            Kind::Invalid(Invalid::Length),
+            Kind::Invalid(Invalid::Body),
+            Kind::NotFound(What::Upload),
+            Kind::Unauthenticated,
+            Kind::Denied,
+            Kind::Range { upload },
             Kind::NoSpace,
             Kind::Unavailable { retry_after: Duration::from_millis(1500) },
             Kind::Internal,

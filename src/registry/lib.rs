@@ -12,7 +12,7 @@
 //! no acknowledged byte and no upload beyond its last durable offset.
 
 mod api;
-mod errors;
+mod error;
 #[cfg(test)]
 mod flows_test;
 mod forward;
@@ -43,10 +43,11 @@ use clawhub_types::{AccessRevisions, Action, Actor, NodeId, RepoName, Resource};
 use futures::future::BoxFuture;
 
 pub use api::{
-    Access, BlobView, BodyError, BodyStream, Error, Freshness, Kind, ManifestView, Page, PutManifest,
-    PutView, Referrer, UploadView,
+    Access, BlobView, BodyError, BodyStream, Freshness, ManifestView, Page, PutManifest, PutView, Referrer,
+    UploadView,
 };
 pub use clawhub_blobs::DataFile;
+pub use error::{Error, Invalid, Kind, What};
 pub use leave::{Leaving, LostBlob};
 pub use manifest::MAX_MANIFEST;
 pub use reconcile::{Census, Reconciled};
@@ -86,7 +87,7 @@ impl Registry {
     /// Decides whether `principal` may do `action` on `scope`.
     ///
     /// # Errors
-    /// `UNAUTHORIZED` or `DENIED` with the reason.
+    /// [`Kind::Unauthenticated`] or [`Kind::Denied`].
     pub fn authorize(
         &self,
         principal: &Principal,
@@ -111,7 +112,7 @@ impl Registry {
 
     /// Waits until this node has applied everything that was acknowledged before the call.
     async fn barrier(&self) -> Result<u64, Error> {
-        self.inner.consensus.barrier().await.map_err(errors::unavailable)
+        Ok(self.inner.consensus.barrier().await?)
     }
 
     /// Proposes what a client asked for, under the rights it was permitted with.

@@ -3,10 +3,10 @@
 use clawhub_auth::Permit;
 use clawhub_state::View;
 use clawhub_state::artifact::ManifestRecord;
-use clawhub_types::{Digest, ErrorCode, RepoName, Tag};
+use clawhub_types::{Digest, RepoName, Tag};
 
 use crate::manifest::annotations_of;
-use crate::{Error, Page, Referrer, Registry};
+use crate::{Error, Page, Referrer, Registry, What};
 
 /// A page of referrers ends before its JSON reaches this: clients read no more than 4 MiB, and several
 /// do not follow links.
@@ -18,7 +18,7 @@ impl Registry {
     /// A repository's tags, bytewise sorted, after `after` (which need not exist).
     ///
     /// # Errors
-    /// `NAME_UNKNOWN`; 503.
+    /// [`What::Repository`] is unknown; unavailable.
     pub async fn tags(
         &self,
         _permit: &Permit,
@@ -32,7 +32,7 @@ impl Registry {
         let known = view
             .project()
             .repo(repo)?
-            .ok_or_else(|| Error::code(ErrorCode::NameUnknown, "the repository is unknown"))?;
+            .ok_or_else(|| Error::not_found(What::Repository, "the repository is unknown"))?;
         let (items, more) = view.artifact().tags(&known, after, limit)?;
         Ok(Page { items, more })
     }

@@ -6,12 +6,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use clawhub_state::artifact::{ManifestFacts, Ref, RefKind};
-use clawhub_types::{Digest, ErrorCode, MediaType};
+use clawhub_types::{Digest, MediaType};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde_json::json;
 
-use crate::Error;
+use crate::{Error, Invalid};
 
 /// Largest manifest in bytes; clients read no more either.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
@@ -59,8 +58,8 @@ enum Shape {
 /// Reads a manifest's facts.
 ///
 /// # Errors
-/// `MANIFEST_INVALID` with the reason for anything that is not exactly one manifest or index of a
-/// known type; `DIGEST_INVALID` never: a bad digest inside a manifest makes the manifest invalid.
+/// [`Invalid::Manifest`] with the reason for anything that is not exactly one manifest or index of a known
+/// type. A bad digest inside a manifest makes the manifest invalid.
 pub(crate) fn facts(content_type: Option<&str>, bytes: &[u8]) -> Result<ManifestFacts, Error> {
     reject_duplicate_keys(bytes)?;
     let document: Document =
@@ -178,8 +177,7 @@ fn annotations(document: &Document) -> Option<Vec<(String, String)>> {
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
-    let reason = reason.into();
-    Error::code(ErrorCode::ManifestInvalid, reason.clone()).with_detail(json!({ "reason": reason }))
+    Error::invalid(Invalid::Manifest, reason)
 }
 
 /// Two readers of a document with a repeated key may disagree on which one counts; serde refuses
@@ -214,6 +212,8 @@ fn reject_duplicate_keys(bytes: &[u8]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Kind;
 
@@ -229,7 +229,7 @@ mod tests {
 
     fn refused(content_type: Option<&str>, document: serde_json::Value) {
         let error = read(content_type, document.clone()).expect_err(&document.to_string());
-        assert!(matches!(error.kind, Kind::Code(ErrorCode::ManifestInvalid)), "{document}");
+        assert!(matches!(error.kind, Kind::Invalid(Invalid::Manifest)), "{document}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep};
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::session::PIECE;
 use crate::{Error, Registry};
 

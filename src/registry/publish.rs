@@ -7,13 +7,13 @@ use clawhub_consensus::ProposeError;
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::blob::StoredBytes;
 use clawhub_state::{Command, Rejected, Reply};
-use clawhub_types::{Algorithm, Digest, Digests, ErrorCode, Reference, RepoName};
+use clawhub_types::{Algorithm, Digest, Digests, Reference, RepoName};
 use futures::stream;
 use sha2::Digest as _;
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::manifest::{MAX_MANIFEST, facts};
-use crate::{Error, Kind, PutManifest, PutView, Registry};
+use crate::{Error, Invalid, Kind, PutManifest, PutView, Registry};
 
 /// Manifests up to this many bytes travel in the log, so that every node can serve them at once.
 const INLINE: usize = 64 * 1024;
@@ -110,7 +110,7 @@ impl Registry {
         if actual == *claimed {
             return Ok(actual);
         }
-        Err(Error::code(ErrorCode::DigestInvalid, format!("the manifest's digest is {actual}")))
+        Err(Error::invalid(Invalid::Digest, format!("the manifest's digest is {actual}")))
     }
 
     /// In the entry if it is small enough, else in the blob stores of as many nodes as the policy asks.

@@ -8,12 +8,12 @@ use clawhub_blobs::Blob;
 use clawhub_state::artifact::{BodyRef, ManifestRecord};
 use clawhub_state::blob::{BlobCmd, LinkRecord};
 use clawhub_state::{Command, View};
-use clawhub_types::{Digest, ErrorCode, Reference, RepoName, Root};
+use clawhub_types::{Digest, Reference, RepoName, Root};
 use futures::StreamExt;
 
-use crate::errors::{RETRY, digest_detail};
+use crate::error::RETRY;
 use crate::source::Source;
-use crate::{Access, BlobView, Error, Freshness, MAX_MANIFEST, ManifestView, Registry};
+use crate::{Access, BlobView, Error, Freshness, MAX_MANIFEST, ManifestView, Registry, What};
 
 /// A lease is renewed by HEAD once less than this is left of it: half of its 24 hours.
 const HALF_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
@@ -39,7 +39,7 @@ impl Registry {
         self.barrier().await?;
         let found = self.find_manifest(repo, reference)?;
         let (digest, record) =
-            found.ok_or_else(|| Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown"))?;
+            found.ok_or_else(|| Error::not_found(What::Manifest, "the manifest is unknown"))?;
         self.manifest_view(repo, digest, record, with_bytes, Freshness::Linearizable).await
     }
 
@@ -61,8 +61,7 @@ impl Registry {
             return Ok(self.local_view(digest, &link, blob, self.by_digest()?));
         }
         self.barrier().await?;
-        let unknown =
-            || Error::code(ErrorCode::BlobUnknown, "the blob is unknown").with_detail(digest_detail(digest));
+        let unknown = || Error::not_found(What::Blob(Some(digest.clone())), "the blob is unknown");
         let link = self.find_link(repo, digest)?.ok_or_else(unknown)?;
         if access == Access::Stat {
             self.renew(permit, repo, digest, &link).await?;
@@ -165,7 +164,7 @@ impl Registry {
                     None => None,
                 };
                 // Deleted between two reads.
-                let gone = || Error::code(ErrorCode::ManifestUnknown, "the manifest is unknown");
+                let gone = || Error::not_found(What::Manifest, "the manifest is unknown");
                 bytes.map(Bytes::from).ok_or_else(gone)
             }
         }

@@ -9,7 +9,7 @@ use clawhub_state::blob::BlobCmd;
 use clawhub_state::{Command, Rejected, Reply, View};
 use clawhub_types::{Algorithm, Digest, Digests, NodeId, Receipt, RepoName, Root, UploadId};
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::forward::Step;
 use crate::session::Chunk;
 use crate::{BodyStream, Error, Registry, UploadView};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clawhub_auth::Permit;
 use clawhub_peer::StreamHandler;
 use clawhub_replicate::{BodyFrame, FrameError, read_body, read_message, write_message};
-use clawhub_types::{AccessRevisions, Actor, Digest, ErrorCode, NodeId, ProjectId, RepoName, UploadId};
+use clawhub_types::{AccessRevisions, Actor, Digest, NodeId, ProjectId, RepoName, UploadId};
 use clawhub_wire::blob as pb;
 use futures::future::BoxFuture;
 use futures::stream;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::forward::encode_error;
 use crate::session::Chunk;
-use crate::{BodyError, BodyStream, Error, Registry, UploadView};
+use crate::{BodyError, BodyStream, Error, Registry, UploadView, What};
 
 /// A request must follow the opening of its stream within this.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl Registry {
         }
         let id: UploadId = step.upload.parse().map_err(|_| malformed("upload id"))?;
         if id.node != self.me() {
-            return Err(Error::code(ErrorCode::BlobUploadUnknown, "this node does not own the upload"));
+            return Err(Error::not_found(What::Upload, "this node does not own the upload"));
         }
         let chunk =
             || Chunk { range: step.range_start.zip(step.range_end), length: step.length, body: body(recv) };

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use clawhub_policy::possible;
-use clawhub_types::{Digest, ErrorCode, Receipt, RepoName, UploadId};
+use clawhub_types::{Digest, Receipt, RepoName, UploadId};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::mirroring::{Session, Step};
-use crate::{BodyStream, Error, Kind, Registry, UploadView};
+use crate::{BodyStream, Error, Invalid, Kind, Registry, UploadView};
 
 /// Client bytes are gathered to this size before they are hashed, written and mirrored.
 pub(crate) const PIECE: usize = 512 * 1024;
@@ -222,9 +222,7 @@ impl Registry {
     /// Where the store's session ends now.
     fn known(&self, repo: &RepoName, id: UploadId) -> Result<u64, Error> {
         let status = self.blobs().upload(id).filter(|status| status.repo == *repo);
-        let unknown =
-            || Error::code(ErrorCode::BlobUploadUnknown, "the upload is unknown, finished or cancelled");
-        status.map(|status| status.offset).ok_or_else(unknown)
+        status.map(|status| status.offset).ok_or_else(Error::upload_unknown)
     }
 
     /// Streams a chunk into the store and the mirror.
@@ -242,10 +240,7 @@ impl Registry {
             let ended = next.is_none();
             match next {
                 Some(Ok(bytes)) if bytes.len() as u64 > left => {
-                    return Err(Error::code(
-                        ErrorCode::SizeInvalid,
-                        "the body is longer than its Content-Range",
-                    ));
+                    return Err(Error::invalid(Invalid::Length, "the body is longer than its Content-Range"));
                 }
                 Some(Ok(bytes)) => {
                     left -= bytes.len() as u64;
@@ -268,7 +263,7 @@ impl Registry {
             }
         }
         if expected.is_some() && left > 0 {
-            return Err(Error::code(ErrorCode::SizeInvalid, "the body is shorter than it says"));
+            return Err(Error::invalid(Invalid::Length, "the body is shorter than it says"));
         }
         Ok(())
     }
@@ -279,14 +274,13 @@ fn expected_length(chunk: &Chunk, view: UploadView) -> Result<Option<u64>, Error
     let Some((start, end)) = chunk.range else { return Ok(chunk.length) };
     if start != view.offset {
         let message = format!("the next byte is {}, not {start}", view.offset);
-        return Err(Error::new(Kind::RangeInvalid { upload: view }, message));
+        return Err(Error::new(Kind::Range { upload: view }, message));
     }
     let span = end.checked_sub(start).and_then(|n| n.checked_add(1));
-    let span =
-        span.ok_or_else(|| Error::code(ErrorCode::SizeInvalid, "Content-Range ends before it begins"))?;
+    let span = span.ok_or_else(|| Error::invalid(Invalid::Length, "Content-Range ends before it begins"))?;
     match chunk.length {
         Some(length) if length != span => {
-            Err(Error::code(ErrorCode::SizeInvalid, format!("{length} bytes for a Content-Range of {span}")))
+            Err(Error::invalid(Invalid::Length, format!("{length} bytes for a Content-Range of {span}")))
         }
         _ => Ok(Some(span)),
     }

@@ -14,7 +14,7 @@ use clawhub_types::Root;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::errors::RETRY;
+use crate::error::RETRY;
 use crate::{Error, Registry};
 
 /// A peer must show its first verified bytes within this, else the answer is 503.

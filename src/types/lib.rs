@@ -1,4 +1,4 @@
-//! The vocabulary every other crate speaks: names, digests, identifiers, actions, error codes.
+//! The vocabulary every other crate speaks: names, digests, identifiers, actions.
 //!
 //! Everything here is parsed once, at the edge, and is valid by construction afterwards. No IO, no
 //! async, no hashing. The serde forms of these types are part of the replicated log and of the
@@ -6,7 +6,6 @@
 
 mod access;
 mod digest;
-mod error;
 mod ids;
 mod layout;
 mod media;
@@ -15,7 +14,6 @@ mod receipt;
 
 pub use access::{AccessRevisions, Action, Actor, Resource, Touched};
 pub use digest::{Algorithm, Digest, DigestError, Digests, Root};
-pub use error::ErrorCode;
 pub use ids::{ClusterId, NodeId, ProjectId, RepoId, RequestId, SessionId, UploadId, UploadIdError};
 pub use layout::{Durability, LabelError, Location, Roles, label};
 pub use media::{MediaType, MediaTypeError};

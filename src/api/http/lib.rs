@@ -1,9 +1,10 @@
 //! The HTTP edge that every protocol shares: the listener, its limits and its drain, request bodies
-//! as streams, errors as JSON, the access log.
+//! as streams, the access log.
 //!
 //! Owns connections and nothing durable: a crash loses the requests in flight, and a body that broke
-//! off is the registry's to resume. Protocols mount here as axum routers (`api/oci` and later ones);
-//! none of them sees a socket.
+//! off is the registry's to resume. Protocols mount here as axum routers, each with a [`Protocol`] that says
+//! which paths are its own and how the listener refuses a request in its name; none of them sees a socket, and
+//! nothing here knows any of them.
 //!
 //! What a client may take, all in [`Limits`]: connections, header bytes and how long they may take,
 //! how long a body may stand still, how long a drain waits.
@@ -11,15 +12,14 @@
 mod app;
 mod body;
 mod connection;
-mod error;
 mod io;
 mod log;
+mod protocol;
 mod sendfile;
 mod server;
 
-pub use app::compose;
 pub use body::{TooLarge, body_stream, read_whole};
-pub use error::ApiError;
 pub use log::{Partial, RequestId};
+pub use protocol::{Protocol, Refusal, Site};
 pub use sendfile::file_body;
 pub use server::{Drained, Limits, serve};

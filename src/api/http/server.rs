@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -11,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::app::App;
 use crate::connection;
+use crate::protocol::Site;
 
 /// How long to leave the listener alone when the system refuses a connection, for example for want of
 /// file descriptors.
@@ -53,18 +53,18 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Serves `router` on `listener` until `shutdown` completes, then drains: accepts nothing more, closes
+/// Serves `site` on `listener` until `shutdown` completes, then drains: accepts nothing more, closes
 /// idle connections, lets requests finish for up to [`Limits::drain`], and cuts what is left.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    site: Site,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let builder = connection::builder(&limits);
     let wait = limits.drain;
-    let app = Arc::new(App { router, limits });
+    let app = Arc::new(App { site, limits });
     let (drain, draining) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);

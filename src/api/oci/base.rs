@@ -1,10 +1,10 @@
 //! `GET /v2/`: whether this is a registry, and whether the client may talk to it.
 
 use axum::response::Response;
-use clawhub_api_http::ApiError;
 use clawhub_types::{Action, Resource};
 
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::render;
 
 /// 200 for whoever may pull anything at all.

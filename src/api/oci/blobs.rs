@@ -4,13 +4,15 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::response::Response;
-use clawhub_api_http::{ApiError, Partial, file_body};
+use clawhub_api_http::{Partial, file_body};
 use clawhub_registry::{Access, BlobView, Error, Kind};
-use clawhub_types::{Action, Digest, ErrorCode, RepoName};
+use clawhub_types::{Action, Digest, RepoName};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
+use crate::ErrorCode;
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::multipart::{Multipart, content_range};
 use crate::ranges::{self, RangeError, Selection};
 use crate::{etag, render};
@@ -67,7 +69,7 @@ fn expected(call: &Call, digest: &Digest) -> Result<(), ApiError> {
     if etag::is_expected(&call.headers, digest) {
         return Ok(());
     }
-    let kind = Kind::PreconditionFailed { current: Some(Box::new(digest.clone())) };
+    let kind = Kind::Precondition { current: Some(digest.clone()) };
     Err(Error::new(kind, "the precondition does not hold").into())
 }
 

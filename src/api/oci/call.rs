@@ -2,12 +2,13 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use clawhub_api_http::ApiError;
 use clawhub_auth::{Permit, Principal};
 use clawhub_registry::Registry;
-use clawhub_types::{Action, Digest, ErrorCode, RepoName, Resource};
+use clawhub_types::{Action, Digest, RepoName, Resource};
 use http::{HeaderMap, Method, Version};
 
+use crate::ErrorCode;
+use crate::error::ApiError;
 use crate::query::Query;
 
 /// What a handler works with. The body is not part of it: it cannot be shared between threads, and most

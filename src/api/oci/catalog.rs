@@ -1,12 +1,12 @@
 //! `GET /v2/_catalog`: the repositories of the cluster, bytewise by full name.
 
 use axum::response::Response;
-use clawhub_api_http::ApiError;
 use clawhub_types::{Action, Resource};
 use http::header::LINK;
 use serde::Serialize;
 
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::page::{self, Paging};
 use crate::render;
 

@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use clawhub_api_http::ApiError;
 use clawhub_registry::{BodyError, BodyStream};
-use clawhub_types::ErrorCode;
 use futures::Stream;
 use http::header::CONTENT_RANGE;
 use http::{HeaderMap, StatusCode};
+
+use crate::ErrorCode;
+use crate::error::ApiError;
 
 /// What a request says about the bytes in its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

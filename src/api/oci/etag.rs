@@ -3,11 +3,13 @@
 //! An entity tag here is a digest in quotes, always strong. Clients also send it weak or bare, and are
 //! understood.
 
-use clawhub_api_http::ApiError;
 use clawhub_state::artifact::Condition;
-use clawhub_types::{Digest, ErrorCode};
+use clawhub_types::Digest;
 use http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::ErrorCode;
+use crate::error::ApiError;
 
 /// The most digests that one `If-Match` may list; they travel in the log.
 const MAX_MATCHES: usize = 50;

@@ -1,5 +1,8 @@
 //! The OCI distribution API: parse, authorise, one registry call, render.
 //!
+//! Everything that belongs to this protocol and to no other stands here: its prefix, its error codes, how its
+//! refusals look, which header marks its answers ([`PROTOCOL`]). Nothing below knows any of it.
+//!
 //! Owns no state. Everything a path, query or header can say is parsed by a pure module
 //! ([`path`], [`query`], [`page`], [`etag`], [`ranges`], [`chunk`]); there is one file of handlers per
 //! resource, and each handler is those four steps. No handler can reach the registry without a
@@ -10,6 +13,8 @@ mod blobs;
 mod call;
 mod catalog;
 mod chunk;
+mod code;
+mod error;
 mod etag;
 mod manifests;
 mod multipart;
@@ -27,15 +32,25 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use clawhub_api_http::ApiError;
+use clawhub_api_http::Protocol;
 use clawhub_registry::Registry;
-use clawhub_types::ErrorCode;
-use http::{Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+pub use code::ErrorCode;
 
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::path::{PathError, Route};
 
-/// The router of everything under `/v2`. Requests are the anonymous principal's unless an outer layer has
+/// Marks the answers of this API, whoever made them.
+static HEADERS: [(HeaderName, HeaderValue); 1] =
+    [(HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"))];
+
+/// This API, as the listener knows it.
+pub static PROTOCOL: Protocol =
+    Protocol { prefix: path::PREFIX, headers: &HEADERS, refuse: error::refuse, label: path::label };
+
+/// The router of everything under the prefix. Requests are the anonymous principal's unless an outer layer has
 /// put a [`clawhub_auth::Principal`] into their extensions.
 pub fn routes(registry: Registry) -> Router {
     // Names contain slashes, so one handler takes every path and finds the endpoint itself.

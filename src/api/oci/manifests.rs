@@ -4,14 +4,16 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use clawhub_api_http::{ApiError, TooLarge, read_whole};
+use clawhub_api_http::{TooLarge, read_whole};
 use clawhub_registry::{Error, Kind, MAX_MANIFEST, ManifestView, PutManifest, PutView};
 use clawhub_state::artifact::Condition;
-use clawhub_types::{Action, Digest, ErrorCode, Reference, RepoName, Tag};
+use clawhub_types::{Action, Digest, Reference, RepoName, Tag};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::ErrorCode;
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::query::Query;
 use crate::{etag, render};
 
@@ -99,7 +101,7 @@ fn conditional(call: &Call, view: &ManifestView) -> Option<Result<Response, ApiE
 }
 
 fn precondition_failed(current: &Digest) -> ApiError {
-    let kind = Kind::PreconditionFailed { current: Some(Box::new(current.clone())) };
+    let kind = Kind::Precondition { current: Some(current.clone()) };
     Error::new(kind, "the precondition does not hold").into()
 }
 

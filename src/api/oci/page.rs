@@ -1,10 +1,10 @@
 //! Lists in pages: the `n` and `last` parameters and the Link header (distribution-spec, "Listing
 //! Tags"). Pure.
 
-use clawhub_api_http::ApiError;
-use clawhub_types::ErrorCode;
 use http::{HeaderValue, StatusCode};
 
+use crate::ErrorCode;
+use crate::error::ApiError;
 use crate::query::{Query, encode};
 
 /// The most items of one page, and the size of a page that does not say.

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 use clawhub_types::{Digest, DigestError, NameError, Reference, RepoName, UploadId};
 use percent_encoding::percent_decode_str;
 
+/// What every path of this API begins with.
+pub(crate) const PREFIX: &str = "/v2";
+
 /// An endpoint and what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -48,7 +51,7 @@ pub(crate) enum PathError {
 
 /// Parses the path of a request, still percent-encoded.
 pub(crate) fn parse(path: &str) -> Result<Route, PathError> {
-    let rest = path.strip_prefix("/v2").ok_or(PathError::NoRoute)?;
+    let rest = path.strip_prefix(PREFIX).ok_or(PathError::NoRoute)?;
     if rest.is_empty() || rest == "/" {
         return Ok(Route::Base);
     }
@@ -79,6 +82,22 @@ pub(crate) fn parse(path: &str) -> Result<Route, PathError> {
             Ok(Route::Referrers(name, digest.parse().map_err(PathError::Digest)?))
         }
         _ => Err(PathError::NoRoute),
+    }
+}
+
+/// The part of the API that a path is for, as metrics name it. Names may contain any of the words, so the end
+/// of the path decides.
+pub(crate) fn label(path: &str) -> &'static str {
+    let mut parts = path.strip_prefix(PREFIX).unwrap_or(path).trim_start_matches('/').rsplit('/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(""), None, _) => "base",
+        (Some("_catalog"), None, _) => "catalog",
+        (Some("list"), Some("tags"), _) => "tags",
+        (_, Some("uploads"), Some("blobs")) | (Some("uploads"), Some("blobs"), _) => "uploads",
+        (_, Some("manifests"), _) => "manifests",
+        (_, Some("blobs"), _) => "blobs",
+        (_, Some("referrers"), _) => "referrers",
+        _ => "other",
     }
 }
 
@@ -162,6 +181,34 @@ mod tests {
                 let path = format!("/v2/{repo}/{tail}");
                 assert_eq!(parse(&path), Ok(route), "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_path_names_its_class() {
+        for (path, class) in [
+            ("/v2", "base"),
+            ("/v2/", "base"),
+            ("/v2/_catalog", "catalog"),
+            ("/v2/a/b/manifests/latest", "manifests"),
+            ("/v2/blobs/uploads/manifests/x", "manifests"),
+            ("/v2/a/blobs/sha256:00", "blobs"),
+            ("/v2/a/blobs/uploads/", "uploads"),
+            ("/v2/a/blobs/uploads", "uploads"),
+            ("/v2/a/blobs/uploads/1-00", "uploads"),
+            ("/v2/a/tags/list", "tags"),
+            ("/v2/a/referrers/sha256:00", "referrers"),
+        ] {
+            assert_eq!(label(path), class, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_version_header_is_for_v2_only() {
+        for (path, yes) in
+            [("/v2", true), ("/v2/", true), ("/v2/a/tags/list", true), ("/v20", false), ("/healthz", false)]
+        {
+            assert_eq!(crate::PROTOCOL.owns(path), yes, "{path}");
         }
     }
 

@@ -2,7 +2,6 @@
 //! index. Never a 404: an unknown digest or repository has no referrers.
 
 use axum::response::Response;
-use clawhub_api_http::ApiError;
 use clawhub_registry::Referrer;
 use clawhub_types::{Action, Digest, MediaType, RepoName};
 use http::HeaderValue;
@@ -10,6 +9,7 @@ use http::header::LINK;
 use serde::Serialize;
 
 use crate::call::{self, Call};
+use crate::error::ApiError;
 use crate::page;
 use crate::render;
 

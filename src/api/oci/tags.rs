@@ -1,12 +1,12 @@
 //! `GET /v2/<name>/tags/list`: the tags of a repository in bytewise order.
 
 use axum::response::Response;
-use clawhub_api_http::ApiError;
 use clawhub_types::{Action, RepoName};
 use http::header::LINK;
 use serde::Serialize;
 
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::page::{self, Paging};
 use crate::render;
 

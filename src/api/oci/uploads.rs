@@ -5,16 +5,18 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use clawhub_api_http::{ApiError, body_stream};
+use clawhub_api_http::body_stream;
 use clawhub_auth::Permit;
 use clawhub_registry::{Error, Kind, UploadView};
-use clawhub_types::{Action, Algorithm, Digest, ErrorCode, RepoName, UploadId};
+use clawhub_types::{Action, Algorithm, Digest, RepoName, UploadId};
 use http::header::{LOCATION, RANGE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::Body as _;
 
+use crate::ErrorCode;
 use crate::call::{self, Call};
 use crate::chunk::Chunk;
+use crate::error::ApiError;
 use crate::render;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -125,7 +127,7 @@ fn session_headers(repo: &RepoName, upload: &UploadView) -> [(HeaderName, Header
 /// A chunk out of order is told where the session stands.
 fn failed(repo: &RepoName, error: Error) -> ApiError {
     let headers = match &error.kind {
-        Kind::RangeInvalid { upload } => Some(session_headers(repo, upload)),
+        Kind::Range { upload } => Some(session_headers(repo, upload)),
         _ => None,
     };
     let answer = ApiError::from(error);

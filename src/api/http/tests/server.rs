@@ -11,8 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use axum::routing::{any, get, post};
-use clawhub_api_http::{ApiError, Limits, Partial, body_stream, read_whole};
-use clawhub_types::ErrorCode;
+use clawhub_api_http::{Limits, Partial, body_stream, read_whole};
 use futures::StreamExt;
 use http::StatusCode;
 use support::{PATIENCE, Server};
@@ -32,7 +31,7 @@ fn router() -> Router {
     Router::new()
         .route("/v2/", get(|| async { "{}" }))
         .route("/measure", post(measure))
-        .route("/refuse", post(|| async { ApiError::code(ErrorCode::Denied, "no") }))
+        .route("/refuse", post(|| async { (StatusCode::FORBIDDEN, "no") }))
 }
 
 #[tokio::test]

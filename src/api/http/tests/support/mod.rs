@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use clawhub_api_http::{Drained, Limits, compose, serve};
+use clawhub_api_http::{Drained, Limits, Protocol, Site, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -15,6 +15,9 @@ use tokio::time::timeout;
 
 /// Longer than anything here takes; what waits for it fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the listener serves in the node, too.
+static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
 
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
@@ -30,7 +33,8 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(serve(listener, compose(api, Router::new()), limits, shutdown));
+        let site = Site::new(PROTOCOLS, api, Router::new());
+        let serving = tokio::spawn(serve(listener, site, limits, shutdown));
         Server { addr, stop, serving }
     }
 

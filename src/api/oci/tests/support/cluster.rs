@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use clawhub_api_http::{Protocol, Site};
 use clawhub_auth::{Authorizer, Principal};
 use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_consensus::grpc::{GrpcTransport, service};
@@ -32,6 +33,7 @@ use tonic::service::Routes;
 
 use super::Client;
 
+static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
 const ME: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -107,8 +109,8 @@ impl Cluster {
     pub(crate) async fn listen(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let router = clawhub_api_http::compose(self.router.clone(), Router::new());
-        tokio::spawn(clawhub_api_http::serve(listener, router, Default::default(), std::future::pending()));
+        let site = Site::new(PROTOCOLS, self.router.clone(), Router::new());
+        tokio::spawn(clawhub_api_http::serve(listener, site, Default::default(), std::future::pending()));
         addr
     }
 

@@ -1,7 +1,9 @@
-//! The error codes of the distribution specification ("Error codes") and their HTTP statuses.
+//! The error codes of the distribution specification ("Error codes") and the statuses they go with. They
+//! exist in this crate only: the use cases say what happened, and this edge chooses the code.
 
-/// One of the codes that a registry answer may carry. Protocol edges render them; nothing below
-/// knows about HTTP beyond the status number.
+use http::StatusCode;
+
+/// One of the codes that the specification lists for 4xx answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// A blob is not known to the repository.
@@ -55,41 +57,23 @@ impl ErrorCode {
         }
     }
 
-    /// Every code, in the order of the specification.
-    pub const ALL: [ErrorCode; 14] = [
-        ErrorCode::BlobUnknown,
-        ErrorCode::BlobUploadInvalid,
-        ErrorCode::BlobUploadUnknown,
-        ErrorCode::DigestInvalid,
-        ErrorCode::ManifestBlobUnknown,
-        ErrorCode::ManifestInvalid,
-        ErrorCode::ManifestUnknown,
-        ErrorCode::NameInvalid,
-        ErrorCode::NameUnknown,
-        ErrorCode::SizeInvalid,
-        ErrorCode::Unauthorized,
-        ErrorCode::Denied,
-        ErrorCode::Unsupported,
-        ErrorCode::TooManyRequests,
-    ];
-
     /// The HTTP status that goes with the code where the request does not call for another.
-    pub fn status(self) -> u16 {
+    pub fn status(self) -> StatusCode {
         match self {
             ErrorCode::BlobUnknown
             | ErrorCode::BlobUploadUnknown
             | ErrorCode::ManifestUnknown
-            | ErrorCode::NameUnknown => 404,
+            | ErrorCode::NameUnknown => StatusCode::NOT_FOUND,
             ErrorCode::BlobUploadInvalid
             | ErrorCode::DigestInvalid
             | ErrorCode::ManifestBlobUnknown
             | ErrorCode::ManifestInvalid
             | ErrorCode::NameInvalid
-            | ErrorCode::SizeInvalid => 400,
-            ErrorCode::Unauthorized => 401,
-            ErrorCode::Denied => 403,
-            ErrorCode::Unsupported => 405,
-            ErrorCode::TooManyRequests => 429,
+            | ErrorCode::SizeInvalid => StatusCode::BAD_REQUEST,
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::Denied => StatusCode::FORBIDDEN,
+            ErrorCode::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }
