@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 const LAYERS: &[(&str, u32)] = &[
     ("clawhub-types", 0),
     ("clawhub-wire", 0),
+    ("clawhub-durable", 0),
     ("clawhub-config", 1),
     ("clawhub-policy", 1),
     ("clawhub-kv", 1),
@@ -40,7 +41,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work. It reads the file that
 /// a node is started with, as the node does.
-const CLI_IMPORTS: &[&str] = &["clawhub-types", "clawhub-wire", "clawhub-config"];
+const CLI_IMPORTS: &[&str] = &["clawhub-types", "clawhub-wire", "clawhub-durable", "clawhub-config"];
 
 /// Everything that may lie at the top.
 const TOP: &[&str] = &[

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use clawhub_durable::task::blocking;
 use clawhub_types::Root;
 use futures::{Stream, StreamExt, stream};
 
 use crate::checked::{CheckedFile, DataFile, pieces};
-use crate::detach::blocking;
 use crate::tree::{list_len, list_matches};
 use crate::{BlobError, BlobStore};
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use clawhub_durable::task::Lost;
 use clawhub_kv::KvError;
 use clawhub_types::{Digest, Root, UploadId};
 use rustix::io::Errno;
@@ -88,6 +89,12 @@ pub enum BlobError {
     /// A worker thread died.
     #[error("a worker of the blob store died: {0}")]
     Worker(String),
+}
+
+impl From<Lost> for BlobError {
+    fn from(lost: Lost) -> BlobError {
+        BlobError::Worker(lost.to_string())
+    }
 }
 
 impl BlobError {

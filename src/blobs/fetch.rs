@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_durable::now_millis;
+use clawhub_durable::promised::{sync_blob, sync_blob_dir};
+use clawhub_durable::task::blocking;
 use clawhub_kv::Batch;
 use clawhub_types::{Digests, Root};
 use parking_lot::Mutex;
@@ -25,10 +28,8 @@ use tokio::time::Instant;
 use crate::bits::Bits;
 use crate::buffers::PIECE;
 use crate::checked::CheckedFile;
-use crate::detach::{blocking, now_millis};
 use crate::index::{PartialRow, delete_partial, put_partial};
 use crate::ingest::digest_file;
-use crate::sync::{fsync_data, fsync_dir};
 use crate::tree::{GROUP, group_count, group_matches, list_len, list_matches, root_of};
 use crate::{BlobError, BlobStore};
 
@@ -99,7 +100,7 @@ impl BlobStore {
             files.remove().map_err(failed)?;
             return Err(failed(error));
         }
-        fsync_dir(&self.shared.paths.partials()).map_err(failed)?;
+        sync_blob_dir(&self.shared.paths.partials()).map_err(failed)?;
         let fetch = self.fetch(root, size, data, Bits::new(group_count(size)), None);
         if list_len(size) == 0 {
             fetch.data.set_list(Bytes::new());
@@ -249,7 +250,7 @@ impl Fetch {
         }
         self.unsaved.store(0, Ordering::Release);
         let groups = self.present.to_bytes();
-        if let Err(error) = fsync_data(&self.data.file) {
+        if let Err(error) = sync_blob(&self.data.file) {
             // The pages that failed are gone from memory or will be: only what was saved is there.
             self.present.copy_from(&saved.groups);
             self.data.distrust();

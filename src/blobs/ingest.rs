@@ -14,16 +14,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use clawhub_durable::promised::sync_blob;
+use clawhub_durable::task::blocking;
 use clawhub_types::{Digests, Root};
 use sha2::digest::Output;
 use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::Semaphore;
 
 use crate::BlobError;
-use crate::detach::blocking;
 use crate::lane::{Chunk, Lane, Worker};
 use crate::paths::Files;
-use crate::sync::fsync_data;
 use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
 use crate::writer::{Disk, Writer};
 
@@ -83,7 +83,7 @@ impl Lister {
             debug_assert_eq!(self.list_at + GROUP_VALUE, list_len(self.end));
             self.ob.write_all_at(&value, self.list_at)?;
         }
-        fsync_data(&self.ob)
+        sync_blob(&self.ob)
     }
 }
 

@@ -20,7 +20,6 @@ mod blob;
 mod buffers;
 mod cache;
 mod checked;
-mod detach;
 mod error;
 mod fetch;
 mod index;
@@ -32,7 +31,6 @@ mod recover;
 mod session;
 mod space;
 mod store;
-mod sync;
 mod tree;
 mod writer;
 

@@ -7,17 +7,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_durable::promised::sync_blob_dir;
+use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::Batch;
 use clawhub_types::{Receipt, Root};
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
 use crate::buffers::PIECE;
-use crate::detach::{blocking, detached};
 use crate::fetch::{CHECKPOINT, Fetch, Progress};
 use crate::index::delete_partial;
 use crate::store::{Staged, write_durably};
-use crate::sync::fsync_dir;
 use crate::tree::{GROUP, list_matches};
 use crate::{BlobError, BlobStore, Sealed};
 
@@ -102,7 +102,7 @@ impl Partial {
             }
             let path = store.shared.paths.partial(&root).ob;
             write_durably(&path, &list)
-                .and_then(|()| fsync_dir(&store.shared.paths.partials()))
+                .and_then(|()| sync_blob_dir(&store.shared.paths.partials()))
                 .map_err(BlobError::io("writing a group list"))?;
             fetch.data.set_list(list);
             Ok(())
@@ -200,7 +200,7 @@ impl Partial {
             let receipt = placed?.ok_or(BlobError::Incomplete(root))?;
             blocking(move || {
                 fetch.end();
-                Ok(())
+                Ok::<_, BlobError>(())
             })
             .await?;
             store.drop_fetch(root).await?;

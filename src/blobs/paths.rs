@@ -12,10 +12,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clawhub_durable::promised::sync_blob_dir;
 use clawhub_types::{Root, UploadId};
 use parking_lot::Mutex;
-
-use crate::sync::fsync_dir;
 
 /// Directories `blobs/ab/cd`.
 const SHARDS: usize = 1 << 16;
@@ -87,7 +86,7 @@ impl Paths {
             fs::rename(&from.ob, &to.ob)?;
         }
         fs::rename(&from.data, &to.data)?;
-        fsync_dir(&self.shard(root))
+        sync_blob_dir(&self.shard(root))
     }
 
     fn ensure_shard(&self, root: &Root) -> io::Result<()> {
@@ -98,22 +97,22 @@ impl Paths {
         let shard = self.shard(root);
         fs::create_dir_all(&shard)?;
         if let Some(parent) = shard.parent() {
-            fsync_dir(parent)?;
+            sync_blob_dir(parent)?;
         }
-        fsync_dir(&self.blobs())?;
+        sync_blob_dir(&self.blobs())?;
         self.known_shard(number);
         Ok(())
     }
 
     /// Makes the entries of a replica's directory durable.
     pub(crate) fn fsync_shard(&self, root: &Root) -> io::Result<()> {
-        fsync_dir(&self.shard(root))
+        sync_blob_dir(&self.shard(root))
     }
 
     /// Deletes a replica's files, durably. Absent ones are fine.
     pub(crate) fn unlink(&self, root: &Root) -> io::Result<()> {
         self.blob(root).remove()?;
-        match fsync_dir(&self.shard(root)) {
+        match sync_blob_dir(&self.shard(root)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -136,8 +135,8 @@ impl Paths {
                 _ => {}
             }
         }
-        fsync_dir(&self.quarantine())?;
-        fsync_dir(&self.shard(root))
+        sync_blob_dir(&self.quarantine())?;
+        sync_blob_dir(&self.shard(root))
     }
 
     /// Bytes that an unprivileged writer may still use.

@@ -18,6 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use clawhub_durable::promised::sync_blob;
 use clawhub_kv::Batch;
 use clawhub_types::{Digests, Root, UploadId};
 use sha2::{Digest, Sha256};
@@ -28,7 +29,6 @@ use crate::ingest::read_through;
 use crate::paths::{Files, Paths, remove_dir};
 use crate::session::Session;
 use crate::store::{successor, write_durably};
-use crate::sync::fsync_data;
 use crate::tree::{TreeHasher, list_len};
 
 /// Rows read at a time.
@@ -204,7 +204,7 @@ fn rehash(paths: &Paths, root: &Root) -> io::Result<Option<BlobRow>> {
     if tree.root != *root {
         return Ok(None);
     }
-    fsync_data(&data)?;
+    sync_blob(&data)?;
     if let Some(last) = tree.last {
         list.extend_from_slice(&last);
         debug_assert_eq!(list.len() as u64, list_len(size));

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use clawhub_durable::now_millis;
+use clawhub_durable::promised::sync_blob_dir;
+use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::Batch;
 use clawhub_types::{Digest, Receipt, RepoName, UploadId};
 use parking_lot::Mutex;
@@ -19,12 +22,10 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::buffers::PIECE;
-use crate::detach::{blocking, detached, now_millis};
 use crate::index::{UploadRow, delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE};
 use crate::paths::{Files, remove_dir};
 use crate::store::Staged;
-use crate::sync::fsync_dir;
 use crate::{BlobError, BlobStore, Sealed};
 
 /// How long an unused session keeps its files open.
@@ -208,7 +209,7 @@ impl BlobStore {
         if before == 0 {
             // The first durable bytes need durable names.
             let (dir, parent) = (self.shared.paths.upload(&session.id), self.shared.paths.uploads());
-            let named = move || fsync_dir(&dir).and_then(|()| fsync_dir(&parent));
+            let named = move || sync_blob_dir(&dir).and_then(|()| sync_blob_dir(&parent));
             blocking(move || named().map_err(BlobError::io("fsyncing an upload's directory"))).await?;
         }
         let mut batch = Batch::default();

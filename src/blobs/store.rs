@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use clawhub_durable::promised::{sync_blob, sync_blob_dir};
+use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::{Batch, Kv};
 use clawhub_types::{Digests, NodeId, Receipt, Root, UploadId};
 use parking_lot::Mutex;
@@ -15,7 +17,6 @@ use sha2::{Digest, Sha256};
 use crate::BlobError;
 use crate::buffers::Buffers;
 use crate::cache::OpenFiles;
-use crate::detach::{blocking, detached};
 use crate::fetch::Fetches;
 use crate::index::{BlobRow, Index, delete_blob};
 use crate::ingest::Sealed;
@@ -23,7 +24,6 @@ use crate::paths::{Files, Paths, remove_dir};
 use crate::recover;
 use crate::session::Session;
 use crate::space::Space;
-use crate::sync::{fsync_data, fsync_dir};
 use crate::tree::{TreeHasher, list_len};
 
 /// Where the store lives and what it must leave alone.
@@ -300,7 +300,9 @@ impl BlobStore {
             return Ok(None);
         };
         let path = self.shared.paths.blob(&root).data;
-        if !blocking(move || Ok(std::fs::metadata(path).is_ok_and(|file| file.len() == size))).await? {
+        let is_whole =
+            move || Ok::<_, BlobError>(std::fs::metadata(path).is_ok_and(|file| file.len() == size));
+        if !blocking(is_whole).await? {
             return Ok(None);
         }
         let sha512 = digests.sha512.or(held.digests.sha512);
@@ -366,7 +368,11 @@ impl BlobStore {
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
-            if blocking(move || Ok(is_it(&path))).await? { store.condemn(&root).await } else { Ok(()) }
+            if blocking(move || Ok::<_, BlobError>(is_it(&path))).await? {
+                store.condemn(&root).await
+            } else {
+                Ok(())
+            }
         })
         .await
     }
@@ -387,7 +393,9 @@ impl BlobStore {
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
-            if store.shared.index.blob(&root)?.is_none() || !blocking(move || Ok(is_it(&path))).await? {
+            if store.shared.index.blob(&root)?.is_none()
+                || !blocking(move || Ok::<_, BlobError>(is_it(&path))).await?
+            {
                 return Ok(());
             }
             tracing::error!(%root, "a stored copy cannot be read and is not relied on any more");
@@ -473,7 +481,7 @@ fn stage(dir: &Path, bytes: &[u8]) -> Result<Staged, BlobError> {
         list.extend_from_slice(&last);
         write_durably(&files.ob, &list).map_err(failed)?;
     }
-    fsync_dir(dir).map_err(failed)?;
+    sync_blob_dir(dir).map_err(failed)?;
     let digests = Digests { sha256: Sha256::digest(bytes).into(), sha512: None };
     Ok(Staged { files, sealed: Sealed { root: tree.root, size, digests } })
 }
@@ -482,5 +490,5 @@ fn stage(dir: &Path, bytes: &[u8]) -> Result<Staged, BlobError> {
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     std::io::Write::write_all(&mut file, bytes)?;
-    fsync_data(&file)
+    sync_blob(&file)
 }

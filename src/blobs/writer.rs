@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clawhub_durable::promised::sync_blob;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use crate::BlobError;
 use crate::lane::Worker;
-use crate::sync::fsync_data;
 
 /// Bytes of every file that go through the page cache.
 const CACHED: u64 = 8 << 20;
@@ -70,7 +70,7 @@ impl Disk {
         let mut durable = self.durable.lock();
         self.check()?;
         if *durable < end {
-            if let Err(error) = fsync_data(&self.file) {
+            if let Err(error) = sync_blob(&self.file) {
                 self.fail(error);
                 return self.check();
             }

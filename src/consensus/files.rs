@@ -1,7 +1,7 @@
-//! Files and directories, durably.
+//! Blocking work on files, and what a file holds.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use openraft::async_runtime::AsyncRuntime;
@@ -17,55 +17,6 @@ pub(crate) async fn blocking<R: AsyncRuntime, T: Send + 'static>(
         Execution::Inline => work(),
         Execution::Threads => R::spawn_blocking(work).await?,
     }
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Creates a directory whose name is durable; one that exists is fine.
-pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    dir.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Removes a directory and all below; one that does not exist is fine.
-pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Writes a file that after a crash has either its old content or the new one.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file = File::create(&next)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Moves a directory, durably.
-pub(crate) fn move_dir(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    from.parent().map_or(Ok(()), sync_dir)?;
-    to.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Copies the files of a flat directory into a new one, durably.
-pub(crate) fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let copy = to.join(entry.file_name());
-        fs::copy(entry.path(), &copy)?;
-        File::open(&copy)?.sync_all()?;
-    }
-    sync_dir(to)?;
-    to.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Length and BLAKE3 of a file.

@@ -1,7 +1,7 @@
 //! Settings, and what openraft is told of them.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clawhub_types::NodeId;
 use openraft::{Config, ConfigError, SnapshotPolicy};
@@ -116,7 +116,7 @@ impl Settings {
             snapshot_interval: 20_000,
             snapshot_rate: 64 << 20,
             proposal_budget: 32 << 20,
-            wall: Arc::new(wall_clock),
+            wall: Arc::new(clawhub_durable::now_millis),
         }
     }
 
@@ -149,12 +149,6 @@ impl Settings {
         };
         config.validate()
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place that looks at the wall clock")]
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_durable as durable;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::async_runtime::AsyncRuntime;
@@ -56,10 +57,10 @@ impl Incoming {
         let dir = state.join(DIRECTORY);
         let encoded = record::encode_manifest(&manifest);
         if fs::read(dir.join(MANIFEST)).ok().as_deref() != Some(&encoded) {
-            files::remove_dir(&dir)?;
-            files::create_dir(&dir)?;
-            files::create_dir(&dir.join(DATA))?;
-            files::write_atomic(&dir.join(MANIFEST), &encoded)?;
+            durable::remove_dir(&dir)?;
+            durable::create_dir(&dir)?;
+            durable::create_dir(&dir.join(DATA))?;
+            durable::replace(&dir.join(MANIFEST), &encoded)?;
         }
         Ok(Incoming { dir, manifest, under_way: None })
     }
@@ -115,7 +116,7 @@ impl Incoming {
         if let Some(missing) = (0..self.manifest.files.len()).find(|i| !self.holds(*i)) {
             return Err(refused(format!("{} did not arrive", self.manifest.files[missing].name)));
         }
-        files::sync_dir(&self.dir.join(DATA))?;
+        durable::sync_dir(&self.dir.join(DATA))?;
         Ok(SnapshotFiles::received(self.dir, self.manifest))
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use clawhub_durable as durable;
 use clawhub_kv::Kv;
 use clawhub_state::LogPos;
 use parking_lot::Mutex;
@@ -85,7 +86,7 @@ pub(crate) fn meta(manifest: &Manifest) -> SnapshotMeta {
 impl Drop for SnapshotFiles {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Relaxed)
-            && let Err(e) = files::remove_dir(&self.dir)
+            && let Err(e) = durable::remove_dir(&self.dir)
         {
             tracing::warn!(dir = %self.dir.display(), error = %e, "an old snapshot cannot be removed");
         }
@@ -111,14 +112,14 @@ impl Snapshots {
     /// Finds the newest snapshot and removes everything else.
     pub(crate) fn open(state: &Path) -> io::Result<Snapshots> {
         let dir = state.join(DIRECTORY);
-        files::create_dir(&dir)?;
+        durable::create_dir(&dir)?;
         let mut newest: Option<SnapshotFiles> = None;
         for entry in fs::read_dir(&dir)? {
             let found = match load(entry?.path()) {
                 Ok(found) => found,
                 Err(unusable) => {
                     tracing::warn!(error = %unusable, "removing a snapshot");
-                    files::remove_dir(&unusable.dir)?;
+                    durable::remove_dir(&unusable.dir)?;
                     continue;
                 }
             };
@@ -127,7 +128,7 @@ impl Snapshots {
                 _ => newest.replace(found),
             };
             if let Some(older) = older {
-                files::remove_dir(&older.dir)?;
+                durable::remove_dir(&older.dir)?;
             }
         }
         Ok(Snapshots { dir, current: Mutex::new(newest.map(Arc::new)), staged: AtomicU64::new(0) })
@@ -147,7 +148,7 @@ impl Snapshots {
     ) -> io::Result<Staged> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(format!("{TEMPORARY}{number}"));
-        files::remove_dir(&dir)?;
+        durable::remove_dir(&dir)?;
         fs::create_dir(&dir)?;
         // The log is purged on the strength of a snapshot, so the live state must not fall behind it.
         kv.sync()?;
@@ -159,15 +160,15 @@ impl Snapshots {
     pub(crate) fn publish(&self, staged: Staged) -> io::Result<Arc<SnapshotFiles>> {
         let Staged { dir, last, membership } = staged;
         let manifest = Manifest { last, membership, files: list(&dir.join(DATA))? };
-        files::write_atomic(&dir.join(MANIFEST), &record::encode_manifest(&manifest))?;
+        durable::replace(&dir.join(MANIFEST), &record::encode_manifest(&manifest))?;
         let place = self.dir.join(name(last));
         if let Some(same) = self.current().filter(|c| c.dir == place) {
             // Built twice at one position: the states are equal, the first stays.
-            files::remove_dir(&dir)?;
+            durable::remove_dir(&dir)?;
             return Ok(same);
         }
-        files::remove_dir(&place)?;
-        files::move_dir(&dir, &place)?;
+        durable::remove_dir(&place)?;
+        durable::move_dir(&dir, &place)?;
         let made = Arc::new(SnapshotFiles {
             dir: place,
             manifest,

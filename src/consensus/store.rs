@@ -10,10 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use clawhub_durable as durable;
 use clawhub_kv::{Kv, KvError};
 use parking_lot::{Mutex, RwLock};
-
-use crate::files;
 
 const CURRENT: &str = "CURRENT";
 
@@ -51,13 +50,13 @@ impl StateStore {
         open: impl Fn(&Path) -> Result<Arc<dyn Kv>, KvError> + Send + Sync + 'static,
     ) -> io::Result<StateStore> {
         let dir = dir.into();
-        files::create_dir(&dir)?;
+        durable::create_dir(&dir)?;
         let stores = numbered(&dir)?;
         let number = match current(&dir)? {
             Some(number) => number,
             None if stores.is_empty() => {
                 // Named before it is created: a store without a name never held anything.
-                files::write_atomic(&dir.join(CURRENT), b"1\n")?;
+                durable::replace(&dir.join(CURRENT), b"1\n")?;
                 1
             }
             None => return Err(invalid(&dir, "CURRENT is missing")),
@@ -66,7 +65,7 @@ impl StateStore {
             return Err(invalid(&dir, "CURRENT names a store that is not there"));
         }
         for other in stores.into_iter().filter(|n| *n != number) {
-            files::remove_dir(&dir.join(other.to_string()))?;
+            durable::remove_dir(&dir.join(other.to_string()))?;
         }
         let kv = open(&dir.join(number.to_string()))?;
         let live = RwLock::new(Live { number, kv });
@@ -94,11 +93,11 @@ impl StateStore {
         self.sweep();
         let number = self.inner.live.read().number + 1;
         let dir = self.inner.dir.join(number.to_string());
-        files::remove_dir(&dir)?;
+        durable::remove_dir(&dir)?;
         if take {
-            files::move_dir(from, &dir)?
+            durable::move_dir(from, &dir)?
         } else {
-            files::copy_dir(from, &dir)?
+            durable::copy_dir(from, &dir)?
         }
         let kv = (self.inner.open)(&dir)?;
         kv.sync()?;
@@ -108,7 +107,7 @@ impl StateStore {
     /// Makes a prepared store the live one.
     pub(crate) fn swap(&self, next: Prepared) -> io::Result<()> {
         let Prepared { number, kv } = next;
-        files::write_atomic(&self.inner.dir.join(CURRENT), format!("{number}\n").as_bytes())?;
+        durable::replace(&self.inner.dir.join(CURRENT), format!("{number}\n").as_bytes())?;
         let old = std::mem::replace(&mut *self.inner.live.write(), Live { number, kv });
         let path = self.inner.dir.join(old.number.to_string());
         self.inner.retired.lock().push((Arc::downgrade(&old.kv), path));
@@ -121,7 +120,7 @@ impl StateStore {
             if kv.strong_count() > 0 {
                 return true;
             }
-            if let Err(e) = files::remove_dir(path) {
+            if let Err(e) = durable::remove_dir(path) {
                 tracing::warn!(path = %path.display(), error = %e, "a replaced store cannot be removed");
             }
             false

@@ -14,7 +14,6 @@ mod suite;
 mod tail;
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -170,21 +169,7 @@ pub trait Kv: KvRead {
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError>;
 }
 
-/// Whether [`Kv::sync`] does nothing, so that the test of power cuts can be seen to fail. The files that
-/// RocksDB writes behind our back (tables, its manifest) are synced all the same. False in every build
-/// that is for use.
-const UNSYNCED: bool = cfg!(feature = "unsafe-no-fsync");
-
 /// Makes the names in a directory durable.
 fn sync_dir(dir: &Path) -> Result<(), KvError> {
-    let synced = File::open(dir).and_then(|d| d.sync_all());
-    synced.map_err(KvError::io(format!("fsync of {}", dir.display())))
-}
-
-/// The directory that holds the name `path`.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
+    clawhub_durable::sync_dir(dir).map_err(KvError::io(format!("fsync of {}", dir.display())))
 }

@@ -11,9 +11,10 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
+use clawhub_durable::parent;
 use parking_lot::RwLock;
 
-use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, parent, sync_dir};
+use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, sync_dir};
 
 /// The one file of a checkpoint.
 const DUMP: &str = "dump";

@@ -10,13 +10,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use clawhub_durable::{parent, promised};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, DBRecoveryMode,
     ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
-use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, UNSYNCED, parent, sync_dir, tail};
+use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, sync_dir, tail};
 
 const MIB: usize = 1 << 20;
 /// Blocks of all open stores together.
@@ -233,7 +234,8 @@ impl Kv for RocksKv {
 
     fn sync(&self) -> Result<(), KvError> {
         self.usable()?;
-        if UNSYNCED {
+        // The files that RocksDB writes by itself (tables, its manifest) are synced all the same.
+        if promised::LOG_LEFT_OUT {
             return Ok(());
         }
         self.db.flush_wal(true).map_err(|e| self.fail("fsync of", &e))

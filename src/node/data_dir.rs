@@ -7,7 +7,7 @@
 //! before a byte in it changes. Files are replaced atomically: a crash leaves the old or the new one.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -298,7 +298,7 @@ fn is_fresh(root: &Path) -> Result<bool, DataDirError> {
     for entry in entries {
         let name = entry.map_err(|e| at(root, e))?.file_name();
         let fresh = match name.to_str() {
-            Some("LOCK" | "FORMAT.new" | "lost+found") => true,
+            Some("LOCK" | "FORMAT.tmp" | "lost+found") => true,
             // Mounted there beforehand, to be a device of its own.
             Some(own @ ("raft" | "state" | "local")) => is_bare(&root.join(own))?,
             _ => false,
@@ -395,16 +395,9 @@ fn write_format(root: &Path, owner: Option<Owner>) -> Result<(), DataDirError> {
 }
 
 /// Replaces a file in one step, durably.
-fn replace(root: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
-    let (new, path) = (root.join(format!("{name}.new")), root.join(name));
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)?;
-        File::open(root)?.sync_all()
-    };
-    write().map_err(|e| at(&path, e))
+fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), DataDirError> {
+    let path = folder.join(name);
+    clawhub_durable::replace(&path, content).map_err(|e| at(&path, e))
 }
 
 #[cfg(test)]

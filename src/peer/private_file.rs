@@ -1,8 +1,8 @@
 //! Files that hold a secret: mode 0600, written durably, refused if others could read them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::KeyError;
@@ -36,32 +36,12 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, KeyError> {
 /// Writes a secret so that after a crash the file is there whole or not at all. An existing file is
 /// replaced.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), KeyError> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(at(path)(io::ErrorKind::InvalidInput.into()));
-    };
-    let mut temporary = name.to_owned();
-    temporary.push(".tmp");
-    let temporary = dir.join(temporary);
-    // What an earlier attempt left: `create_new` below must be the one that sets the mode.
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(&temporary)(e)),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(at(&temporary))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
-    fs::rename(&temporary, path).map_err(at(path))?;
-    // An empty parent means the working directory.
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
+    clawhub_durable::replace(path, content).map_err(at(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

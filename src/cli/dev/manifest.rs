@@ -1,8 +1,6 @@
 //! `cluster.json`: where the nodes of a running development cluster are.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use serde::Serialize;
@@ -58,12 +56,7 @@ impl Manifest {
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        let new = folder.join("cluster.json.new");
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, folder.join(NAME))?;
-        File::open(folder)?.sync_all()
+        clawhub_durable::replace(&folder.join(NAME), &text)
     }
 
     /// Removes the file, if there is one.
