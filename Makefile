@@ -26,7 +26,7 @@ help: ## List the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 .PHONY: deps
-deps: ## Install what the other tasks need, saying what and why
+deps: ## Install what all tasks but the benches need, saying what and why (the demo needs less)
 	@.ci/deps
 
 .PHONY: build
@@ -78,7 +78,7 @@ lint: ## Check format, lints, documentation and dependencies; writes nothing
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --locked --workspace --no-deps
 	# The advisory database is a repository that not every machine reaches: bans, licences and sources only.
 	cargo deny --locked check bans licenses sources
-	shellcheck --external-sources .ci/deps .ci/rocksdb .ci/run chaos/prove tests/demo tests/clients/run tests/clients/*.sh
+	shellcheck --external-sources .ci/deps .ci/progress .ci/rocksdb .ci/run chaos/prove tests/demo tests/clients/run tests/clients/*.sh
 
 .PHONY: verify
 verify: lint test ## Everything that must hold before a change lands; writes nothing
