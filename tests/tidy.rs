@@ -23,21 +23,20 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-replicate", 3),
     ("clawhub-auth", 3),
     ("clawhub-registry", 4),
+    ("clawhub-cluster", 4),
     ("clawhub-jobs", 5),
     ("clawhub-api-http", 5),
-    ("clawhub-api-oci", 5),
-    ("clawhub-node", 6),
-    ("clawhub-cli", 6),
-    ("clawhub", 7),
-    ("clawhub-testkit", 7),
+    ("clawhub-api-oci", 6),
+    ("clawhub-api-operator", 6),
+    ("clawhub-node", 8),
+    ("clawhub-cli", 8),
+    ("clawhub", 9),
+    ("clawhub-testkit", 9),
 ];
 
 /// Neighbours that may import each other, one way: (who, whom).
-const SIDEWAYS: &[(&str, &str)] = &[
-    ("clawhub-wire", "clawhub-types"),
-    ("clawhub-replicate", "clawhub-liveness"),
-    ("clawhub-api-oci", "clawhub-api-http"),
-];
+const SIDEWAYS: &[(&str, &str)] =
+    &[("clawhub-wire", "clawhub-types"), ("clawhub-replicate", "clawhub-liveness")];
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work. It reads the file that
 /// a node is started with, as the node does.

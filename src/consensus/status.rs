@@ -5,6 +5,7 @@ use std::time::Duration;
 use clawhub_types::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::{AsyncRuntime, Instant, Watch, WatchReceiver};
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::types::Metrics;
 use crate::{Consensus, Failure};
@@ -140,7 +141,7 @@ fn role<R: AsyncRuntime>(metrics: &Metrics<R>) -> Role {
 }
 
 /// Tells of changes of a node's [`Status`].
-pub struct Watcher<R: AsyncRuntime> {
+pub struct Watcher<R: AsyncRuntime = TokioRuntime> {
     consensus: Consensus<R>,
     metrics: MetricsReceiver<R>,
 }

@@ -11,7 +11,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use clawhub_types::{ClusterId, NodeId};
+use clawhub_cluster::Owner;
+use clawhub_types::NodeId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -97,21 +98,6 @@ pub enum DataDirError {
         /// What it said.
         source: io::Error,
     },
-}
-
-/// The node whose data a directory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Its cluster.
-    pub cluster: ClusterId,
-    /// Its id there.
-    pub node: NodeId,
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "node {} of cluster {}", self.node, self.cluster)
-    }
 }
 
 /// `FORMAT` as it stands in the file. Cluster and node are set together, once.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use clawhub_types::ClusterId;
+
 use super::*;
 
 fn someone(byte: u8) -> Owner {

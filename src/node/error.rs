@@ -9,7 +9,7 @@ use clawhub_peer::{KeyError, PeerError};
 use clawhub_state::Fault;
 
 use crate::data_dir::DataDirError;
-use crate::facts::FactError;
+use crate::node_store::NodeStoreError;
 
 /// A node could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub(crate) enum NodeError {
     Kv(#[from] KvError),
     /// What the node alone knows cannot be read or kept.
     #[error(transparent)]
-    Facts(#[from] FactError),
+    Store(#[from] NodeStoreError),
     /// The replicated state cannot be read.
     #[error(transparent)]
     State(#[from] Fault),
@@ -88,7 +88,7 @@ impl NodeError {
     /// Whether a database of the node is damaged, wherever that was noticed.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            NodeError::Kv(error) | NodeError::Facts(FactError::Kv(error)) => error.is_corrupt(),
+            NodeError::Kv(error) | NodeError::Store(NodeStoreError::Kv(error)) => error.is_corrupt(),
             NodeError::State(Fault::Kv(error)) => error.is_corrupt(),
             NodeError::Consensus(error) => error.is_corrupt(),
             NodeError::Blobs(error) => matches!(&**error, BlobError::Index(error) if error.is_corrupt()),
@@ -96,7 +96,7 @@ impl NodeError {
             NodeError::Damaged(_) => true,
             // What `DataDir` says of damage was said before.
             NodeError::DataDir(_)
-            | NodeError::Facts(_)
+            | NodeError::Store(_)
             | NodeError::State(_)
             | NodeError::Key(_)
             | NodeError::Peer(_)

@@ -7,12 +7,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use clawhub_cluster::Bootstrap;
 use clawhub_state::View;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::node::Node;
-use crate::stack::Stack;
+use crate::member::{Member, Slot};
+use crate::stop::Stop;
+use crate::storage::Storage;
 
 /// How long a readiness check may wait for the cluster.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,48 +31,74 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-pub(crate) async fn readyz(State(node): State<Arc<Node>>) -> Response {
-    let reasons = not_ready(&node).await;
+pub(crate) async fn readyz(State(health): State<Health>) -> Response {
+    let reasons = health.not_ready().await;
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons })).into_response()
 }
 
-/// Why the node should get no requests now; empty if it should.
-pub(crate) async fn not_ready(node: &Node) -> Vec<String> {
-    if node.stop.is_told() {
-        return vec!["the node is stopping".into()];
+/// What it takes to say how the node is. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Health {
+    pub(crate) bootstrap: Bootstrap,
+    pub(crate) member: Slot,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) stop: Stop,
+}
+
+impl Health {
+    /// Why the node should get no requests now; empty if it should.
+    pub(crate) async fn not_ready(&self) -> Vec<String> {
+        if self.stop.is_told() {
+            return vec!["the node is stopping".into()];
+        }
+        let Some(member) = self.member.get() else {
+            return vec![self.phase().to_owned()];
+        };
+        let mut reasons = self.storage.condition().reasons();
+        if !reasons.is_empty() {
+            // Waiting for the cluster would tell nothing more.
+            return reasons;
+        }
+        // The one test that means it: whatever was acknowledged anywhere before now is visible here.
+        match timeout(PATIENCE, member.consensus.barrier()).await {
+            Ok(Ok(_)) => reasons.extend(unregistered(member)),
+            Ok(Err(unavailable)) => reasons.push(unavailable.reason),
+            Err(_) => reasons.push(behind(member)),
+        }
+        reasons
     }
-    let Some(stack) = node.stack() else {
-        return vec![node.phase().to_owned()];
-    };
-    let mut reasons = node.storage.condition().reasons();
-    if !reasons.is_empty() {
-        // Waiting for the cluster would tell nothing more.
-        return reasons;
+
+    /// How far a node is that does not run as a member.
+    fn phase(&self) -> &'static str {
+        match self.bootstrap.owner() {
+            None => "the node is neither initialised nor joined",
+            Some(_) => "the node is starting",
+        }
     }
-    // The one test that means it: whatever was acknowledged anywhere before now is visible here.
-    match timeout(PATIENCE, stack.consensus.barrier()).await {
-        Ok(Ok(_)) => reasons.extend(unregistered(node, stack)),
-        Ok(Err(unavailable)) => reasons.push(unavailable.reason),
-        Err(_) => reasons.push(behind(stack)),
+
+    /// What is wrong with the node's storage; `sound` if nothing is.
+    pub(crate) fn storage(&self) -> String {
+        let condition = self.storage.condition();
+        let full = self.member.get().is_some_and(|member| condition.is_sound() && !member.blobs.accepts());
+        if full { "below min_free: uploads are refused".to_owned() } else { condition.summary() }
     }
-    reasons
 }
 
 /// A node whose boot is not logged yet may still be at its old address for the others.
-fn unregistered(node: &Node, stack: &Stack) -> Option<String> {
-    let state = stack.consensus.state();
-    match View::new(&*state).cluster().node(stack.me) {
-        Ok(Some(record)) if record.boot == node.boot.count => None,
+fn unregistered(member: &Member) -> Option<String> {
+    let state = member.consensus.state();
+    match View::new(&*state).cluster().node(member.consensus.node()) {
+        Ok(Some(record)) if record.boot == member.boot => None,
         Ok(_) => Some("the node has not registered this start yet".into()),
         Err(fault) => Some(fault.to_string()),
     }
 }
 
 /// Why a barrier takes so long, as far as the node can tell.
-fn behind(stack: &Stack) -> String {
-    let status = stack.consensus.status();
+fn behind(member: &Member) -> String {
+    let status = member.consensus.status();
     match status.leader {
         None => "there is no leader".into(),
         Some(_) if status.committed.unwrap_or(0) > status.applied => {

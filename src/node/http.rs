@@ -15,9 +15,8 @@ use clawhub_api_http::{Protocol, Refusal, Site};
 use clawhub_config::Limits;
 use tower::ServiceExt;
 
-use crate::health;
-use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::health::{self, Health};
+use crate::metrics::{self, Metrics, Sources};
 
 /// Memory that a client connection may take: what HTTP/1 buffers, unread and unsent.
 pub(crate) const CONNECTION_MEMORY: u64 = (128 + 512) << 10;
@@ -30,16 +29,16 @@ pub(crate) static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
 
 /// Where a protocol's routes will be. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<OnceLock<Router>>);
+pub(crate) struct ReadyGate(Arc<OnceLock<Router>>);
 
-impl Gate {
+impl ReadyGate {
     /// Lets clients in. Only the first call counts.
     pub(crate) fn open(&self, routes: Router) {
         // A second set of routes would be a second registry: there is one per life.
         let _ = self.0.set(routes);
     }
 
-    async fn answer(State(gate): State<Gate>, request: Request) -> Response {
+    async fn answer(State(gate): State<ReadyGate>, request: Request) -> Response {
         match gate.0.get() {
             Some(routes) => routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
             None => {
@@ -51,27 +50,28 @@ impl Gate {
 }
 
 /// Everything the listener serves.
-pub(crate) fn site(node: &Arc<Node>) -> Site {
+pub(crate) fn site(gate: ReadyGate, health: Health, sources: Sources) -> Site {
     let prefix = clawhub_api_oci::PROTOCOL.prefix;
     let api = Router::new()
-        .route(prefix, any(Gate::answer))
-        .route(&format!("{prefix}/"), any(Gate::answer))
-        .route(&format!("{prefix}/{{*path}}"), any(Gate::answer))
-        .with_state(node.gate.clone());
+        .route(prefix, any(ReadyGate::answer))
+        .route(&format!("{prefix}/"), any(ReadyGate::answer))
+        .route(&format!("{prefix}/{{*path}}"), any(ReadyGate::answer))
+        .with_state(gate);
     let ops = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/metrics", get(crate::metrics::render))
-        .with_state(node.clone());
+        .with_state(health);
+    let counters = sources.counters.clone();
+    let ops = ops.merge(Router::new().route("/metrics", get(metrics::render)).with_state(sources));
     let mut site = Site::new(PROTOCOLS, api, ops);
-    site.router = site.router.layer(from_fn_with_state(node.metrics.clone(), count));
+    site.router = site.router.layer(from_fn_with_state(counters, count));
     site
 }
 
-async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let route = crate::metrics::route(PROTOCOLS, request.uri().path());
+async fn count(State(counters): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let route = metrics::route(PROTOCOLS, request.uri().path());
     let response = next.run(request).await;
-    metrics.count_request(route, response.status().as_u16());
+    counters.count_request(route, response.status().as_u16());
     response
 }
 

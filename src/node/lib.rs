@@ -1,32 +1,27 @@
 //! The node: the only crate that chooses concrete types and puts them together.
 //!
-//! [`clawhub_config`] turns a file into settings that cannot be wrong, [`data_dir`] makes sure whose data it is.
-//! Then `run` opens listeners at once: clients get `/healthz` and 503, operators get the
-//! administration socket. When the node is a member, or as soon as it becomes one (`becoming`), the
-//! `stack` is built and clients are let in. `upkeep` and `membership` keep the member in order, `storage`
-//! watches its devices. A node whose storage failed and came back lives on in the same process, as after a
-//! restart.
+//! `run` opens listeners at once: clients get `/healthz` and 503, operators get the administration socket. When
+//! the node is a member, or as soon as it becomes one (`node`), the `stack` is built and clients are let in.
+//! `upkeep` has everything run that a member repeats, and `storage` watches the devices. A node whose storage failed
+//! and came back lives on in the same process, as after a restart. What a member does is in other crates: this one
+//! hands them their parts.
 //!
-//! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory, and the facts in the
-//! `local` store (boot counter, epoch, known peers). A crash loses none of it.
+//! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory ([`data_dir`]), and what
+//! `node_store` keeps in the `local` store (boot counter, epoch, known peers). A crash loses none of it.
 
-mod admin;
-mod admission;
-mod becoming;
+mod base;
 mod budget;
 pub mod data_dir;
-mod directory;
 mod error;
-mod facts;
 mod health;
+mod holdings;
 mod http;
 mod logging;
-mod membership;
+mod member;
 mod metrics;
 mod node;
-mod office;
+mod node_store;
 mod port;
-mod refusal;
 mod run;
 mod stack;
 mod stop;

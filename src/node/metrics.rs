@@ -17,8 +17,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::logging;
-use crate::node::Node;
-use crate::stack::Stack;
+use crate::member::{Member, Slot};
+use crate::storage::Storage;
 
 /// The part of the interface that a path is for: the protocols name their own.
 pub(crate) fn route(protocols: &[&Protocol], path: &str) -> &'static str {
@@ -77,21 +77,29 @@ struct Gauge {
     value: u64,
 }
 
-pub(crate) async fn render(State(node): State<Arc<Node>>) -> Response {
+/// What the page is made of. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) counters: Arc<Metrics>,
+    pub(crate) member: Slot,
+    pub(crate) storage: Arc<Storage>,
+}
+
+pub(crate) async fn render(State(sources): State<Sources>) -> Response {
     let mut gauges = process();
-    if let Some(stack) = node.stack() {
-        gauges.extend(cluster(stack));
-        gauges.extend(storage(stack));
-        let failing = u64::from(!node.storage.condition().reasons().is_empty());
+    if let Some(member) = sources.member.get() {
+        gauges.extend(cluster(member));
+        gauges.extend(storage(member));
+        let failing = u64::from(!sources.storage.condition().reasons().is_empty());
         gauges.push(Gauge {
             name: "storage_failing",
             help: "1 while a device of this node fails",
             value: failing,
         });
         let (name, help) = ("ballast_bytes", "Room kept for metadata; 0 once it was given up");
-        gauges.push(Gauge { name, help, value: node.storage.ballast() });
+        gauges.push(Gauge { name, help, value: sources.storage.ballast() });
     }
-    match node.metrics.text(&gauges) {
+    match sources.counters.text(&gauges) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -110,8 +118,8 @@ fn process() -> Vec<Gauge> {
     ]
 }
 
-fn cluster(stack: &Stack) -> Vec<Gauge> {
-    let status = stack.consensus.status();
+fn cluster(member: &Member) -> Vec<Gauge> {
+    let status = member.consensus.status();
     let gauge = |name, help, value| Gauge { name, help, value };
     let committed = status.committed.unwrap_or(0);
     vec![
@@ -121,7 +129,7 @@ fn cluster(stack: &Stack) -> Vec<Gauge> {
             "Id of the leader this node follows; 0 for none",
             status.leader.map_or(0, |id| id.0),
         ),
-        gauge("raft_is_leader", "1 on the leader", u64::from(status.leader == Some(stack.me))),
+        gauge("raft_is_leader", "1 on the leader", u64::from(status.leader == Some(status.node))),
         gauge("raft_log_index", "Last entry in the log", status.last_log.unwrap_or(0)),
         gauge("raft_purged_index", "Last entry dropped from the log", status.purged.unwrap_or(0)),
         gauge("raft_committed_index", "Last entry known to be committed", committed),
@@ -134,26 +142,26 @@ fn cluster(stack: &Stack) -> Vec<Gauge> {
         gauge(
             "raft_snapshots_installed",
             "Snapshots of other nodes that replaced this node's state",
-            stack.consensus.snapshots_installed(),
+            member.consensus.snapshots_installed(),
         ),
         gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
         gauge("raft_learners", "Nodes that follow without a vote", status.learners.len() as u64),
     ]
 }
 
-fn storage(stack: &Stack) -> Vec<Gauge> {
+fn storage(member: &Member) -> Vec<Gauge> {
     let gauge = |name, help, value| Gauge { name, help, value };
-    let usage = stack.usage();
+    let usage = member.holdings.usage();
     let mut gauges = vec![
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),
     ];
-    if let Some(census) = stack.registry.census() {
+    if let Some(census) = member.registry.census() {
         let help =
             "Blobs with fewer copies than their projects ask for, cluster-wide, as this node last counted";
         gauges.push(gauge("blobs_under_target", help, census.short));
     }
-    match stack.blobs.free_space() {
+    match member.blobs.free_space() {
         Ok(free) => gauges.push(gauge("storage_free_bytes", "Room on the data directory's device", free)),
         Err(error) => tracing::warn!(%error, "free space cannot be read"),
     }

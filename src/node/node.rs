@@ -1,141 +1,170 @@
-//! What a node is from its first moment on, member of a cluster or not.
+//! A node's way to being a member: it starts as the one that its data names, or becomes one when an operator
+//! wishes so.
+//!
+//! Owned by the one task that runs the node, so that there is one way to become a member at a time. Nobody else is
+//! given it: what others need is handed to them as handles when the node has started.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use clawhub_config::Config;
-use clawhub_kv::Kv;
-use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use clawhub_api_operator as operator;
+use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Owner, Wish, bootstrap};
+use clawhub_peer::NodeKey;
+use tokio::task::JoinSet;
 
-use crate::data_dir::{DataDir, Owner};
-use crate::facts::Facts;
-use crate::http::Gate;
-use crate::metrics::Metrics;
-use crate::port::PeerPort;
+use crate::base::Base;
+use crate::error::NodeError;
+use crate::holdings::Holdings;
+use crate::http::ReadyGate;
+use crate::member::{Member, Slot};
 use crate::stack::Stack;
 use crate::stop::Stop;
 use crate::storage::Storage;
+use crate::upkeep;
 
-/// One life of the node: a start of the process, or of the node in it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Boot {
-    /// Counts the starts, durably.
-    pub(crate) count: u64,
-    /// Drawn at random: tells a repeated registration from a second process with the same data.
-    pub(crate) nonce: u64,
+/// What is opened to others when the node runs as a member. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Doors {
+    /// To clients.
+    pub(crate) gate: ReadyGate,
+    /// To the node's own pages.
+    pub(crate) member: Slot,
+    /// To operators.
+    pub(crate) operators: Arc<OnceLock<operator::Member>>,
 }
 
-/// A node. Shared by everything that runs in one life.
+/// See the [module](self).
 pub(crate) struct Node {
-    /// What it was told.
-    pub(crate) config: Config,
-    /// What it alone knows.
-    pub(crate) facts: Facts,
-    /// The store of that, and of the blob index.
-    pub(crate) local: Arc<dyn Kv>,
-    /// This start.
-    pub(crate) boot: Boot,
-    /// Where clients reach it.
-    pub(crate) http_addr: String,
-    /// The peer port, held until the endpoint takes it.
-    pub(crate) peer_port: PeerPort,
-    /// Where consensus runs: apart from everything that hashes, copies and waits for disks.
-    pub(crate) consensus_runtime: Handle,
-    /// Lets clients in once there is a registry.
-    pub(crate) gate: Gate,
-    /// Counters.
-    pub(crate) metrics: Arc<Metrics>,
-    /// Why and when to stop.
-    pub(crate) stop: Stop,
-    /// Whether its storage can be relied on.
-    pub(crate) storage: Storage,
-    /// Held while the node becomes a member: there is one way to become one at a time.
-    pub(crate) becoming: tokio::sync::Mutex<()>,
-    dir: Mutex<DataDir>,
-    stack: OnceLock<Stack>,
+    base: Base,
+    bootstrap: Bootstrap,
+    storage: Arc<Storage>,
+    doors: Doors,
+    stop: Stop,
+    running: Option<Running>,
 }
 
-/// The parts that a node is put together from.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) dir: DataDir,
-    pub(crate) local: Arc<dyn Kv>,
-    pub(crate) boot: Boot,
-    pub(crate) http: SocketAddr,
-    pub(crate) peer_port: PeerPort,
-    pub(crate) consensus_runtime: Handle,
-    pub(crate) stop: Stop,
-    pub(crate) storage: Storage,
+/// What runs once the node is a member.
+struct Running {
+    stack: Stack,
+    /// Ends with the node.
+    _upkeep: JoinSet<()>,
 }
 
 impl Node {
-    /// Puts a node together. It is not a member of anything yet.
-    pub(crate) fn new(parts: Parts) -> Arc<Node> {
-        let Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop, storage } = parts;
-        let http_addr = config.http.advertise.clone().unwrap_or_else(|| client_address(&config, http));
-        Arc::new(Node {
-            config,
-            facts: Facts::new(local.clone()),
-            local,
-            boot,
-            http_addr,
-            peer_port,
-            consensus_runtime,
-            gate: Gate::default(),
-            metrics: Arc::new(Metrics::new()),
-            stop,
-            storage,
-            becoming: tokio::sync::Mutex::default(),
-            dir: Mutex::new(dir),
-            stack: OnceLock::new(),
-        })
+    /// A node that does not run as a member yet.
+    pub(crate) fn new(
+        base: Base,
+        bootstrap: Bootstrap,
+        storage: Arc<Storage>,
+        doors: Doors,
+        stop: Stop,
+    ) -> Node {
+        Node { base, bootstrap, storage, doors, stop, running: None }
     }
 
-    /// Which cluster and node the data is of, once it is of any.
-    pub(crate) fn owner(&self) -> Option<Owner> {
-        self.dir.lock().owner()
-    }
-
-    /// Does something with the data directory.
-    pub(crate) fn with_dir<T>(&self, work: impl FnOnce(&mut DataDir) -> T) -> T {
-        work(&mut self.dir.lock())
-    }
-
-    /// Everything that runs once the node is a member.
-    pub(crate) fn stack(&self) -> Option<&Stack> {
-        self.stack.get()
-    }
-
-    /// Puts the running parts in place and lets clients in.
-    pub(crate) fn set_stack(&self, stack: Stack) {
-        let routes = clawhub_api_oci::routes(stack.registry.clone());
-        // `becoming` is held by the caller: nobody else sets it.
-        if self.stack.set(stack).is_ok() {
-            self.gate.open(routes);
+    /// Starts as the member that the data directory names, if it names one.
+    ///
+    /// # Errors
+    /// [`NodeError`] if it cannot run.
+    pub(crate) async fn resume(&mut self) -> Result<(), NodeError> {
+        match self.base.dir.owner() {
+            Some(owner) => self.start(owner).await,
+            None => {
+                tracing::info!("waiting for `clawhub cluster init` or `clawhub cluster join`");
+                Ok(())
+            }
         }
     }
 
-    /// How far a node without running parts is.
-    pub(crate) fn phase(&self) -> &'static str {
-        match self.owner() {
-            None => "the node is neither initialised nor joined",
-            Some(_) => "the node is starting",
+    /// Becomes the member that an operator wishes it to be, and starts as such.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; if it says that this is a member already, nothing was done.
+    pub(crate) async fn fulfil(&mut self, wish: Wish) -> Result<Owner, ClusterError> {
+        if let Some(owner) = self.base.dir.owner() {
+            return Err(ClusterError::Precondition(format!("this is {owner} already")));
         }
+        let owner = match wish {
+            Wish::Init(durability) => {
+                let key = NodeKey::load_or_create(&self.base.dir.node_key())?;
+                let credentials = bootstrap::init(self.base.profile(), &key, durability)?;
+                self.base.keep(&credentials).map_err(ClusterError::internal)?;
+                tracing::info!(cluster = %credentials.owner.cluster, %durability, "founding a cluster");
+                credentials.owner
+            }
+            Wish::Join { addresses, token } => {
+                let key = NodeKey::load_or_create(&self.base.dir.node_key())?;
+                let joined = bootstrap::join(self.base.profile(), &key, &addresses, &token);
+                let credentials = tokio::select! {
+                    joined = joined => joined?,
+                    () = self.stop.told() => {
+                        return Err(ClusterError::Unavailable("the node is stopping".to_owned()));
+                    }
+                };
+                self.base.keep(&credentials).map_err(ClusterError::internal)?;
+                let owner = credentials.owner;
+                tracing::info!(cluster = %owner.cluster, node = %owner.node, "joined a cluster");
+                owner
+            }
+        };
+        self.bootstrap.set_owner(owner);
+        // It cannot be nobody again: what fails here ends this life, and the next one tries again.
+        if let Err(error) = self.start(owner).await {
+            match error.is_damage() {
+                true => self.stop.damaged(error.to_string()),
+                false => self.stop.fault(error.to_string()),
+            }
+            return Err(ClusterError::internal(error));
+        }
+        Ok(owner)
     }
 
-    /// Where peers reach this node.
-    pub(crate) fn peer_addr(&self) -> String {
-        self.config.peer.advertise.clone().unwrap_or_else(|| self.peer_port.addr().to_string())
+    /// Builds the parts of a member, and opens the doors.
+    async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
+        let stack = Stack::start(&self.base, owner, &self.stop).await?;
+        self.finish_init(&stack, owner).await?;
+        let holdings = Holdings::of(stack.blobs.clone());
+        let upkeep = upkeep::start(&self.base, &stack, &self.storage, &holdings, &self.stop);
+        self.open_doors(&stack, holdings);
+        self.running = Some(Running { stack, _upkeep: upkeep });
+        Ok(())
     }
-}
 
-/// Where clients reach a node that does not say so: where it listens, or, if that is everywhere, at the
-/// host that its peers know.
-fn client_address(config: &Config, listening: SocketAddr) -> String {
-    let host = config.peer.advertise.as_deref().and_then(|addr| addr.rsplit_once(':'));
-    match host {
-        Some((host, _)) if listening.ip().is_unspecified() => format!("{host}:{}", listening.port()),
-        _ => listening.to_string(),
+    /// Goes on with the founding of the cluster, if this node was to found it and has not seen it done.
+    async fn finish_init(&self, stack: &Stack, owner: Owner) -> Result<(), NodeError> {
+        let Some(init) = self.base.store.pending_init()? else { return Ok(()) };
+        let done = tokio::select! {
+            done = bootstrap::finish_init(&stack.consensus, owner.cluster, &init) => done,
+            () = self.stop.told() => return Err(NodeError::Fault("stopped while founding".into())),
+        };
+        done.map_err(|error| match error {
+            ClusterError::State(fault) => NodeError::State(fault),
+            ClusterError::Consensus(error) => NodeError::Consensus(error),
+            other => NodeError::Fault(format!("the cluster cannot be founded: {other}")),
+        })?;
+        Ok(self.base.store.set_pending_init(None)?)
+    }
+
+    /// Lets clients and operators in. A node starts once, so that each door is opened once.
+    fn open_doors(&self, stack: &Stack, holdings: Holdings) {
+        let registry = stack.registry.clone();
+        let cluster =
+            Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.cluster_key.clone());
+        let operators = operator::Member { cluster, registry: registry.clone() };
+        let _ = self.doors.operators.set(operators);
+        let _ = self.doors.member.set(Member {
+            boot: self.base.boot.count,
+            consensus: stack.consensus.clone(),
+            blobs: stack.blobs.clone(),
+            registry: registry.clone(),
+            holdings,
+        });
+        self.doors.gate.open(clawhub_api_oci::routes(registry));
+    }
+
+    /// Stops what runs. Clients have been drained before.
+    pub(crate) async fn stop(&self) {
+        if let Some(running) = &self.running {
+            running.stack.stop().await;
+        }
     }
 }

@@ -1,20 +1,26 @@
 //! A node's life: open, listen, become a member if it is not one, serve, drain, stop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use clawhub_api_operator::{self as operator, AdminSocket};
+use clawhub_cluster::Bootstrap;
 use clawhub_config::Config;
+use clawhub_types::Durability;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::admin::{self, AdminSocket};
+use crate::base::{Base, Boot};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::error::NodeError;
-use crate::facts::Facts;
-use crate::node::{Boot, Node, Parts};
+use crate::health::Health;
+use crate::metrics::{Metrics, Sources};
+use crate::node::{Doors, Node};
+use crate::node_store::NodeStore;
 use crate::port::PeerPort;
 use crate::stop::{End, Stop};
 use crate::storage::Storage;
-use crate::{becoming, budget, http, stores};
+use crate::{budget, http, stores};
 
 /// What follows a life that ended as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,34 +42,41 @@ pub(crate) async fn run(
     stop: Stop,
     life: u32,
 ) -> Result<Then, NodeError> {
-    let (node, listener, socket) = open(config, consensus_runtime, stop.clone(), life).await?;
-    let operators = tokio::spawn(admin::serve(socket, node.clone()));
-    let site = http::site(&node);
-    let limits = http::limits(&node.config.limits);
+    let Opened { base, listener, socket, storage } = open(config, consensus_runtime, life).await?;
+    let (bootstrap, mut requests) = Bootstrap::new(base.dir.owner());
+    let doors = Doors::default();
+    let member = doors.member.clone();
+    let health =
+        Health { bootstrap: bootstrap.clone(), member, storage: storage.clone(), stop: stop.clone() };
+    let operators = tokio::spawn(serve_operators(socket, operators(&base, &doors, &health), stop.clone()));
+    let counters = Arc::new(Metrics::new());
+    let sources = Sources { counters, member: doors.member.clone(), storage: storage.clone() };
+    let site = http::site(doors.gate.clone(), health, sources);
+    let limits = http::limits(&base.config.limits);
     let told = stop.clone();
     let clients = tokio::spawn(clawhub_api_http::serve(listener, site, limits, async move {
         told.told().await;
     }));
 
-    let resumed = match node.owner() {
-        Some(owner) => becoming::resume(&node, owner).await,
-        None => {
-            tracing::info!("waiting for `clawhub cluster init` or `clawhub cluster join`");
-            Ok(())
-        }
-    };
+    let mut node = Node::new(base, bootstrap, storage, doors, stop.clone());
+    let resumed = node.resume().await;
     if let Err(error) = &resumed {
         stop.fault(error.to_string());
     }
-    stop.told().await;
+    loop {
+        let request = tokio::select! {
+            () = stop.told() => break,
+            request = requests.next() => request,
+        };
+        // Whether or not the operator still waits for the answer.
+        let _ = request.answer.send(node.fulfil(request.wish).await);
+    }
 
     // Clients first: their requests need everything else.
     if let Ok(drained) = clients.await {
         tracing::info!(cut = drained.cut, "clients are gone");
     }
-    if let Some(stack) = node.stack() {
-        stack.stop().await;
-    }
+    node.stop().await;
     operators.abort();
     // Until the socket file is gone with it.
     let _ = operators.await;
@@ -77,14 +90,41 @@ pub(crate) async fn run(
     }
 }
 
+/// What an operator may ask of this node.
+fn operators(base: &Base, doors: &Doors, health: &Health) -> operator::Parts {
+    let config = &base.config;
+    let asked = health.clone();
+    operator::Parts {
+        name: config.node.name.clone(),
+        durability: config.storage.durability.unwrap_or(Durability::Zone),
+        bootstrap: health.bootstrap.clone(),
+        member: doors.operators.clone(),
+        health: Arc::new(move || {
+            let health = asked.clone();
+            Box::pin(async move {
+                operator::Health { not_ready: health.not_ready().await, storage: health.storage() }
+            })
+        }),
+    }
+}
+
+async fn serve_operators(socket: AdminSocket, parts: operator::Parts, stop: Stop) {
+    if let Err(error) = operator::serve(socket, parts).await {
+        stop.fault(format!("the administration socket failed: {error}"));
+    }
+}
+
+/// What a node has from its first moment.
+struct Opened {
+    base: Base,
+    listener: TcpListener,
+    socket: AdminSocket,
+    storage: Arc<Storage>,
+}
+
 /// Opens what a node needs from its first moment. Nothing is changed before the data directory has been
 /// found to be this node's, and no port is asked for twice.
-async fn open(
-    config: Config,
-    consensus_runtime: Handle,
-    stop: Stop,
-    life: u32,
-) -> Result<(Arc<Node>, TcpListener, AdminSocket), NodeError> {
+async fn open(config: Config, consensus_runtime: Handle, life: u32) -> Result<Opened, NodeError> {
     let dir = DataDir::open(&config.node.data)?;
     budget::log(&config);
     let refused = |what, at: String| move |source| NodeError::Listen { what, at, source };
@@ -94,15 +134,15 @@ async fn open(
     let peers = config.peer.listen;
     let peer_port = PeerPort::hold(peers).map_err(refused("peers at", peers.to_string()))?;
     let local = stores::local(&dir)?;
-    let facts = Facts::new(local.clone());
-    if dir.owner().is_some() && facts.epoch()?.is_none() {
+    let store = NodeStore::new(local.clone());
+    if dir.owner().is_some() && store.epoch()?.is_none() {
         // It is known before `FORMAT` names an owner.
         return Err(DataDirError::Unmarked(dir.local()).into());
     }
-    if let Some(reason) = facts.refused()? {
+    if let Some(reason) = store.refused()? {
         return Err(NodeError::Refused(reason));
     }
-    let count = facts.count_boot()?;
+    let count = store.count_boot()?;
     let path = dir.admin_socket();
     let socket = AdminSocket::bind(&path).map_err(refused("operators at", path.display().to_string()))?;
     tracing::info!(
@@ -119,7 +159,17 @@ async fn open(
     let boot = Boot { count, nonce: rand::random() };
     let storage = Storage::open(&dir, config.raft.ballast, life);
     let storage = storage.map_err(|source| NodeError::Io { path: dir.root().to_owned(), source })?;
-    let node =
-        Node::new(Parts { config, dir, local, boot, http, peer_port, consensus_runtime, stop, storage });
-    Ok((node, listener, socket))
+    let http_addr = config.http.advertise.clone().unwrap_or_else(|| client_address(&config, http));
+    let base = Base { config, dir, local, store, boot, http_addr, peer_port, consensus_runtime };
+    Ok(Opened { base, listener, socket, storage: Arc::new(storage) })
+}
+
+/// Where clients reach a node that does not say so: where it listens, or, if that is everywhere, at the
+/// host that its peers know.
+fn client_address(config: &Config, listening: SocketAddr) -> String {
+    let host = config.peer.advertise.as_deref().and_then(|addr| addr.rsplit_once(':'));
+    match host {
+        Some((host, _)) if listening.ip().is_unspecified() => format!("{host}:{}", listening.port()),
+        _ => listening.to_string(),
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clawhub_auth::Authorizer;
 use clawhub_blobs::{BlobStore, StoreConfig};
+use clawhub_cluster::{JoinService, Members, Owner};
 use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_jobs::Jobs;
@@ -17,19 +18,16 @@ use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
 use clawhub_state::View;
-use clawhub_types::{ClusterId, NodeId};
+use clawhub_types::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::admission::Admission;
-use crate::data_dir::Owner;
-use crate::directory::Members;
+use crate::base::{Base, Boot};
 use crate::error::NodeError;
-use crate::facts::Facts;
-use crate::node::{Boot, Node};
+use crate::stop::Stop;
 use crate::stores;
 
 /// How long a node that is cut off goes on answering GET by digest.
@@ -39,21 +37,8 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 /// How long consensus may take to stop.
 const CONSENSUS_STOP: Duration = Duration::from_secs(5);
 
-/// What the node holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// Blobs with a durable copy.
-    pub(crate) blobs: u64,
-    /// Their bytes.
-    pub(crate) bytes: u64,
-}
-
 /// The running parts of a member.
 pub(crate) struct Stack {
-    /// This node.
-    pub(crate) me: NodeId,
-    /// Its cluster.
-    pub(crate) cluster: ClusterId,
     /// The key that seals secrets in the state.
     pub(crate) cluster_key: ClusterKey,
     pub(crate) members: Arc<Members>,
@@ -63,9 +48,7 @@ pub(crate) struct Stack {
     pub(crate) raft: Arc<dyn Kv>,
     pub(crate) blobs: BlobStore,
     pub(crate) liveness: Liveness,
-    pub(crate) replicate: Replicate,
     pub(crate) registry: Registry,
-    usage: Mutex<Usage>,
     jobs: Mutex<Option<Jobs>>,
     peers: Mutex<Option<JoinHandle<()>>>,
     stop_peers: CancellationToken,
@@ -76,32 +59,29 @@ impl Stack {
     ///
     /// # Errors
     /// [`NodeError`]; what was started by then stops with the runtimes of this life.
-    pub(crate) async fn start(node: &Node, owner: Owner) -> Result<Stack, NodeError> {
-        bind_stores(node)?;
-        let (raft, state) = node.with_dir(|dir| {
-            Ok::<_, NodeError>((stores::raft(dir)?, stores::state(dir).map_err(io_at(dir.state()))?))
-        })?;
+    pub(crate) async fn start(base: &Base, owner: Owner, stop: &Stop) -> Result<Stack, NodeError> {
+        bind_stores(base)?;
+        let raft = stores::raft(&base.dir)?;
+        let state = stores::state(&base.dir).map_err(io_at(base.dir.state()))?;
         check_owner(&state, owner)?;
         let store = StoreConfig {
-            dir: node.with_dir(|dir| dir.root().to_owned()),
-            min_free: node.config.storage.min_free,
+            dir: base.dir.root().to_owned(),
+            min_free: base.config.storage.min_free,
             node: owner.node,
         };
-        let blobs = BlobStore::open(store, node.local.clone()).await?;
-        let members = Arc::new(Members::new(state.clone(), node.facts.peers()?));
-        let (identity, cluster_key) = identity(node, owner)?;
-        let endpoint = Endpoint::bind(node.peer_port.release(), identity, members.clone()).await?;
-        let consensus = consensus(node, owner.node, raft.clone(), state, &endpoint).await?;
-        let source = consensus.clone();
+        let blobs = BlobStore::open(store, base.local.clone()).await?;
+        let members = Arc::new(Members::new(state.clone(), base.store.peers()?));
+        let (identity, cluster_key) = identity(base, owner)?;
+        let endpoint = Endpoint::bind(base.peer_port.release(), identity, members.clone()).await?;
+        let consensus = consensus(base, owner.node, raft.clone(), state, &endpoint).await?;
         let liveness = liveness(owner.node, &endpoint, &members, &blobs);
+        let source = consensus.clone();
         let state = Arc::new(move || source.state());
         let replicate = Replicate::new(blobs.clone(), endpoint.clone(), liveness.clone(), state);
-        let profile = profile(node.config.raft.profile);
+        let profile = profile(base.config.raft.profile);
         let limits = clawhub_registry::Limits { wait: profile.wait(), cut_off: CUT_OFF };
-        let registry = Registry::new(consensus.clone(), replicate.clone(), Authorizer::Open, limits);
+        let registry = Registry::new(consensus.clone(), replicate, Authorizer::Open, limits);
         let stack = Stack {
-            me: owner.node,
-            cluster: owner.cluster,
             cluster_key,
             members,
             endpoint,
@@ -110,44 +90,34 @@ impl Stack {
             raft,
             blobs,
             liveness,
-            replicate,
             registry,
-            usage: Mutex::default(),
             peers: Mutex::new(None),
             stop_peers: CancellationToken::new(),
         };
-        stack.serve_peers(node);
+        stack.serve_peers(stop.clone());
         Ok(stack)
     }
 
     /// Lets the other members, and those who want to be, in.
-    fn serve_peers(&self, node: &Node) {
+    fn serve_peers(&self, stop: Stop) {
         let consensus = Routes::new(clawhub_consensus::grpc::service(self.consensus.clone()));
-        let admission = Admission::new(self.consensus.clone(), self.cluster_key.clone()).routes();
-        let (endpoint, streams) = (self.endpoint.clone(), Arc::new(self.registry.clone()));
-        let (told, stop) = (self.stop_peers.clone().cancelled_owned(), node.stop.clone());
+        let join = JoinService::new(self.consensus.clone(), self.cluster_key.clone());
+        let endpoint = self.endpoint.clone();
+        let streams = Arc::new(self.registry.clone());
+        let told = self.stop_peers.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
-            if let Err(error) = endpoint.serve(consensus, admission, streams, told).await {
+            let served = endpoint.serve(consensus, clawhub_cluster::join_routes(join), streams, told);
+            if let Err(error) = served.await {
                 stop.fault(format!("the peer listener ended: {error}"));
             }
         });
         *self.peers.lock() = Some(serving);
     }
 
-    /// How much this node holds, as last counted.
-    pub(crate) fn usage(&self) -> Usage {
-        *self.usage.lock()
-    }
-
-    /// Notes how much this node holds.
-    pub(crate) fn set_usage(&self, usage: Usage) {
-        *self.usage.lock() = usage;
-    }
-
     /// Stops every part. Clients have been drained before.
     pub(crate) async fn stop(&self) {
         drop(self.jobs.lock().take());
-        if self.consensus.status().leader == Some(self.me) {
+        if self.consensus.status().leader == Some(self.consensus.node()) {
             // A courtesy: without it the others wait for an election time-out.
             if let Err(error) = self.consensus.transfer_leader(None, HAND_OVER).await {
                 tracing::debug!(%error, "leadership was not handed over");
@@ -163,7 +133,7 @@ impl Stack {
             let _ = serving.await;
         }
         // Last, when nothing writes any more: uploads and fetches resume from here.
-        if let Err(error) = self.replicate.blobs().close().await {
+        if let Err(error) = self.blobs.close().await {
             tracing::error!(%error, "the blob store did not close cleanly; it recovers at the next start");
         }
     }
@@ -183,14 +153,14 @@ fn io_at(path: std::path::PathBuf) -> impl FnOnce(std::io::Error) -> NodeError {
 
 /// Makes sure that the folders of the stores are this node's. One that is empty because its device is not mounted
 /// would otherwise be taken for new, and the node would have forgotten its votes.
-fn bind_stores(node: &Node) -> Result<(), NodeError> {
-    match node.facts.stores()? {
-        Some(mark) => Ok(node.with_dir(|dir| dir.check_marks(mark))?),
+fn bind_stores(base: &Base) -> Result<(), NodeError> {
+    match base.store.stores()? {
+        Some(mark) => Ok(base.dir.check_marks(mark)?),
         None => {
             // The folders first: cut off between the two, the next start draws another one.
             let mark = rand::random();
-            node.with_dir(|dir| dir.mark(mark))?;
-            Ok(node.facts.set_stores(mark)?)
+            base.dir.mark(mark)?;
+            Ok(base.store.set_stores(mark)?)
         }
     }
 }
@@ -208,30 +178,30 @@ fn check_owner(state: &StateStore, owner: Owner) -> Result<(), NodeError> {
 }
 
 /// The node's keys and certificate, as they were when it became a member.
-fn identity(node: &Node, owner: Owner) -> Result<(Identity, ClusterKey), NodeError> {
+fn identity(base: &Base, owner: Owner) -> Result<(Identity, ClusterKey), NodeError> {
     let missing = || NodeError::Inconsistent("FORMAT names a member, and local/ knows of no cluster".into());
-    let epoch = node.facts.epoch()?.ok_or_else(missing)?;
-    let (cert, ca_cert) = node.with_dir(|dir| dir.certificates())?;
-    let (key, cluster_key) = node.with_dir(|dir| (dir.node_key(), dir.cluster_key()));
-    let Boot { count: boot, nonce } = node.boot;
+    let epoch = base.store.epoch()?.ok_or_else(missing)?;
+    let (cert, ca_cert) = base.dir.certificates()?;
+    let key = NodeKey::load_or_create(&base.dir.node_key())?;
+    let Boot { count: boot, nonce } = base.boot;
     let hello = Hello { cluster: owner.cluster, epoch, node: owner.node, boot, nonce };
-    let identity = Identity { key: NodeKey::load_or_create(&key)?, cert, ca_cert, hello };
-    Ok((identity, ClusterKey::load(&cluster_key)?))
+    let cluster_key = ClusterKey::load(&base.dir.cluster_key())?;
+    Ok((Identity { key, cert, ca_cert, hello }, cluster_key))
 }
 
 async fn consensus(
-    node: &Node,
+    base: &Base,
     me: NodeId,
     log: Arc<dyn Kv>,
     state: StateStore,
     endpoint: &Endpoint,
 ) -> Result<Consensus, NodeError> {
-    let mut settings = Settings::new(me, node.boot.count, node.boot.nonce, profile(node.config.raft.profile));
-    settings.snapshot_interval = node.config.raft.snapshot_entries;
-    settings.snapshot_rate = node.config.raft.snapshot_rate;
-    settings.proposal_budget = usize::try_from(node.config.limits.proposals).unwrap_or(usize::MAX);
+    let mut settings = Settings::new(me, base.boot.count, base.boot.nonce, profile(base.config.raft.profile));
+    settings.snapshot_interval = base.config.raft.snapshot_entries;
+    settings.snapshot_rate = base.config.raft.snapshot_rate;
+    settings.proposal_budget = usize::try_from(base.config.limits.proposals).unwrap_or(usize::MAX);
     let transport = Arc::new(clawhub_consensus::grpc::GrpcTransport::new(endpoint.clone()));
-    let runtime = node.consensus_runtime.clone();
+    let runtime = base.consensus_runtime.clone();
     // Entering the other runtime makes everything that consensus starts run there.
     let start = move || runtime.block_on(Consensus::start(settings, log, state, transport));
     match tokio::task::spawn_blocking(start).await {
@@ -256,14 +226,4 @@ fn applied(consensus: &Consensus) -> watch::Receiver<u64> {
         }
     });
     told
-}
-
-/// The peers to start from next time: kept whenever they change.
-pub(crate) fn keep_peers(facts: &Facts, members: &Members) -> Result<(), NodeError> {
-    let now = members.current()?;
-    if !now.is_empty() && now != facts.peers()? {
-        facts.set_peers(&now)?;
-        members.set_seeds(now);
-    }
-    Ok(())
 }

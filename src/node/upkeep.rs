@@ -1,178 +1,157 @@
-//! What a member does besides serving: registers its start, keeps its list of peers, shows removed
-//! members out, counts what it holds, and notices when it must stop itself.
+//! Has everything run that a member repeats, each at its pace, until the node stops.
 //!
-//! Every loop is idempotent and begins again after a crash with nothing lost.
+//! Every round is idempotent: a crash loses one, and the next one finds the same work.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_blobs::BlobStore;
-use clawhub_consensus::{Failure, ProposeError, Who};
-use clawhub_peer::{Class, RefusalCode, Standing};
-use clawhub_state::cluster::ClusterCmd;
-use clawhub_state::{Command, Rejected, View};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use clawhub_cluster::{Dismissal, Dismissed, Following, Leadership, Membership, Registration, RemovalWatch};
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::error::NodeError;
-use crate::node::Node;
-use crate::stack::{Stack, Usage, keep_peers};
-use crate::{membership, office, refusal, storage};
+use crate::base::Base;
+use crate::holdings::Holdings;
+use crate::node_store::NodeStore;
+use crate::stack::Stack;
+use crate::stop::Stop;
+use crate::storage::{self, FailureNotice, Storage, Watch};
 
-/// Between two looks at the members, however fast the log grows.
-const LOOK: Duration = Duration::from_millis(200);
-/// Silence after which a node asks whether it is still a member.
-const EXILE: Duration = Duration::from_secs(3);
-/// Between two counts of what the node holds.
-const COUNT: Duration = Duration::from_secs(30);
-/// Rows of the blob index read at once while counting.
-const PAGE: usize = 1024;
-/// After a registration that nobody answered.
-const AGAIN: Duration = Duration::from_millis(500);
-
-/// Starts the loops. They end with the life.
-pub(crate) fn start(node: &Arc<Node>) {
-    tokio::spawn(register(node.clone()));
-    tokio::spawn(watch_members(node.clone()));
-    tokio::spawn(watch_exile(node.clone()));
-    tokio::spawn(watch_consensus(node.clone()));
-    tokio::spawn(count(node.clone()));
-    tokio::spawn(membership::run(node.clone()));
-    tokio::spawn(office::run(node.clone()));
-    tokio::spawn(storage::run(node.clone()));
+/// Starts all of it. Dropping the set ends it.
+pub(crate) fn start(
+    base: &Base,
+    stack: &Stack,
+    storage: &Arc<Storage>,
+    holdings: &Holdings,
+    stop: &Stop,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let dismissal = Dismissal::default();
+    tasks.spawn(hear(dismissal.clone(), base.store.clone(), stop.clone()));
+    let registration = Registration::new(stack.consensus.clone(), base.start(), dismissal.clone());
+    tasks.spawn(register(registration, stop.clone()));
+    tasks.spawn(follow(following(base, stack, dismissal.clone()), stop.clone()));
+    let removal = RemovalWatch::new(stack.consensus.clone(), stack.endpoint.clone(), dismissal);
+    tasks.spawn(watch_removal(removal, stop.clone()));
+    let membership = Membership::new(stack.consensus.clone(), stack.liveness.clone());
+    tasks.spawn(change_members(membership, stop.clone()));
+    let leadership = Leadership::new(stack.consensus.clone(), stack.liveness.clone());
+    tasks.spawn(lead(leadership, stop.clone()));
+    tasks.spawn(count(holdings.clone(), stop.clone()));
+    let watch = Watch::new(storage.clone(), watched(base, stack), stop.clone());
+    tasks.spawn(watch_storage(watch, stop.clone()));
+    let notice = FailureNotice::new(storage.clone(), stack.consensus.clone(), base.boot.count);
+    tasks.spawn(tell_of_failure(notice, stop.clone()));
+    tasks
 }
 
-/// Logs this start: its counter, and where the node is now.
-async fn register(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let boot = Command::Cluster(ClusterCmd::Boot {
-        node: stack.me,
-        boot: node.boot.count,
-        nonce: node.boot.nonce,
-        peer_addr: node.peer_addr(),
-        http_addr: node.http_addr.clone(),
-    });
-    while !node.stop.is_told() {
-        match stack.consensus.propose(boot.clone(), Who::system(), refusal::PATIENCE).await {
-            Ok(_) => return tracing::info!(node = %stack.me, boot = node.boot.count, "registered"),
-            Err(ProposeError::Rejected(rejected @ Rejected::StaleBoot { .. })) => {
-                let why = "an old copy of its data directory, or a second process with the same one";
-                return refused(&node, format!("{rejected}: {why}"));
-            }
-            Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => return node.stop.removed(),
-            Err(error) => tracing::debug!(%error, "not registered yet"),
-        }
-        sleep(AGAIN).await;
-    }
-}
-
-/// Ends a node whose data is not what the others rely on, and keeps it from starting again with it.
-fn refused(node: &Node, reason: String) {
-    if let Err(error) = node.facts.set_refused(&reason) {
-        tracing::error!(%error, "it cannot be kept that the cluster refused this data");
-    }
-    node.stop.fault(reason);
-}
-
-/// Follows the members as the state changes.
-async fn watch_members(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut watcher = stack.consensus.watch();
-    let mut applied = None;
-    let mut followed = None;
-    while let Some(status) = watcher.changed().await {
-        let leader = (status.term, status.leader);
-        if followed.replace(leader) != Some(leader) {
-            let leader = status.leader.map_or(0, |id| id.0);
-            tracing::info!(term = status.term, leader, "who leads has changed; 0 is nobody");
-        }
-        if applied.replace(status.applied) == Some(status.applied) {
-            continue;
-        }
-        if let Err(error) = keep_peers(&node.facts, &stack.members) {
-            tracing::warn!(%error, "the list of peers was not kept");
-        }
-        if let Err(error) = show_out(&node, stack) {
-            tracing::error!(%error, "the members cannot be read");
-        }
-        sleep(LOOK).await;
-    }
-}
-
-/// Closes what is still open with members that were removed. The directory refuses them from the same
-/// entry on.
-fn show_out(node: &Node, stack: &Stack) -> Result<(), NodeError> {
-    let state = stack.consensus.state();
-    for member in View::new(&*state).cluster().nodes()?.into_iter().filter(|member| member.removed) {
-        if member.id == stack.me {
-            node.stop.removed();
-        } else if stack.endpoint.standing(member.id) == Standing::Connected {
-            tracing::info!(node = %member.id, "closing connections with a removed node");
-            stack.endpoint.disconnect(member.id);
-        }
-    }
-    Ok(())
-}
-
-/// Asks the others why, when nobody speaks to this node any more: the entry that removed it may never
-/// have reached it, nor the one that logged a later start of it.
-async fn watch_exile(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(EXILE);
+/// The pace of a round.
+fn every(pace: Duration) -> Interval {
+    let mut every = interval(pace);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !node.stop.is_told() {
-        every.tick().await;
-        let status = stack.consensus.status();
-        if status.cut_off.is_none_or(|age| age < EXILE) {
-            continue;
-        }
-        for member in status.voters.into_iter().filter(|member| *member != stack.me) {
-            let Err(error) = stack.endpoint.open(member, Class::Control).await else { continue };
-            // Unreachable, or another reason: that is a failure, not an exile.
-            match error.refusal().map(|refusal| refusal.code) {
-                Some(RefusalCode::Removed) => return node.stop.removed(),
-                Some(RefusalCode::StaleBoot) => return refused(&node, error.to_string()),
-                _ => (),
+    every
+}
+
+/// Whether there is a next round: waits until it is due, or the node stops.
+async fn next(every: &mut Interval, stop: &Stop) -> bool {
+    tokio::select! {
+        _ = every.tick() => !stop.is_told(),
+        () = stop.told() => false,
+    }
+}
+
+/// Ends a node that the cluster has no place for. One whose data is not what the others rely on is kept from
+/// starting again with it.
+async fn hear(dismissal: Dismissal, store: NodeStore, stop: Stop) {
+    match dismissal.told().await {
+        Dismissed::Removed => stop.removed(),
+        Dismissed::Refused(reason) => {
+            if let Err(error) = store.set_refused(&reason) {
+                tracing::error!(%error, "it cannot be kept that the cluster refused this data");
             }
+            stop.fault(reason);
         }
     }
 }
 
-/// Consensus stops by itself when a store fails, or when it meets what it must not go on with. Which of the two
-/// it was is for the watch over the devices to tell.
-async fn watch_consensus(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    if let Some(Failure { reason, corrupt }) = stack.consensus.stopped().await {
-        node.storage.report(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
+async fn register(mut registration: Registration, stop: Stop) {
+    let mut every = every(Registration::EVERY);
+    while !registration.is_done() && next(&mut every, &stop).await {
+        // It has said itself what went wrong; so have the others below.
+        let _ = registration.pass().await;
     }
 }
 
-async fn count(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(COUNT);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let blobs = stack.blobs.clone();
-        match tokio::task::spawn_blocking(move || usage(&blobs)).await {
-            Ok(usage) => stack.set_usage(usage),
-            // The runtime is going down.
-            Err(_) => return,
-        }
+fn following(base: &Base, stack: &Stack, dismissal: Dismissal) -> Following {
+    let store = base.store.clone();
+    Following::new(
+        stack.consensus.clone(),
+        stack.endpoint.clone(),
+        stack.members.clone(),
+        dismissal,
+        move |peers| Ok(store.set_peers(peers)?),
+    )
+}
+
+async fn follow(mut following: Following, stop: Stop) {
+    while following.wake().await && !stop.is_told() {
+        following.pass();
+        sleep(Following::EVERY).await;
     }
 }
 
-fn usage(blobs: &BlobStore) -> Usage {
-    let mut usage = Usage::default();
-    let mut after = None;
-    loop {
-        let page = blobs.inventory(after, PAGE);
-        for (_, size) in &page {
-            usage.blobs += 1;
-            usage.bytes += size;
+async fn watch_removal(mut watch: RemovalWatch, stop: Stop) {
+    let mut every = every(RemovalWatch::EVERY);
+    while next(&mut every, &stop).await {
+        watch.pass().await;
+    }
+}
+
+async fn change_members(mut membership: Membership, stop: Stop) {
+    let mut every = every(Membership::EVERY);
+    while next(&mut every, &stop).await {
+        let _ = membership.pass().await;
+    }
+}
+
+async fn lead(mut leadership: Leadership, stop: Stop) {
+    let mut every = every(Leadership::EVERY);
+    while next(&mut every, &stop).await {
+        let _ = leadership.pass().await;
+    }
+}
+
+async fn count(holdings: Holdings, stop: Stop) {
+    let mut every = every(Holdings::EVERY);
+    while next(&mut every, &stop).await {
+        holdings.pass().await;
+    }
+}
+
+fn watched(base: &Base, stack: &Stack) -> storage::Parts {
+    storage::Parts {
+        local: base.local.clone(),
+        raft: stack.raft.clone(),
+        consensus: stack.consensus.clone(),
+        blobs: stack.blobs.clone(),
+        liveness: stack.liveness.clone(),
+    }
+}
+
+async fn watch_storage(mut watch: Watch, stop: Stop) {
+    let mut every = every(Watch::EVERY);
+    while !stop.is_told() {
+        tokio::select! {
+            _ = every.tick() => (),
+            () = watch.wake() => (),
+            () = stop.told() => return,
         }
-        match page.last() {
-            Some((root, _)) if page.len() == PAGE => after = Some(*root),
-            _ => return usage,
-        }
+        watch.pass().await;
+    }
+}
+
+async fn tell_of_failure(mut notice: FailureNotice, stop: Stop) {
+    let mut every = every(FailureNotice::EVERY);
+    while next(&mut every, &stop).await {
+        notice.pass().await;
     }
 }

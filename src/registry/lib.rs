@@ -16,7 +16,6 @@ mod error;
 #[cfg(test)]
 mod flows_test;
 mod forward;
-mod leave;
 mod list;
 mod manifest;
 mod mirroring;
@@ -48,7 +47,6 @@ pub use api::{
 };
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
-pub use leave::{Leaving, LostBlob};
 pub use manifest::MAX_MANIFEST;
 pub use reconcile::{Census, Reconciled};
 

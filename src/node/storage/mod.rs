@@ -5,7 +5,7 @@
 //!
 //! | what is found | what the node does |
 //! |---|---|
-//! | metadata runs full | gives up its ballast and does not stand for the lead ([`crate::office`]); follows on |
+//! | metadata runs full | gives up its ballast and is not eligible to lead (`cluster`'s leadership); follows on |
 //! | metadata fails, or is full all the same | stops taking part; what it holds is still served by digest |
 //! | blobs fail | takes no bytes and passes through what it cannot read; votes on |
 //!
@@ -18,33 +18,22 @@
 //! A crash loses nothing but what was found; the next look finds it again.
 
 mod ballast;
+mod notice;
 mod volume;
+mod watch;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use clawhub_consensus::Failure;
-use clawhub_kv::Kv;
-use clawhub_state::cluster::ClusterCmd;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::data_dir::DataDir;
-use crate::node::Node;
-use crate::stack::Stack;
 use ballast::Ballast;
 use volume::{Look, Volume};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_secs(1);
-/// A device that has not kept a block by then does not answer.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long consensus may take to stop, and one attempt at telling the others.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) use notice::FailureNotice;
+pub(crate) use watch::{Parts, Watch};
+
 /// Sound looks in a row that end a first failure. Each further life takes twice as many, so that a device
 /// that comes and goes does not drag the node along.
 const SOUND_LOOKS: u32 = 3;
@@ -132,9 +121,6 @@ pub(crate) struct Storage {
     /// Which life of the process this is, from 0.
     life: u32,
     condition: Mutex<Condition>,
-    /// What a store said that cannot go on.
-    reported: Mutex<Option<Failure>>,
-    report: Notify,
 }
 
 impl Storage {
@@ -154,8 +140,6 @@ impl Storage {
             held: AtomicU64::default(),
             life,
             condition: Mutex::default(),
-            reported: Mutex::default(),
-            report: Notify::new(),
         })
     }
 
@@ -167,12 +151,6 @@ impl Storage {
     /// How much of the device the ballast took at the last look, bytes.
     pub(crate) fn ballast(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
-    }
-
-    /// Notes that consensus cannot go on.
-    pub(crate) fn report(&self, failure: Failure) {
-        self.reported.lock().get_or_insert(failure);
-        self.report.notify_one();
     }
 
     /// Blocking. Looks at the devices of metadata, and takes the ballast or leaves it as was found.
@@ -242,123 +220,6 @@ fn judge(before: &Condition, seen: &Seen, ballast: u64) -> Condition {
         Look::Room(_) => Part::Sound,
     };
     Condition { metadata, blobs }
-}
-
-/// Looks until the node stops, and acts.
-pub(crate) async fn run(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut metadata, mut blobs, mut sound) = (Looking::default(), Looking::default(), 0);
-    while !node.stop.is_told() {
-        tokio::select! {
-            _ = every.tick() => (),
-            () = node.storage.report.notified() => (),
-        }
-        let looked = tokio::join!(
-            metadata.look(&node, Storage::look_at_metadata),
-            blobs.look(&node, |storage| storage.blobs.look())
-        );
-        let (Some(metadata), Some(blobs)) = looked else { return };
-        let mut seen = Seen { metadata, blobs };
-        let before = node.storage.condition();
-        let ballast = node.storage.ballast.bytes();
-        if !before.metadata.is_failing()
-            && let Some(Failure { reason: why, corrupt }) = gave_up(&node, stack)
-        {
-            let found = judge(&before, &seen, ballast).metadata;
-            let store_failed = stores(&node, stack).iter().any(|kv| kv.fault().is_some());
-            // No device's fault, so a new life would meet it again.
-            if corrupt {
-                return node.stop.damaged(why);
-            }
-            if found == Part::Sound && !store_failed {
-                return node.stop.fault(why);
-            }
-            tracing::error!(why, "a store of metadata cannot go on");
-            if !found.is_failing() {
-                seen.metadata = Look::Failing("a store gave up; the log has the details".to_owned());
-            }
-        }
-        let now = judge(&before, &seen, ballast);
-        sound = if before.is_failing() && now.is_sound() { sound + 1 } else { 0 };
-        if sound >= node.storage.looks_needed() {
-            return node.stop.again("the storage is sound again: opening it anew");
-        }
-        let after =
-            Condition { metadata: before.metadata.then(now.metadata), blobs: before.blobs.then(now.blobs) };
-        *node.storage.condition.lock() = after.clone();
-        act(&node, stack, &before, &after).await;
-    }
-}
-
-/// One part's look under way. The parts are looked at apart: a device of blobs that is busy says nothing of the
-/// one that the votes lie on.
-#[derive(Default)]
-struct Looking(Option<(Instant, JoinHandle<Look>)>);
-
-impl Looking {
-    /// Begins a look, or goes on with one that its device has outlasted so far: nothing is known of it then, and
-    /// after a while that it does not answer. `None` if the runtime is going down.
-    async fn look(&mut self, node: &Arc<Node>, part: fn(&Storage) -> Look) -> Option<Look> {
-        let (since, under_way) = self.0.get_or_insert_with(|| {
-            let node = node.clone();
-            (Instant::now(), tokio::task::spawn_blocking(move || part(&node.storage)))
-        });
-        match timeout(EVERY, under_way).await {
-            Err(_) if since.elapsed() >= ANSWER => Some(Look::Failing("a device does not answer".to_owned())),
-            Err(_) => Some(Look::Unknown),
-            Ok(seen) => {
-                self.0 = None;
-                seen.ok()
-            }
-        }
-    }
-}
-
-/// The stores of metadata.
-fn stores(node: &Node, stack: &Stack) -> [Arc<dyn Kv>; 3] {
-    [node.local.clone(), stack.raft.clone(), stack.consensus.state()]
-}
-
-/// Why metadata cannot be written any more, if a store or consensus said so.
-fn gave_up(node: &Node, stack: &Stack) -> Option<Failure> {
-    let reported = node.storage.reported.lock().clone();
-    let failed = || stores(node, stack).iter().find_map(|kv| kv.fault());
-    reported
-        .or_else(|| failed().map(|error| Failure { corrupt: error.is_corrupt(), reason: error.to_string() }))
-}
-
-/// Does what the change asks for.
-async fn act(node: &Arc<Node>, stack: &Stack, before: &Condition, now: &Condition) {
-    stack.liveness.set_eligible(now.metadata == Part::Sound);
-    if now == before {
-        return;
-    }
-    tracing::warn!("storage: {}", now.summary());
-    if now.metadata.is_failing() && !before.metadata.is_failing() {
-        stack.blobs.hold_back(true);
-        if timeout(PATIENCE, stack.consensus.shutdown()).await.is_err() {
-            tracing::warn!("consensus did not stop in time");
-        }
-    }
-    if now.is_failing() && !before.is_failing() {
-        stack.blobs.hold_back(true);
-        tokio::spawn(tell(node.clone()));
-    }
-}
-
-/// Has the log say that the copies here do not count for now.
-async fn tell(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let failing = ClusterCmd::Failing { node: stack.me, boot: node.boot.count };
-    while !node.stop.is_told() {
-        match stack.consensus.plead(failing.clone(), PATIENCE).await {
-            Ok(()) => return tracing::info!("the others know that the copies here do not count for now"),
-            Err(error) => tracing::debug!(%error, "the others do not know yet"),
-        }
-        sleep(EVERY).await;
-    }
 }
 
 #[cfg(test)]

@@ -3,75 +3,85 @@
 
 mod plan;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_consensus::{ChangeError, Status};
+use clawhub_consensus::{ChangeError, Consensus, Status};
+use clawhub_liveness::Liveness;
 use clawhub_policy::Layout;
 use clawhub_state::View;
 use clawhub_types::{Durability, NodeId};
-use tokio::time::{MissedTickBehavior, interval};
 
-use crate::node::Node;
-use crate::stack::Stack;
+use crate::ClusterError;
 use plan::{Seats, Spread, Step};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_millis(250);
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(15);
 /// A learner that lacks at most this many entries is ready to vote.
 const CAUGHT_UP: u64 = 128;
 
-/// Runs until the node stops.
-pub(crate) async fn run(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !node.stop.is_told() {
-        every.tick().await;
-        let status = stack.consensus.status();
-        if status.leader != Some(stack.me) || status.changing {
-            continue;
+/// See the [module](self). It keeps nothing between two steps.
+pub struct Membership {
+    consensus: Consensus,
+    liveness: Liveness,
+}
+
+impl Membership {
+    /// Between two looks.
+    pub const EVERY: Duration = Duration::from_millis(250);
+
+    /// Decides who votes in `consensus`, by who is alive.
+    pub fn new(consensus: Consensus, liveness: Liveness) -> Membership {
+        Membership { consensus, liveness }
+    }
+
+    /// Takes the next step, if this node leads and one is called for.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the members cannot be read, or the step was not taken.
+    pub async fn pass(&mut self) -> Result<(), ClusterError> {
+        let status = self.consensus.status();
+        if status.leader != Some(status.node) || status.changing {
+            return Ok(());
         }
-        let layout = match View::new(&*stack.consensus.state()).cluster().layout() {
-            Ok(layout) => layout,
+        let layout = View::new(&*self.consensus.state()).cluster().layout();
+        let layout = layout.inspect_err(|error| tracing::error!(%error, "the members cannot be read"))?;
+        let Some(step) = plan::next(&layout, &self.seats(&status)) else { return Ok(()) };
+        match self.take(step).await {
+            Ok(()) => tracing::info!(?step, "membership changed"),
             Err(error) => {
-                tracing::error!(%error, "the members cannot be read");
-                continue;
-            }
-        };
-        if let Some(step) = plan::next(&layout, &seats(stack, &status)) {
-            match take(stack, step).await {
-                Ok(()) => tracing::info!(?step, "membership changed"),
-                Err(error) => tracing::warn!(?step, %error, "membership did not change"),
+                tracing::warn!(?step, %error, "membership did not change");
+                return Err(error.into());
             }
         }
+        Ok(())
     }
-}
 
-/// What consensus has, as the leader sees it.
-fn seats(stack: &Stack, status: &Status) -> Seats {
-    let last = status.last_log.unwrap_or(0);
-    let matched = |id: NodeId| status.matched.iter().find(|(node, _)| *node == id).and_then(|(_, at)| *at);
-    // On a quiet cluster a dead node lacks nothing: it must answer, too.
-    let caught_up = |id: &NodeId| {
-        matched(*id).is_some_and(|at| at + CAUGHT_UP >= last) && stack.liveness.is_reachable(*id)
-    };
-    Seats {
-        voters: status.voters.iter().copied().collect(),
-        learners: status.learners.iter().copied().collect(),
-        caught_up: status.learners.iter().copied().filter(caught_up).collect(),
+    /// What consensus has, as the leader sees it.
+    fn seats(&self, status: &Status) -> Seats {
+        let last = status.last_log.unwrap_or(0);
+        let matched =
+            |id: NodeId| status.matched.iter().find(|(node, _)| *node == id).and_then(|(_, at)| *at);
+        // On a quiet cluster a dead node lacks nothing: it must answer, too.
+        let caught_up = |id: &NodeId| {
+            matched(*id).is_some_and(|at| at + CAUGHT_UP >= last) && self.liveness.is_reachable(*id)
+        };
+        Seats {
+            voters: status.voters.iter().copied().collect(),
+            learners: status.learners.iter().copied().collect(),
+            caught_up: status.learners.iter().copied().filter(caught_up).collect(),
+        }
     }
-}
 
-async fn take(stack: &Stack, step: Step) -> Result<(), ChangeError> {
-    match step {
-        Step::AddLearner(id) => stack.consensus.add_learner(id, STEP).await,
-        Step::Promote(id) => stack.consensus.promote(id, STEP).await,
-        // A leader does not remove itself: the next one does.
-        Step::Remove(id) if id == stack.me => stack.consensus.transfer_leader(None, STEP).await,
-        Step::Remove(id) => stack.consensus.remove_member(id, STEP).await,
+    async fn take(&self, step: Step) -> Result<(), ChangeError> {
+        match step {
+            Step::AddLearner(id) => self.consensus.add_learner(id, STEP).await,
+            Step::Promote(id) => self.consensus.promote(id, STEP).await,
+            // A leader does not remove itself: the next one does.
+            Step::Remove(id) if id == self.consensus.node() => {
+                self.consensus.transfer_leader(None, STEP).await
+            }
+            Step::Remove(id) => self.consensus.remove_member(id, STEP).await,
+        }
     }
 }
 

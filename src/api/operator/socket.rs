@@ -1,27 +1,28 @@
-//! The socket itself.
+//! The socket itself: a file in the data directory, removed when the node stops.
 
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clawhub_wire::admin::admin_server::AdminServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use super::service::Operator;
-use crate::node::Node;
+use crate::Parts;
+use crate::service::Operator;
 
 /// The longest path that a Unix socket address holds on Linux, without its final zero.
 const MAX_SOCKET_PATH: usize = 107;
+/// The longest request, bytes.
+const MAX_REQUEST: usize = 64 << 10;
 /// Requests under way at once.
 const REQUESTS: usize = 16;
 
 /// A listening socket. Removed when dropped.
-pub(crate) struct AdminSocket {
+pub struct AdminSocket {
     listener: Option<UnixListener>,
     path: PathBuf,
 }
@@ -29,7 +30,10 @@ pub(crate) struct AdminSocket {
 impl AdminSocket {
     /// Listens at `path`, 0600, in place of what an earlier process left there. The caller holds the data
     /// directory's lock, so nobody else listens.
-    pub(crate) fn bind(path: &Path) -> io::Result<AdminSocket> {
+    ///
+    /// # Errors
+    /// If the file system or the socket refuses.
+    pub fn bind(path: &Path) -> io::Result<AdminSocket> {
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => (),
@@ -59,14 +63,15 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))
 }
 
-/// Serves operators until the process ends.
-pub(crate) async fn serve(mut socket: AdminSocket, node: Arc<Node>) {
-    let Some(listener) = socket.listener.take() else { return };
-    let service = AdminServer::new(Operator::new(node.clone())).max_decoding_message_size(64 << 10);
+/// Serves operators for as long as it is polled.
+///
+/// # Errors
+/// Why the socket failed.
+pub async fn serve(mut socket: AdminSocket, parts: Parts) -> Result<(), tonic::transport::Error> {
+    let Some(listener) = socket.listener.take() else { return Ok(()) };
+    let service = AdminServer::new(Operator::new(parts)).max_decoding_message_size(MAX_REQUEST);
     let server = Server::builder().concurrency_limit_per_connection(REQUESTS).add_service(service);
-    if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
-        node.stop.fault(format!("the administration socket failed: {error}"));
-    }
+    server.serve_with_incoming(UnixListenerStream::new(listener)).await
 }
 
 #[cfg(test)]

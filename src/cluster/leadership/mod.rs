@@ -1,4 +1,5 @@
-//! Whether this node is the one to lead, while it does, and whether it is to stand, should nobody lead.
+//! Leadership: a node that leads asks whether another should lead instead, and a node that follows asks whether it is to
+//! campaign if nobody leads.
 //!
 //! Raft looks at logs alone. Three more things make one voter better than another, and the first of them in
 //! which two voters differ decides:
@@ -15,18 +16,14 @@ mod reach;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_liveness::Report;
+use clawhub_consensus::Consensus;
+use clawhub_liveness::{Liveness, Report};
 use clawhub_types::NodeId;
-use tokio::time::{MissedTickBehavior, interval};
 
-use crate::node::Node;
-use crate::stack::Stack;
+use crate::ClusterError;
 
-/// Between two looks, and so between two attempts to hand over.
-const EVERY: Duration = Duration::from_secs(2);
 /// How long handing over may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Without a leader for longer, every voter campaigns: several elections have failed.
@@ -110,52 +107,66 @@ fn should_campaign(
         || leaderless.is_some_and(|long| long > LEADERLESS)
 }
 
-/// Runs until the node stops.
-pub(crate) async fn run(node: Arc<Node>) {
-    let Some(stack) = node.stack() else { return };
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = None;
-    while !node.stop.is_told() {
-        every.tick().await;
-        let (status, liveness) = (stack.consensus.status(), &stack.liveness);
-        let reports = liveness.reports();
-        let eligible = reports.iter().filter(|(_, report)| report.eligible).map(|(id, _)| *id).collect();
-        let campaigns = should_campaign(liveness.is_eligible(), &eligible, &status.voters, status.cut_off);
-        stack.consensus.campaign(campaigns);
-        let skew_ms = liveness.judge_clock(&status.voters);
-        if status.leader != Some(stack.me) {
-            before = None;
-            continue;
-        }
-        let me =
-            Voter { id: stack.me, eligible: liveness.is_eligible(), skew_ms, reaches: liveness.reachable() };
-        let others: Vec<Voter> = reports.into_iter().map(Voter::from).collect();
-        let verdict = judge(&me, &others, &status.voters);
-        if let Some(verdict) = verdict
-            && is_settled(verdict, before)
-        {
-            hand_over(stack, &me, verdict).await;
-        }
-        before = verdict;
-    }
+/// See the [module](self).
+pub struct Leadership {
+    consensus: Consensus,
+    liveness: Liveness,
+    /// What the last look said.
+    before: Option<Verdict>,
 }
 
-async fn hand_over(stack: &Stack, me: &Voter, Verdict { to, by }: Verdict) {
-    let off_ms = me.skew_ms.unwrap_or_default();
-    match by {
-        Criterion::Storage => {
-            tracing::warn!(%to, "storage: this node's is not sound: handing over leadership")
+impl Leadership {
+    /// Between two looks, and so between two attempts to hand over.
+    pub const EVERY: Duration = Duration::from_secs(2);
+
+    /// Decides who leads `consensus`, by what the members say of themselves.
+    pub fn new(consensus: Consensus, liveness: Liveness) -> Leadership {
+        Leadership { consensus, liveness, before: None }
+    }
+
+    /// Judges this node's clock, has the node campaign or not, and, if it leads and another should, hands over.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if leadership could not be handed over.
+    pub async fn pass(&mut self) -> Result<(), ClusterError> {
+        let status = self.consensus.status();
+        let reports = self.liveness.reports();
+        let eligible = reports.iter().filter(|(_, report)| report.eligible).map(|(id, _)| *id).collect();
+        let sound = self.liveness.is_eligible();
+        self.consensus.campaign(should_campaign(sound, &eligible, &status.voters, status.cut_off));
+        let skew_ms = self.liveness.judge_clock(&status.voters);
+        if status.leader != Some(status.node) {
+            self.before = None;
+            return Ok(());
         }
-        Criterion::Clock => {
-            tracing::error!(off_ms, %to, "clock: this node's is off the others': handing over leadership")
-        }
-        Criterion::Reach => {
-            tracing::warn!(%to, "reach: another voter's is wider: handing over leadership")
+        let reaches = self.liveness.reachable();
+        let me = Voter { id: status.node, eligible: sound, skew_ms, reaches };
+        let others: Vec<Voter> = reports.into_iter().map(Voter::from).collect();
+        let verdict = judge(&me, &others, &status.voters);
+        let before = std::mem::replace(&mut self.before, verdict);
+        match verdict {
+            Some(verdict) if is_settled(verdict, before) => self.hand_over(&me, verdict).await,
+            _ => Ok(()),
         }
     }
-    if let Err(error) = stack.consensus.transfer_leader(Some(to), PATIENCE).await {
-        tracing::warn!(%error, "leadership could not be handed over yet");
+
+    async fn hand_over(&self, me: &Voter, Verdict { to, by }: Verdict) -> Result<(), ClusterError> {
+        let off_ms = me.skew_ms.unwrap_or_default();
+        match by {
+            Criterion::Storage => {
+                tracing::warn!(%to, "storage: this node's is not sound: handing over leadership")
+            }
+            Criterion::Clock => {
+                tracing::error!(off_ms, %to, "clock: this node's is off the others': handing over leadership")
+            }
+            Criterion::Reach => {
+                tracing::warn!(%to, "reach: another voter's is wider: handing over leadership")
+            }
+        }
+        self.consensus.transfer_leader(Some(to), PATIENCE).await.map_err(|error| {
+            tracing::warn!(%error, "leadership could not be handed over yet");
+            error.into()
+        })
     }
 }
 

@@ -10,18 +10,28 @@ use clawhub_state::cluster::NodeRecord;
 use clawhub_state::{Fault, View};
 use clawhub_types::NodeId;
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 
-use crate::facts::Seed;
+/// A peer as last known: where to go while the replicated state is still empty or far behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// Its id.
+    pub node: NodeId,
+    /// `host:port`.
+    pub addr: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub spki: [u8; 32],
+}
 
 /// See the [module](self).
-pub(crate) struct Members {
+pub struct Members {
     state: StateStore,
     seeds: RwLock<Vec<Seed>>,
 }
 
 impl Members {
     /// Answers from `state`, and from `seeds` about nodes that it does not know yet.
-    pub(crate) fn new(state: StateStore, seeds: Vec<Seed>) -> Members {
+    pub fn new(state: StateStore, seeds: Vec<Seed>) -> Members {
         Members { state, seeds: RwLock::new(seeds) }
     }
 
@@ -29,7 +39,7 @@ impl Members {
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub(crate) fn current(&self) -> Result<Vec<Seed>, Fault> {
+    pub fn current(&self) -> Result<Vec<Seed>, Fault> {
         let kv = self.state.kv();
         let members = View::new(&*kv).cluster().nodes()?.into_iter().filter(|node| !node.removed);
         let seed = |node: NodeRecord| Seed { node: node.id, addr: node.spec.peer_addr, spki: node.spec.spki };
@@ -37,7 +47,7 @@ impl Members {
     }
 
     /// The ids of the members; none if the state cannot be read.
-    pub(crate) fn ids(&self) -> Vec<NodeId> {
+    pub fn ids(&self) -> Vec<NodeId> {
         let members = self.current().unwrap_or_else(|fault| {
             unreadable(fault);
             Vec::new()
@@ -45,7 +55,12 @@ impl Members {
         members.into_iter().map(|seed| seed.node).collect()
     }
 
-    /// Replaces the seeds.
+    /// The peers that were last known.
+    pub(crate) fn seeds(&self) -> Vec<Seed> {
+        self.seeds.read().clone()
+    }
+
+    /// Replaces them.
     pub(crate) fn set_seeds(&self, seeds: Vec<Seed>) {
         *self.seeds.write() = seeds;
     }

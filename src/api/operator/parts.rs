@@ -1,0 +1,40 @@
+//! What the node hands to its operators' service.
+
+use std::sync::{Arc, OnceLock};
+
+use clawhub_cluster::{Bootstrap, Cluster};
+use clawhub_registry::Registry;
+use clawhub_types::Durability;
+use futures::future::BoxFuture;
+
+/// What the service needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// The node's name.
+    pub name: String,
+    /// The default policy of a cluster that is founded here, where the operator names none.
+    pub durability: Durability,
+    /// How the node becomes a member.
+    pub bootstrap: Bootstrap,
+    /// What the node is a member of, once it runs as one.
+    pub member: Arc<OnceLock<Member>>,
+    /// How the node is now.
+    pub health: Arc<dyn Fn() -> BoxFuture<'static, Health> + Send + Sync>,
+}
+
+/// What can be asked of a member only.
+pub struct Member {
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Its content.
+    pub registry: Registry,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Why it should get no requests now; empty if it should.
+    pub not_ready: Vec<String>,
+    /// What is wrong with its storage; `sound` if nothing is.
+    pub storage: String,
+}

@@ -1,0 +1,107 @@
+//! One function per request: check, call, answer.
+
+use std::time::Duration;
+
+use clawhub_cluster::{ClusterError, Wish};
+use clawhub_peer::JoinToken;
+use clawhub_types::NodeId;
+use clawhub_wire::admin::admin_server::Admin;
+use clawhub_wire::admin::{
+    DrainReply, DrainRequest, InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest,
+    RemoveReply, RemoveRequest, StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest,
+    TransferLeaderReply, TransferLeaderRequest,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{Member, Parts, view};
+
+/// How long a token is good for where the request does not say, seconds.
+const TOKEN_TTL: u64 = 3600;
+/// How long it may be good for at most, seconds: 30 days.
+const MAX_TOKEN_TTL: u64 = 30 * 86_400;
+/// Addresses tried by one join.
+const MAX_ADDRESSES: usize = 64;
+
+/// The service.
+pub(crate) struct Operator {
+    parts: Parts,
+}
+
+impl Operator {
+    pub(crate) fn new(parts: Parts) -> Operator {
+        Operator { parts }
+    }
+
+    fn member(&self) -> Result<&Member, Status> {
+        let outside = || match self.parts.bootstrap.owner() {
+            None => Status::failed_precondition("this node is not a member of a cluster yet: init or join"),
+            Some(_) => Status::unavailable("this node is starting"),
+        };
+        self.parts.member.get().ok_or_else(outside)
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Operator {
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
+        let durability = match request.into_inner().durability.as_str() {
+            "" => self.parts.durability,
+            named => named.parse().map_err(ClusterError::invalid)?,
+        };
+        let owner = self.parts.bootstrap.ask(Wish::Init(durability)).await?;
+        Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+    }
+
+    async fn token_create(
+        &self,
+        request: Request<TokenCreateRequest>,
+    ) -> Result<Response<TokenCreateReply>, Status> {
+        let ttl = match request.into_inner().ttl_seconds {
+            0 => TOKEN_TTL,
+            seconds if seconds <= MAX_TOKEN_TTL => seconds,
+            _ => return Err(Status::invalid_argument("a token is good for 30 days at most")),
+        };
+        let token = self.member()?.cluster.create_token(Duration::from_secs(ttl)).await?;
+        Ok(Response::new(TokenCreateReply { token: token.to_string(), ttl_seconds: ttl }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let JoinRequest { addresses, token } = request.into_inner();
+        let token: JoinToken = token.parse().map_err(ClusterError::invalid)?;
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            return Err(Status::invalid_argument(format!("1 to {MAX_ADDRESSES} addresses are expected")));
+        }
+        let owner = self.parts.bootstrap.ask(Wish::Join { addresses, token }).await?;
+        Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        view::status(&self.parts).await.map(Response::new)
+    }
+
+    async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
+        let members = self.member()?.cluster.members()?;
+        Ok(Response::new(MembersReply { members: members.into_iter().map(view::member).collect() }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let DrainRequest { node, undo } = request.into_inner();
+        let index = self.member()?.cluster.drain(NodeId(node), !undo).await?;
+        Ok(Response::new(DrainReply { index }))
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
+        let RemoveRequest { node, force } = request.into_inner();
+        let impact = self.member()?.cluster.remove(NodeId(node), force).await?;
+        Ok(Response::new(view::removed(impact)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderReply>, Status> {
+        let to = request.into_inner().to.map(NodeId);
+        let leader = self.member()?.cluster.transfer_leader(to).await?;
+        Ok(Response::new(TransferLeaderReply { leader: leader.0 }))
+    }
+}

@@ -1,0 +1,72 @@
+//! What an operator is shown.
+
+use clawhub_cluster::{Overview, RemovalImpact};
+use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
+use tonic::Status;
+
+use crate::Parts;
+
+/// This node's view of the cluster.
+pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
+    let health = (parts.health)().await;
+    let mut reply = StatusReply {
+        name: parts.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        not_ready: health.not_ready.join("; "),
+        storage: health.storage,
+        ..StatusReply::default()
+    };
+    if let Some(owner) = parts.bootstrap.owner() {
+        reply.cluster = owner.cluster.to_string();
+        reply.node = owner.node.0;
+    }
+    let Some(member) = parts.member.get() else { return Ok(reply) };
+    let Overview { consensus, applied, state_hash, epoch, tick } = member.cluster.overview()?;
+    let cut_off = consensus.cut_off;
+    reply.epoch = epoch;
+    reply.leader = consensus.leader.map(|id| id.0);
+    reply.term = consensus.term;
+    reply.last_log = consensus.last_log.unwrap_or(0);
+    reply.committed = consensus.committed.unwrap_or(0);
+    reply.applied = applied;
+    reply.voters = consensus.voters.iter().map(|id| id.0).collect();
+    reply.learners = consensus.learners.iter().map(|id| id.0).collect();
+    reply.quorum_age_ms = cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    reply.state_hash = hex::encode(state_hash);
+    reply.tick = tick;
+    if let Some(census) = member.registry.census() {
+        reply.under_target = Some(census.short);
+        reply.counted_at = census.index;
+    }
+    Ok(reply)
+}
+
+/// What a removal cost.
+pub(crate) fn removed(impact: RemovalImpact) -> RemoveReply {
+    let lost = impact.lost.into_iter();
+    RemoveReply {
+        lost: lost.map(|blob| LostBlob { digest: blob.digest.to_string(), size: blob.size }).collect(),
+        lost_count: impact.lost_count,
+        under_target: impact.under_replicated,
+    }
+}
+
+/// A member.
+pub(crate) fn member(member: clawhub_cluster::Member) -> Member {
+    let clawhub_cluster::Member { record, standing, reachable } = member;
+    Member {
+        id: record.id.0,
+        standing: standing.to_owned(),
+        failing: record.is_failing(),
+        reachable,
+        name: record.spec.name,
+        region: record.spec.location.region,
+        zone: record.spec.location.zone,
+        voter: record.spec.roles.voter,
+        storage: record.spec.roles.storage,
+        peer_addr: record.spec.peer_addr,
+        http_addr: record.spec.http_addr,
+        boot: record.boot,
+        draining: record.draining,
+    }
+}

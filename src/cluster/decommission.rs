@@ -1,0 +1,186 @@
+//! A member leaves for good: what that costs, the release of its copies, and its removal.
+//!
+//! Copies are released page by page, so that no log entry grows with what a node holds. Each step may be repeated; a
+//! removal that was cut off is asked for again.
+
+use std::time::{Duration, Instant};
+
+use clawhub_consensus::Who;
+use clawhub_policy::complete;
+use clawhub_state::blob::BlobCmd;
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, Fault, View};
+use clawhub_types::{Digest, Durability, NodeId, Root};
+use tokio::time::{sleep, timeout};
+
+use crate::operations::PATIENCE;
+use crate::{Cluster, ClusterError, membership};
+
+/// Roots looked at, or given up by one entry, at a time: 16 KiB of an entry's 128.
+const PAGE: usize = 512;
+/// Blobs that are named; all are counted.
+const NAMED: usize = 1000;
+/// Between two attempts of what an operator waits for.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What the cluster lacks once a node is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemovalImpact {
+    /// Blobs that no other member holds; the first thousand by name.
+    pub lost: Vec<LostBlob>,
+    /// How many those are in all.
+    pub lost_count: u64,
+    /// Blobs that others hold, but with fewer copies than their projects ask for.
+    pub under_replicated: u64,
+}
+
+/// A blob without a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostBlob {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl Cluster {
+    /// Removes a member for good. Without `force` only if neither a majority nor a blob comes to harm by it: it
+    /// drains first, so that from then on nobody relies on its copies.
+    ///
+    /// # Errors
+    /// [`ClusterError::Precondition`] if it may not go without force; [`ClusterError::StillDraining`] if it failed
+    /// after the node was told to drain.
+    pub async fn remove(&self, node: NodeId, force: bool) -> Result<RemovalImpact, ClusterError> {
+        let impact = patiently(|| self.removal_impact(node)).await?;
+        if !force {
+            self.may_remove(node, &impact)?;
+            self.drain(node, true).await?;
+        }
+        if self.consensus().status().leader == Some(node) {
+            // Spares the cluster an election time-out; it goes on without if there is nobody else.
+            let handed = self.consensus().transfer_leader(None, PATIENCE).await;
+            if let Err(error) = handed {
+                tracing::info!(%error, "the leader is removed while it leads");
+            }
+        }
+        let removed = async {
+            patiently(|| self.release_copies(node, force)).await?;
+            self.propose(ClusterCmd::Remove { node, force }).await
+        };
+        removed.await.map_err(|cause| match force {
+            true => cause,
+            false => ClusterError::StillDraining { cause: Box::new(cause), node },
+        })?;
+        // Until then one more loss may be one too many, and the operator is free to go on.
+        self.votes_without(node).await?;
+        Ok(impact)
+    }
+
+    /// Whether a member may go without force.
+    fn may_remove(&self, node: NodeId, impact: &RemovalImpact) -> Result<(), ClusterError> {
+        let state = self.consensus().state();
+        let view = View::new(&*state).cluster();
+        let layout = view.layout()?;
+        let durability = view.record()?.map_or(Durability::Zone, |cluster| cluster.durability);
+        membership::may_remove(&layout, durability, node).map_err(ClusterError::Precondition)?;
+        match impact.lost_count + impact.under_replicated {
+            0 => Ok(()),
+            short => Err(ClusterError::Precondition(format!(
+                "{short} blobs would have too few copies without node {node}: `clawhub cluster drain {node} \
+                 --wait` makes more elsewhere; --force removes it all the same and lists what is lost"
+            ))),
+        }
+    }
+
+    /// What would be missing without `node`, as of everything acknowledged before the call.
+    async fn removal_impact(&self, node: NodeId) -> Result<RemovalImpact, ClusterError> {
+        self.consensus().barrier().await?;
+        let state = self.consensus().state();
+        let count = move || count(&View::new(&*state.snapshot()), node);
+        let counted = tokio::task::spawn_blocking(count).await;
+        Ok(counted.map_err(|_| ClusterError::internal("the node is stopping"))??)
+    }
+
+    /// Has the log say that `node` no longer holds anything. Without `force` a copy is only released where
+    /// the others are enough by the decision of apply; what is left is for the removal itself to decide. What was
+    /// released before an error stays so.
+    async fn release_copies(&self, node: NodeId, force: bool) -> Result<(), ClusterError> {
+        let mut after = None;
+        loop {
+            let roots = {
+                let state = self.consensus().state();
+                View::new(&*state).blob().held_by(node, after, PAGE)?
+            };
+            let Some(last) = roots.last().copied() else { return Ok(()) };
+            let cmd = match force {
+                true => BlobCmd::Lost { node, roots },
+                false => BlobCmd::Release { node, roots },
+            };
+            self.consensus().propose(Command::Blob(cmd), Who::system(), PATIENCE).await?;
+            after = Some(last);
+        }
+    }
+
+    /// Waits until a removed node takes no part in consensus any more.
+    async fn votes_without(&self, node: NodeId) -> Result<(), ClusterError> {
+        let mut watcher = self.consensus().watch();
+        let gone = async {
+            while let Some(status) = watcher.changed().await {
+                let takes_part = status.voters.contains(&node) || status.learners.contains(&node);
+                if !takes_part && !status.changing {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, gone).await.map_err(|_| {
+            ClusterError::Unavailable(format!(
+                "node {node} is removed, but still counts where the others vote; see status"
+            ))
+        })
+    }
+}
+
+/// Tries until it works, for as long as an operator waits: who removes a dead node often finds the others
+/// in the middle of an election.
+async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T, ClusterError>
+where
+    F: Future<Output = Result<T, ClusterError>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(ClusterError::Unavailable(error.to_string()));
+            }
+            Err(error) => tracing::debug!(%error, "trying again"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+fn count(view: &View<'_>, node: NodeId) -> Result<RemovalImpact, Fault> {
+    let layout = view.cluster().layout()?.without(node);
+    let mut impact = RemovalImpact::default();
+    let mut after: Option<Root> = None;
+    loop {
+        let page = view.blob().held_by(node, after, PAGE)?;
+        for root in &page {
+            let Some(record) = view.blob().root(root)?.filter(|record| record.links > 0) else { continue };
+            let others: Vec<NodeId> = record.holders.iter().copied().filter(|id| *id != node).collect();
+            if others.is_empty() {
+                impact.lost_count += 1;
+                if impact.lost.len() < NAMED {
+                    let digest = Digest::Sha256(record.digests.sha256);
+                    impact.lost.push(LostBlob { digest, size: record.size });
+                }
+            } else if !complete(&view.blob().policies(root)?, &layout, &others) {
+                impact.under_replicated += 1;
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(*last),
+            _ => return Ok(impact),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The use cases of the cluster itself: who is a member, who votes, who leads, who leaves.
+//!
+//! A node becomes a member by [`bootstrap`]: it founds a cluster or joins one. From then on it is
+//! [`registered`](Registration) at each start, knows the others through [`Members`], takes its part in who votes
+//! ([`Membership`]) and who leads ([`Leadership`]), and notices when the others have removed it ([`RemovalWatch`]).
+//! What an operator may ask of a member is [`Cluster`]; what a stranger may ask is [`JoinService`].
+//!
+//! Whatever repeats is a type with one function `pass`: it does one round, may be called again at any time, and
+//! leaves its pace to the caller. None takes the node; each takes the handles it needs.
+//!
+//! **State.** None that is durable: members, votes and copies are in the replicated state, and what a new member
+//! must keep is handed to the node ([`Credentials`](bootstrap::Credentials)). A crash loses a round, and the next
+//! one finds the same work.
+
+pub mod bootstrap;
+mod decommission;
+mod directory;
+mod dismissal;
+mod error;
+mod following;
+mod join_edge;
+mod join_service;
+mod leadership;
+mod membership;
+mod operations;
+mod owner;
+mod registration;
+mod removal;
+mod request;
+mod status;
+
+pub use decommission::{LostBlob, RemovalImpact};
+pub use directory::{Members, Seed};
+pub use dismissal::{Dismissal, Dismissed};
+pub use error::ClusterError;
+pub use following::Following;
+pub use join_edge::routes as join_routes;
+pub use join_service::JoinService;
+pub use leadership::Leadership;
+pub use membership::Membership;
+pub use operations::{Cluster, Member, Overview};
+pub use owner::Owner;
+pub use registration::{Registration, Start};
+pub use removal::RemovalWatch;
+pub use request::{Bootstrap, Request, Requests, Wish};

@@ -1,0 +1,165 @@
+//! What an operator may ask of a member about its cluster.
+
+use std::time::Duration;
+
+use clawhub_consensus::{Consensus, Status, Who};
+use clawhub_liveness::Liveness;
+use clawhub_peer::{Ca, ClusterKey, JoinToken};
+use clawhub_state::cluster::{ClusterCmd, NodeRecord};
+use clawhub_state::{Command, View};
+use clawhub_types::{AccessRevisions, Actor, NodeId};
+use tokio::time::timeout;
+
+use crate::ClusterError;
+
+/// How long an administrative write may wait for the cluster.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long this node may take to hear of a new leader.
+const HEARSAY: Duration = Duration::from_secs(5);
+
+/// A member's hold on its cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    consensus: Consensus,
+    liveness: Liveness,
+    cluster_key: ClusterKey,
+}
+
+/// A member, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What the log says of it.
+    pub record: NodeRecord,
+    /// `leader`, `voter`, `learner`, or `joining` as long as it is none of them.
+    pub standing: &'static str,
+    /// Whether it answered this node lately.
+    pub reachable: bool,
+}
+
+/// What this node knows of the cluster. Everything read from the state belongs to one index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// What consensus says.
+    pub consensus: Status,
+    /// The index that the state is of.
+    pub applied: u64,
+    /// The hash of the state at that index: equal on all nodes.
+    pub state_hash: [u8; 32],
+    /// The cluster's epoch; 0 before it is known.
+    pub epoch: u64,
+    /// The cluster's clock, milliseconds.
+    pub tick: u64,
+}
+
+impl Cluster {
+    /// The cluster that a member takes part in.
+    pub fn new(consensus: Consensus, liveness: Liveness, cluster_key: ClusterKey) -> Cluster {
+        Cluster { consensus, liveness, cluster_key }
+    }
+
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Proposes in the operator's name; the log index.
+    pub(crate) async fn propose(&self, cmd: ClusterCmd) -> Result<u64, ClusterError> {
+        let who = Who { actor: Actor::Operator, access: AccessRevisions::default() };
+        let committed = self.consensus.propose(Command::Cluster(cmd), who, PATIENCE).await?;
+        Ok(committed.index)
+    }
+
+    /// Makes a token that lets one node join within `ttl`.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; the token is of no use then.
+    pub async fn create_token(&self, ttl: Duration) -> Result<JoinToken, ClusterError> {
+        let ca = {
+            let state = self.consensus.state();
+            let cluster = View::new(&*state).cluster().record()?;
+            let behind = || ClusterError::Unavailable("this node is catching up".to_owned());
+            let cluster = cluster.ok_or_else(behind)?;
+            Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &self.cluster_key)?
+        };
+        let token = JoinToken::generate(ca.spki_sha256());
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.propose(ClusterCmd::TokenCreate { hash: token.hash(), ttl }).await?;
+        Ok(token)
+    }
+
+    /// Has the others make up for a member's copies, or, with `on` unset, rely on them again. The log index of it.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn drain(&self, node: NodeId, on: bool) -> Result<u64, ClusterError> {
+        self.propose(ClusterCmd::Drain { node, on }).await
+    }
+
+    /// Hands leadership to a voter, or to whichever is best. Who leads then, as far as this node knows.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if leadership did not move, or this node does not know where to.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
+        self.consensus.transfer_leader(to, PATIENCE).await?;
+        // This node may learn of it a heartbeat later than the leader that answered.
+        self.leader(to).await.ok_or_else(|| {
+            ClusterError::Unavailable("leadership moved, and this node knows no leader yet".to_owned())
+        })
+    }
+
+    /// Who leads, once this node has heard of a leader: of this one, if one is `wanted`.
+    async fn leader(&self, wanted: Option<NodeId>) -> Option<NodeId> {
+        let mut watcher = self.consensus.watch();
+        let known = async {
+            while let Some(status) = watcher.changed().await {
+                if status.leader.is_some() && (wanted.is_none() || status.leader == wanted) {
+                    return status.leader;
+                }
+            }
+            None
+        };
+        let heard = timeout(HEARSAY, known).await.ok().flatten();
+        heard.or_else(|| self.consensus.status().leader)
+    }
+
+    /// Every member.
+    ///
+    /// # Errors
+    /// [`ClusterError::State`].
+    pub fn members(&self) -> Result<Vec<Member>, ClusterError> {
+        let status = self.consensus.status();
+        let state = self.consensus.state();
+        let nodes = View::new(&*state).cluster().nodes()?;
+        let standing = |id: NodeId| match () {
+            () if status.leader == Some(id) => "leader",
+            () if status.voters.contains(&id) => "voter",
+            () if status.learners.contains(&id) => "learner",
+            () => "joining",
+        };
+        let member = |record: NodeRecord| Member {
+            standing: standing(record.id),
+            reachable: self.liveness.is_reachable(record.id),
+            record,
+        };
+        Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
+    }
+
+    /// What this node knows of the cluster now.
+    ///
+    /// # Errors
+    /// [`ClusterError::State`].
+    pub fn overview(&self) -> Result<Overview, ClusterError> {
+        let consensus = self.consensus.status();
+        let state = self.consensus.state();
+        // The hash belongs to the index read with it.
+        let snapshot = state.snapshot();
+        let view = View::new(&*snapshot);
+        let (applied, state_hash) = view.state_hash()?;
+        Ok(Overview {
+            consensus,
+            applied,
+            state_hash,
+            epoch: view.cluster().record()?.map_or(0, |cluster| cluster.epoch),
+            tick: view.cluster().tick()?,
+        })
+    }
+}

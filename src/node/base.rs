@@ -1,0 +1,107 @@
+//! What a node has from its first moment on, member of a cluster or not; and what it keeps to become one.
+
+use std::sync::Arc;
+
+use clawhub_cluster::Start;
+use clawhub_cluster::bootstrap::{Credentials, Profile};
+use clawhub_config::Config;
+use clawhub_kv::Kv;
+use tokio::runtime::Handle;
+
+use crate::data_dir::DataDir;
+use crate::error::NodeError;
+use crate::node_store::NodeStore;
+use crate::port::PeerPort;
+
+/// One life of the node: a start of the process, or of the node in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Boot {
+    /// Counts the starts, durably.
+    pub(crate) count: u64,
+    /// Drawn at random: tells a repeated registration from a second process with the same data.
+    pub(crate) nonce: u64,
+}
+
+/// See the [module](self).
+pub(crate) struct Base {
+    /// What it was told.
+    pub(crate) config: Config,
+    /// Its files.
+    pub(crate) dir: DataDir,
+    /// The store of what it alone knows, and of the blob index.
+    pub(crate) local: Arc<dyn Kv>,
+    /// What it alone knows.
+    pub(crate) store: NodeStore,
+    /// This start.
+    pub(crate) boot: Boot,
+    /// Where clients reach it.
+    pub(crate) http_addr: String,
+    /// The peer port, held until the endpoint takes it.
+    pub(crate) peer_port: PeerPort,
+    /// Where consensus runs: apart from everything that hashes, copies and waits for disks.
+    pub(crate) consensus_runtime: Handle,
+}
+
+impl Base {
+    /// Where peers reach this node.
+    fn peer_addr(&self) -> String {
+        self.config.peer.advertise.clone().unwrap_or_else(|| self.peer_port.addr().to_string())
+    }
+
+    /// What the node says of itself to a cluster.
+    pub(crate) fn profile(&self) -> Profile {
+        Profile {
+            name: self.config.node.name.clone(),
+            location: self.config.node.location.clone(),
+            roles: self.config.node.roles,
+            peer_addr: self.peer_addr(),
+            http_addr: self.http_addr.clone(),
+        }
+    }
+
+    /// What the node registers.
+    pub(crate) fn start(&self) -> Start {
+        Start {
+            boot: self.boot.count,
+            nonce: self.boot.nonce,
+            peer_addr: self.peer_addr(),
+            http_addr: self.http_addr.clone(),
+        }
+    }
+
+    /// Keeps what makes the node a member, durably. The order makes it safe to be interrupted: everything else is
+    /// durable before `FORMAT` names the owner. Cut off earlier, the node is still nobody.
+    pub(crate) fn keep(&mut self, credentials: &Credentials) -> Result<(), NodeError> {
+        credentials.cluster_key.save(&self.dir.cluster_key())?;
+        self.dir.save_certificates(&credentials.certificate, &credentials.ca_certificate)?;
+        self.store.set_epoch(credentials.epoch)?;
+        self.store.set_peers(&credentials.peers)?;
+        self.store.set_pending_init(credentials.init.as_ref())?;
+        Ok(self.dir.claim(credentials.owner)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawhub_cluster::Owner;
+    use clawhub_peer::{Ca, Csr, NodeKey};
+    use clawhub_types::{ClusterId, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn a_real_certificate_is_recognised_in_the_data_directory() {
+        for node in [1, 10, u64::MAX] {
+            let owner = Owner { cluster: ClusterId([0xab; 16]), node: NodeId(node) };
+            let ca = Ca::create(owner.cluster).unwrap();
+            let csr = Csr::parse(&NodeKey::generate().unwrap().csr().unwrap()).unwrap();
+            let certificate = ca.issue(csr, owner.node).unwrap();
+            let temp = tempfile::tempdir().unwrap();
+            let mut dir = DataDir::open(temp.path()).unwrap();
+            dir.save_certificates(&certificate, ca.cert_der()).unwrap();
+            dir.claim(owner).unwrap();
+            drop(dir);
+            assert_eq!(DataDir::open(temp.path()).unwrap().owner(), Some(owner));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The watch itself: looks at the devices, keeps what was found, and does what a change asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clawhub_blobs::BlobStore;
+use clawhub_consensus::{Consensus, Failure};
+use clawhub_kv::Kv;
+use clawhub_liveness::Liveness;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::volume::Look;
+use super::{Condition, Part, Seen, Storage, judge};
+use crate::stop::Stop;
+
+/// A device that has not kept a block by then does not answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long consensus may take to stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who writes to the devices, and who must hear how they are.
+pub(crate) struct Parts {
+    /// The store of what the node alone knows.
+    pub(crate) local: Arc<dyn Kv>,
+    /// The store of the log.
+    pub(crate) raft: Arc<dyn Kv>,
+    pub(crate) consensus: Consensus,
+    pub(crate) blobs: BlobStore,
+    pub(crate) liveness: Liveness,
+}
+
+impl Parts {
+    /// The stores of metadata.
+    fn stores(&self) -> [Arc<dyn Kv>; 3] {
+        [self.local.clone(), self.raft.clone(), self.consensus.state()]
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Watch {
+    storage: Arc<Storage>,
+    parts: Parts,
+    stop: Stop,
+    metadata: Looking,
+    blobs: Looking,
+    /// Looks in a row that found everything sound, after a failure.
+    sound: u32,
+    /// Consensus has stopped, of itself or because it was told to.
+    over: bool,
+    /// Why consensus stopped of itself.
+    failure: Option<Failure>,
+}
+
+impl Watch {
+    /// Between two looks.
+    pub(crate) const EVERY: Duration = Duration::from_secs(1);
+
+    /// Watches over `storage`, and ends the node through `stop` where it must not go on.
+    pub(crate) fn new(storage: Arc<Storage>, parts: Parts, stop: Stop) -> Watch {
+        Watch {
+            storage,
+            parts,
+            stop,
+            metadata: Looking::default(),
+            blobs: Looking::default(),
+            sound: 0,
+            over: false,
+            failure: None,
+        }
+    }
+
+    /// Completes when a look is due before its time: once, when consensus stops of itself. It does so when a store
+    /// fails, or when it meets what it must not go on with; which of the two it was, the look tells.
+    pub(crate) async fn wake(&mut self) {
+        if !self.over {
+            let stopped = self.parts.consensus.stopped().await;
+            self.over = true;
+            if let Some(Failure { reason, corrupt }) = stopped {
+                self.failure = Some(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Looks once, and acts on it.
+    pub(crate) async fn pass(&mut self) {
+        let looked = tokio::join!(
+            self.metadata.look(&self.storage, Storage::look_at_metadata),
+            self.blobs.look(&self.storage, |storage| storage.blobs.look())
+        );
+        let (Some(metadata), Some(blobs)) = looked else { return };
+        let mut seen = Seen { metadata, blobs };
+        let before = self.storage.condition();
+        let ballast = self.storage.ballast.bytes();
+        if !before.metadata.is_failing()
+            && let Some(Failure { reason: why, corrupt }) = self.gave_up()
+        {
+            let found = judge(&before, &seen, ballast).metadata;
+            let store_failed = self.parts.stores().iter().any(|kv| kv.fault().is_some());
+            // No device's fault, so a new life would meet it again.
+            if corrupt {
+                return self.stop.damaged(why);
+            }
+            if found == Part::Sound && !store_failed {
+                return self.stop.fault(why);
+            }
+            tracing::error!(why, "a store of metadata cannot go on");
+            if !found.is_failing() {
+                seen.metadata = Look::Failing("a store gave up; the log has the details".to_owned());
+            }
+        }
+        let now = judge(&before, &seen, ballast);
+        self.sound = if before.is_failing() && now.is_sound() { self.sound + 1 } else { 0 };
+        if self.sound >= self.storage.looks_needed() {
+            return self.stop.again("the storage is sound again: opening it anew");
+        }
+        let after =
+            Condition { metadata: before.metadata.then(now.metadata), blobs: before.blobs.then(now.blobs) };
+        *self.storage.condition.lock() = after.clone();
+        self.act(&before, &after).await;
+    }
+
+    /// Why metadata cannot be written any more, if a store or consensus said so.
+    fn gave_up(&self) -> Option<Failure> {
+        let failed = || self.parts.stores().iter().find_map(|kv| kv.fault());
+        self.failure.clone().or_else(|| {
+            failed().map(|error| Failure { corrupt: error.is_corrupt(), reason: error.to_string() })
+        })
+    }
+
+    /// Does what the change asks for.
+    async fn act(&self, before: &Condition, now: &Condition) {
+        self.parts.liveness.set_eligible(now.metadata == Part::Sound);
+        if now == before {
+            return;
+        }
+        tracing::warn!("storage: {}", now.summary());
+        if now.is_failing() && !before.is_failing() {
+            self.parts.blobs.hold_back(true);
+        }
+        if now.metadata.is_failing()
+            && !before.metadata.is_failing()
+            && timeout(PATIENCE, self.parts.consensus.shutdown()).await.is_err()
+        {
+            tracing::warn!("consensus did not stop in time");
+        }
+    }
+}
+
+/// One part's look under way. The parts are looked at apart: a device of blobs that is busy says nothing of the
+/// one that the votes lie on.
+#[derive(Default)]
+struct Looking(Option<(Instant, JoinHandle<Look>)>);
+
+impl Looking {
+    /// Begins a look, or goes on with one that its device has outlasted so far: nothing is known of it then, and
+    /// after a while that it does not answer. `None` if the runtime is going down.
+    async fn look(&mut self, storage: &Arc<Storage>, part: fn(&Storage) -> Look) -> Option<Look> {
+        let (since, under_way) = self.0.get_or_insert_with(|| {
+            let storage = storage.clone();
+            (Instant::now(), tokio::task::spawn_blocking(move || part(&storage)))
+        });
+        match timeout(Watch::EVERY, under_way).await {
+            Err(_) if since.elapsed() >= ANSWER => Some(Look::Failing("a device does not answer".to_owned())),
+            Err(_) => Some(Look::Unknown),
+            Ok(seen) => {
+                self.0 = None;
+                seen.ok()
+            }
+        }
+    }
+}
