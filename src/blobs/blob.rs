@@ -44,16 +44,16 @@ impl BlobStore {
             }
             Err(BlobError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 tracing::error!(%root, "the file of a stored blob is gone");
-                self.forget_missing(&root).await?;
+                self.replicas().forget_missing(&root).await?;
                 Ok(None)
             }
             Err(error @ BlobError::Corrupt { .. }) => {
                 // A removal and a new copy since the row was read make a new file, or none.
-                self.quarantine_if(&root, move |path| is_bad(path, root, row.size)).await?;
+                self.replicas().quarantine_if(&root, move |path| is_bad(path, root, row.size)).await?;
                 Err(error)
             }
             Err(error) if error.is_bad_copy() => {
-                self.disown_if(&root, move |path| is_unreadable(path, row.size)).await?;
+                self.replicas().disown_if(&root, move |path| is_unreadable(path, row.size)).await?;
                 Err(error)
             }
             Err(error) => Err(error),
@@ -177,12 +177,12 @@ impl Blob {
         let judged = match &outcome {
             Err(BlobError::Corrupt { .. }) => {
                 let is_it = move |path: &Path| compare(&file.file, path) == Some(true);
-                self.store.quarantine_if(&root, is_it).await
+                self.store.replicas().quarantine_if(&root, is_it).await
             }
             Err(error) if error.is_bad_copy() => {
                 // A device that does not even tell which file it has gives no copy back.
                 let is_it = move |path: &Path| compare(&file.file, path) != Some(false);
-                self.store.disown_if(&root, is_it).await
+                self.store.replicas().disown_if(&root, is_it).await
             }
             _ => Ok(()),
         };
@@ -214,7 +214,7 @@ mod tests {
     }
 
     async fn put(store: &BlobStore) -> Blob {
-        let root = store.put(vec![7; SIZE as usize].into(), 1).await.unwrap().root;
+        let root = store.replicas().put(vec![7; SIZE as usize].into(), 1).await.unwrap().root;
         let blob = store.open_blob(&root).await.unwrap().unwrap();
         blob.check(0..SIZE).await.unwrap();
         blob

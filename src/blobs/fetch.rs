@@ -78,21 +78,34 @@ struct Follower {
     at: u64,
 }
 
+/// The fetches of a store.
+#[derive(Clone, Copy)]
+pub struct Partials<'a> {
+    pub(crate) store: &'a BlobStore,
+}
+
 impl BlobStore {
+    /// The blobs that are being fetched.
+    pub fn partials(&self) -> Partials<'_> {
+        Partials { store: self }
+    }
+}
+
+impl Partials<'_> {
     /// Blocking. From the row if it fits, else from nothing.
-    pub(crate) fn open_fetch(&self, root: Root, size: u64) -> Result<Fetch, BlobError> {
+    pub(crate) fn open_blocking(self, root: Root, size: u64) -> Result<Fetch, BlobError> {
         let failed = |error| BlobError::io("opening a partial blob")(error);
-        let files = self.shared.paths.partial(&root);
+        let files = self.store.shared.paths.partial(&root);
         if let Some((data, list, present)) = self.restore(root, size)? {
             let saved = Bits::from_bytes(group_count(size), &present.to_bytes());
             let fetch = self.fetch(root, size, data, present, saved);
             fetch.data.set_list(list);
             return Ok(fetch);
         }
-        self.ensure_space(size)?;
+        self.store.ensure_space(size)?;
         let mut batch = Batch::default();
         delete_partial(&mut batch, &root);
-        self.shared.index.write(batch)?;
+        self.store.shared.index.write(batch)?;
         files.remove().map_err(failed)?;
         let mut options = OpenOptions::new();
         let data = options.read(true).write(true).create_new(true).open(&files.data).map_err(failed)?;
@@ -100,7 +113,7 @@ impl BlobStore {
             files.remove().map_err(failed)?;
             return Err(failed(error));
         }
-        sync_blob_dir(&self.shared.paths.partials()).map_err(failed)?;
+        sync_blob_dir(&self.store.shared.paths.partials()).map_err(failed)?;
         let fetch = self.fetch(root, size, data, Bits::new(group_count(size)), None);
         if list_len(size) == 0 {
             fetch.data.set_list(Bytes::new());
@@ -109,11 +122,11 @@ impl BlobStore {
     }
 
     /// What a row and its files still have, if they fit each other.
-    fn restore(&self, root: Root, size: u64) -> Result<Option<(File, Bytes, Bits)>, BlobError> {
-        let Some(row) = self.shared.index.partial(&root)?.filter(|row| row.size == size) else {
+    fn restore(self, root: Root, size: u64) -> Result<Option<(File, Bytes, Bits)>, BlobError> {
+        let Some(row) = self.store.shared.index.partial(&root)?.filter(|row| row.size == size) else {
             return Ok(None);
         };
-        let files = self.shared.paths.partial(&root);
+        let files = self.store.shared.paths.partial(&root);
         let Ok(data) = OpenOptions::new().read(true).write(true).open(&files.data) else { return Ok(None) };
         let list =
             if list_len(size) == 0 { Vec::new() } else { std::fs::read(&files.ob).unwrap_or_default() };
@@ -122,9 +135,9 @@ impl BlobStore {
         Ok(present.filter(|_| fits).map(|present| (data, Bytes::from(list), present)))
     }
 
-    fn fetch(&self, root: Root, size: u64, data: File, present: Bits, saved: Option<Bits>) -> Fetch {
+    fn fetch(self, root: Root, size: u64, data: File, present: Bits, saved: Option<Bits>) -> Fetch {
         Fetch {
-            data: CheckedFile::new(root, size, data, self.shared.buffers.clone()),
+            data: CheckedFile::new(root, size, data, self.store.shared.buffers.clone()),
             present,
             saved: Mutex::new(Saved {
                 groups: saved.unwrap_or_else(|| Bits::new(group_count(size))),
@@ -140,21 +153,21 @@ impl BlobStore {
     }
 
     /// Checkpoints every fetch.
-    pub(crate) async fn save_fetches(&self) -> Result<(), BlobError> {
-        let running: Vec<_> = self.shared.fetches.running.lock().values().cloned().collect();
+    pub(crate) async fn save(self) -> Result<(), BlobError> {
+        let running: Vec<_> = self.store.shared.fetches.running.lock().values().cloned().collect();
         let mut outcome = Ok(());
         for fetch in running {
-            let store = self.clone();
+            let store = self.store.clone();
             outcome = outcome.and(blocking(move || fetch.checkpoint(&store)).await);
         }
         outcome
     }
 
     /// Drops fetches that nobody holds and nobody touched for `older_than`; answers how many.
-    pub(crate) async fn expire_fetches(&self, older_than: Duration) -> usize {
-        let _alone = self.shared.fetches.opening.lock().await;
+    pub(crate) async fn expire(self, older_than: Duration) -> usize {
+        let _alone = self.store.shared.fetches.opening.lock().await;
         let (mut expired, mut running) = (Vec::new(), Vec::new());
-        self.shared.fetches.running.lock().retain(|root, fetch| {
+        self.store.shared.fetches.running.lock().retain(|root, fetch| {
             let idle = Arc::strong_count(fetch) == 1 && fetch.touched.lock().elapsed() >= older_than;
             if idle {
                 expired.push(*root)
@@ -163,7 +176,7 @@ impl BlobStore {
             }
             !idle
         });
-        let rows = self.shared.index.partials().unwrap_or_else(|error| {
+        let rows = self.store.shared.index.partials().unwrap_or_else(|error| {
             tracing::error!(%error, "the blob index cannot be read");
             Vec::new()
         });
@@ -173,18 +186,18 @@ impl BlobStore {
         expired.sort_unstable();
         expired.dedup();
         for root in &expired {
-            if let Err(error) = self.drop_fetch(*root).await {
+            if let Err(error) = self.drop(*root).await {
                 tracing::warn!(%root, %error, "a partial blob did not expire");
             }
         }
         expired.len()
     }
 
-    pub(crate) async fn drop_fetch(&self, root: Root) -> Result<(), BlobError> {
+    pub(crate) async fn drop(self, root: Root) -> Result<(), BlobError> {
         let mut batch = Batch::default();
         delete_partial(&mut batch, &root);
-        self.shared.index.write(batch)?;
-        let files = self.shared.paths.partial(&root);
+        self.store.shared.index.write(batch)?;
+        let files = self.store.shared.paths.partial(&root);
         blocking(move || files.remove().map_err(BlobError::io("deleting a partial blob"))).await
     }
 }

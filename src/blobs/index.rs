@@ -282,6 +282,18 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BlobError> {
     postcard::from_bytes(body).map_err(|error| BlobError::Record(error.to_string()))
 }
 
+/// The root after this one, if there is one.
+pub(crate) fn successor(root: &Root) -> Option<Root> {
+    let mut bytes = root.0;
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Some(Root(bytes));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,9 +15,10 @@ use futures::{Stream, stream};
 use tokio::sync::watch;
 
 use crate::buffers::PIECE;
-use crate::fetch::{CHECKPOINT, Fetch, Progress};
+use crate::fetch::{CHECKPOINT, Fetch, Partials, Progress};
 use crate::index::delete_partial;
-use crate::store::{Staged, write_durably};
+use crate::paths::write_durably;
+use crate::replicas::Staged;
 use crate::tree::{GROUP, list_matches};
 use crate::{BlobError, BlobStore, Sealed};
 
@@ -31,15 +32,15 @@ pub struct Partial {
     store: BlobStore,
 }
 
-impl BlobStore {
+impl Partials<'_> {
     /// Creates or resumes the fetch of a root, whose size the cluster's record tells. Space for all of
     /// it is reserved at once.
     ///
     /// # Errors
     /// [`BlobError::Held`], [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`];
     /// [`BlobError::Range`] if a fetch of the root with another size is in progress.
-    pub async fn partial(&self, root: Root, size: u64) -> Result<Partial, BlobError> {
-        let store = self.clone();
+    pub async fn open(self, root: Root, size: u64) -> Result<Partial, BlobError> {
+        let store = self.store.clone();
         detached(async move {
             let _alone = store.shared.fetches.opening.lock().await;
             if store.holds(&root).is_some() {
@@ -50,7 +51,8 @@ impl BlobStore {
                 Some(fetch) => fetch,
                 None => {
                     let opener = store.clone();
-                    let fetch = blocking(move || opener.open_fetch(root, size).map(Arc::new)).await?;
+                    let fetch =
+                        blocking(move || opener.partials().open_blocking(root, size).map(Arc::new)).await?;
                     store.shared.fetches.running.lock().insert(root, fetch.clone());
                     fetch
                 }
@@ -186,12 +188,12 @@ impl Partial {
             delete_partial(&mut batch, &root);
             // Nobody may open a new fetch on files that are about to move.
             let _alone = store.shared.fetches.opening.lock().await;
-            let placed = match store.confirm(&sealed, generation, &batch).await {
+            let placed = match store.replicas().confirm(&sealed, generation, &batch).await {
                 Ok(None) => {
                     let saver = (fetch.clone(), store.clone());
                     blocking(move || saver.0.checkpoint(&saver.1)).await?;
                     let files = store.shared.paths.partial(&root);
-                    store.place(Staged { files, sealed }, generation, batch).await.map(Some)
+                    store.replicas().place(Staged { files, sealed }, generation, batch).await.map(Some)
                 }
                 other => other,
             };
@@ -203,7 +205,7 @@ impl Partial {
                 Ok::<_, BlobError>(())
             })
             .await?;
-            store.drop_fetch(root).await?;
+            store.partials().drop(root).await?;
             Ok(receipt)
         })
         .await

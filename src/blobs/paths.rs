@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clawhub_durable::promised::sync_blob_dir;
+use clawhub_durable::promised::{sync_blob, sync_blob_dir};
 use clawhub_types::{Root, UploadId};
 use parking_lot::Mutex;
 
@@ -181,4 +181,11 @@ pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Blocking. Creates a file with this content and fsyncs it.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    sync_blob(&file)
 }

@@ -24,11 +24,10 @@ use clawhub_types::{Digests, Root, UploadId};
 use sha2::{Digest, Sha256};
 
 use crate::BlobError;
-use crate::index::{BlobRow, Index, delete_blob, delete_partial, delete_upload, put_blob};
+use crate::index::{BlobRow, Index, delete_blob, delete_partial, delete_upload, put_blob, successor};
 use crate::ingest::read_through;
-use crate::paths::{Files, Paths, remove_dir};
+use crate::paths::{Files, Paths, remove_dir, write_durably};
 use crate::session::Session;
-use crate::store::{successor, write_durably};
 use crate::tree::{TreeHasher, list_len};
 
 /// Rows read at a time.

@@ -1,35 +1,20 @@
-//! Upload sessions.
+//! One upload session: what is known of it in memory, and who is using it.
 //!
-//! A session is its row in the index, its directory, and, while it is in use, an [`Ingest`]. The row is
-//! the truth across restarts: a session resumes at the row's durable offset, however many bytes follow
-//! in the file. Until its first flush a session survives the process but not the machine.
-//!
-//! One caller at a time is let in. Steps that must not stop half-way when a client disconnects run
-//! detached.
+//! A session is its row in the index, its directory, and, while it is in use, an [`Ingest`]. A crash loses what
+//! is here; the row says where the session resumes.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use clawhub_durable::now_millis;
-use clawhub_durable::promised::sync_blob_dir;
-use clawhub_durable::task::{blocking, detached};
-use clawhub_kv::Batch;
-use clawhub_types::{Digest, Receipt, RepoName, UploadId};
+use clawhub_types::{RepoName, UploadId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-use crate::buffers::PIECE;
-use crate::index::{UploadRow, delete_upload, put_upload};
-use crate::ingest::{Ingest, SLICE};
-use crate::paths::{Files, remove_dir};
-use crate::store::Staged;
-use crate::{BlobError, BlobStore, Sealed};
-
-/// How long an unused session keeps its files open.
-const REST: Duration = Duration::from_secs(600);
+use crate::BlobError;
+use crate::index::UploadRow;
+use crate::ingest::Ingest;
 
 /// What a caller may know about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,24 +34,24 @@ pub struct UploadStatus {
 /// A session in memory.
 pub(crate) struct Session {
     pub(crate) id: UploadId,
-    repo: RepoName,
-    sha512: bool,
-    opened_at: u64,
-    progress: Mutex<Progress>,
-    work: Arc<tokio::sync::Mutex<Work>>,
+    pub(crate) repo: RepoName,
+    pub(crate) sha512: bool,
+    pub(crate) opened_at: u64,
+    pub(crate) progress: Mutex<Progress>,
+    pub(crate) work: Arc<tokio::sync::Mutex<Work>>,
 }
 
 #[derive(Clone, Copy)]
-struct Progress {
-    offset: u64,
-    durable: u64,
+pub(crate) struct Progress {
+    pub(crate) offset: u64,
+    pub(crate) durable: u64,
     /// When the session was last used, or read from its row, and how long it had been idle then.
     /// Monotonic: a clock that jumps expires nothing.
     touched: Instant,
     idle_before: Duration,
 }
 
-enum Work {
+pub(crate) enum Work {
     /// Files closed; to be resumed at the durable offset.
     Cold,
     /// In use.
@@ -84,7 +69,7 @@ impl Session {
         Session { id, repo, sha512, opened_at, progress, work }
     }
 
-    fn row(&self, durable: u64) -> UploadRow {
+    pub(crate) fn row(&self, durable: u64) -> UploadRow {
         UploadRow {
             repo: self.repo.clone(),
             sha512: self.sha512,
@@ -94,25 +79,25 @@ impl Session {
         }
     }
 
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let mut progress = self.progress.lock();
         (progress.touched, progress.idle_before) = (Instant::now(), Duration::ZERO);
     }
 
-    fn idle(&self) -> Duration {
+    pub(crate) fn idle(&self) -> Duration {
         let progress = *self.progress.lock();
         progress.idle_before + progress.touched.elapsed()
     }
 }
 
 /// A session that this caller alone may use.
-struct Entered {
-    session: Arc<Session>,
-    work: OwnedMutexGuard<Work>,
+pub(crate) struct Entered {
+    pub(crate) session: Arc<Session>,
+    pub(crate) work: OwnedMutexGuard<Work>,
 }
 
 impl Entered {
-    fn ingest(&mut self) -> Result<&mut Ingest, BlobError> {
+    pub(crate) fn ingest(&mut self) -> Result<&mut Ingest, BlobError> {
         match &mut *self.work {
             Work::Hot(ingest) => Ok(ingest),
             Work::Cold | Work::Gone => Err(BlobError::UploadUnknown(self.session.id)),
@@ -121,7 +106,7 @@ impl Entered {
 
     /// Passes a result on. After a failure the files are closed and the session falls back to its
     /// durable offset: what the disk did not confirm is given up.
-    async fn settled<T>(&mut self, result: Result<T, BlobError>) -> Result<T, BlobError> {
+    pub(crate) async fn settled<T>(&mut self, result: Result<T, BlobError>) -> Result<T, BlobError> {
         if result.is_err() {
             self.close().await;
         }
@@ -130,302 +115,12 @@ impl Entered {
 
     /// Closes the files when no thread writes to them any more: the next ones to open them would write
     /// to the same places.
-    async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         if let Work::Hot(ingest) = &*self.work {
             ingest.quiesce().await;
             *self.work = Work::Cold;
         }
         let mut progress = self.session.progress.lock();
         progress.offset = progress.durable;
-    }
-}
-
-impl BlobStore {
-    /// Opens a session. `sha512` adds SHA-512 to the pass over the bytes; without it a client that names
-    /// the blob by SHA-512 costs a second pass at the end. Opening an open session again is fine.
-    ///
-    /// # Errors
-    /// [`BlobError::NoSpace`]; [`BlobError::UploadTaken`] if the id is another repository's.
-    pub async fn begin(&self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<(), BlobError> {
-        self.ensure_space(0)?;
-        let now = now_millis();
-        let row = UploadRow { repo: repo.clone(), sha512, opened_at: now, touched_at: now, durable: 0 };
-        let mut sessions = self.shared.sessions.lock();
-        if let Some(session) = sessions.get(&id) {
-            return if session.repo == *repo { Ok(()) } else { Err(BlobError::UploadTaken(id)) };
-        }
-        let mut batch = Batch::default();
-        put_upload(&mut batch, &id, &row);
-        self.shared.index.write(batch)?;
-        sessions.insert(id, Arc::new(Session::from_row(id, row)));
-        Ok(())
-    }
-
-    /// Appends bytes at `at`, which must be the session's end, and answers the new end. The bytes are
-    /// then on their way to disk, at most 4 MiB of them still in memory; [`BlobStore::flush`] makes them
-    /// durable. A caller that gives up midway may have appended a part.
-    ///
-    /// # Errors
-    /// [`BlobError::Offset`], [`BlobError::NoSpace`], [`BlobError::UploadUnknown`]; after
-    /// [`BlobError::Io`] the session stands at its durable offset.
-    pub async fn append(&self, id: UploadId, at: u64, mut bytes: Bytes) -> Result<u64, BlobError> {
-        let mut entered = self.enter(id).await?;
-        let expected = entered.ingest()?.end();
-        if at != expected {
-            return Err(BlobError::Offset { expected });
-        }
-        self.ensure_space(bytes.len() as u64)?;
-        while !bytes.is_empty() {
-            let slice = bytes.split_to(bytes.len().min(SLICE));
-            let pushed = entered.ingest()?.push(slice).await;
-            let end = entered.settled(pushed).await?;
-            entered.session.progress.lock().offset = end;
-        }
-        Ok(entered.ingest()?.end())
-    }
-
-    /// Makes what was appended durable and records it, so that a restart resumes there. Answers the
-    /// durable offset.
-    ///
-    /// # Errors
-    /// [`BlobError::UploadUnknown`]; after [`BlobError::Io`] the session stands at its durable offset.
-    pub async fn flush(&self, id: UploadId) -> Result<u64, BlobError> {
-        let store = self.clone();
-        detached(async move {
-            let mut entered = store.enter(id).await?;
-            store.flush_entered(&mut entered).await
-        })
-        .await
-    }
-
-    async fn flush_entered(&self, entered: &mut Entered) -> Result<u64, BlobError> {
-        let flushed = entered.ingest()?.flush().await;
-        let end = entered.settled(flushed).await?;
-        let session = entered.session.clone();
-        let before = session.progress.lock().durable;
-        if before == end {
-            return Ok(end);
-        }
-        if before == 0 {
-            // The first durable bytes need durable names.
-            let (dir, parent) = (self.shared.paths.upload(&session.id), self.shared.paths.uploads());
-            let named = move || sync_blob_dir(&dir).and_then(|()| sync_blob_dir(&parent));
-            blocking(move || named().map_err(BlobError::io("fsyncing an upload's directory"))).await?;
-        }
-        let mut batch = Batch::default();
-        put_upload(&mut batch, &session.id, &session.row(end));
-        self.shared.index.commit(batch).await?;
-        session.progress.lock().durable = end;
-        Ok(end)
-    }
-
-    /// At most `most` of a session's durable bytes, and never more than 512 KiB, from `at` on, for a copy
-    /// of it elsewhere; none from the durable offset on. They come unchecked: there is no root yet to check
-    /// them against, and whoever keeps the copy compares its digest.
-    ///
-    /// # Errors
-    /// [`BlobError::UploadUnknown`], [`BlobError::Io`].
-    pub async fn read_durable(&self, id: UploadId, at: u64, most: usize) -> Result<Bytes, BlobError> {
-        let mut entered = self.enter(id).await?;
-        let disk = entered.ingest()?.disk();
-        let there = entered.session.progress.lock().durable.saturating_sub(at);
-        let len = usize::try_from(there).unwrap_or(usize::MAX).min(most).min(PIECE);
-        let mut buffer = self.shared.buffers.take(len);
-        blocking(move || {
-            let read = disk.file.read_exact_at(buffer.as_mut(), at);
-            read.map(|()| buffer.freeze()).map_err(BlobError::io("reading an upload"))
-        })
-        .await
-    }
-
-    /// Hashes what was appended and compares it with what the client named. The session goes on either
-    /// way: it can be kept, appended to, or sealed against another digest.
-    ///
-    /// # Errors
-    /// [`BlobError::DigestMismatch`], [`BlobError::UploadUnknown`]; after [`BlobError::Io`] the session
-    /// stands at its durable offset.
-    pub async fn seal(&self, id: UploadId, expect: &Digest) -> Result<Sealed, BlobError> {
-        let (store, expect) = (self.clone(), expect.clone());
-        detached(async move {
-            let mut entered = store.enter(id).await?;
-            let want_sha512 = matches!(expect, Digest::Sha512(_));
-            let sealed = entered.ingest()?.seal(want_sha512).await;
-            let sealed = entered.settled(sealed).await?;
-            let actual = sealed.digests.get(expect.algorithm()).expect("seal computes what is wanted");
-            if actual == expect {
-                Ok(sealed)
-            } else {
-                Err(BlobError::DigestMismatch { expected: expect.into(), actual: actual.into() })
-            }
-        })
-        .await
-    }
-
-    /// Turns the session's bytes into a replica and answers the receipt: data and group list are
-    /// fsynced, renamed, their directory fsynced, the index row synced. The session is gone then. If the
-    /// root is held already, its copy is confirmed for `generation`. Goes on if the caller goes away.
-    ///
-    /// # Errors
-    /// [`BlobError::Unsealed`] if the session holds other bytes than `sealed`,
-    /// [`BlobError::UploadUnknown`]; after [`BlobError::Io`] or [`BlobError::Index`] the outcome is
-    /// unknown until the next start.
-    pub async fn keep(&self, id: UploadId, sealed: &Sealed, generation: u64) -> Result<Receipt, BlobError> {
-        let (store, sealed) = (self.clone(), sealed.clone());
-        detached(async move {
-            let mut entered = store.enter(id).await?;
-            // After a restart in between, the bytes are what the durable prefix says.
-            let now = entered.ingest()?.seal(sealed.digests.sha512.is_some()).await;
-            let now = entered.settled(now).await?;
-            let same = (now.root, now.size) == (sealed.root, sealed.size);
-            if !same || !sealed.digests.iter().all(|digest| now.digests.contains(&digest)) {
-                return Err(BlobError::Unsealed(id));
-            }
-            let sealed = now;
-            let mut batch = Batch::default();
-            delete_upload(&mut batch, &id);
-            let receipt = match store.confirm(&sealed, generation, &batch).await? {
-                Some(receipt) => receipt,
-                None => {
-                    let settled = entered.ingest()?.settle().await;
-                    entered.settled(settled).await?;
-                    let files = Files::in_dir(&store.shared.paths.upload(&id));
-                    let placed = store.place(Staged { files, sealed }, generation, batch).await;
-                    entered.settled(placed).await?
-                }
-            };
-            store.end(entered).await?;
-            Ok(receipt)
-        })
-        .await
-    }
-
-    /// Ends a session and deletes its bytes.
-    ///
-    /// # Errors
-    /// [`BlobError::UploadUnknown`], [`BlobError::Io`], [`BlobError::Index`].
-    pub async fn cancel(&self, id: UploadId) -> Result<(), BlobError> {
-        let store = self.clone();
-        detached(async move {
-            let session = store.session(id)?;
-            let work = session.work.clone().lock_owned().await;
-            match *work {
-                Work::Gone => Err(BlobError::UploadUnknown(id)),
-                Work::Hot(_) | Work::Cold => store.discard(Entered { session, work }).await,
-            }
-        })
-        .await
-    }
-
-    async fn discard(&self, entered: Entered) -> Result<(), BlobError> {
-        let mut batch = Batch::default();
-        delete_upload(&mut batch, &entered.session.id);
-        self.shared.index.write(batch)?;
-        self.end(entered).await
-    }
-
-    /// The session's row is gone; so go the rest of it.
-    async fn end(&self, mut entered: Entered) -> Result<(), BlobError> {
-        let id = entered.session.id;
-        *entered.work = Work::Gone;
-        self.shared.sessions.lock().remove(&id);
-        let dir = self.shared.paths.upload(&id);
-        blocking(move || remove_dir(&dir).map_err(BlobError::io("deleting an upload"))).await
-    }
-
-    /// A session, if it is open here.
-    pub fn upload(&self, id: UploadId) -> Option<UploadStatus> {
-        let session = self.session(id).ok()?;
-        let Progress { offset, durable, .. } = *session.progress.lock();
-        let opened_at = UNIX_EPOCH + Duration::from_millis(session.opened_at);
-        Some(UploadStatus { repo: session.repo.clone(), sha512: session.sha512, offset, durable, opened_at })
-    }
-
-    /// Cancels the sessions and drops the fetches that nobody touched for `older_than`, and answers how
-    /// many. Those in use at this moment are left alone. Also closes files that nobody reads any more.
-    pub async fn expire(&self, older_than: Duration) -> usize {
-        let sessions: Vec<_> = self.shared.sessions.lock().values().cloned().collect();
-        let mut count = 0;
-        for session in sessions {
-            let Ok(work) = session.work.clone().try_lock_owned() else { continue };
-            let (store, id, idle) = (self.clone(), session.id, session.idle());
-            let entered = Entered { session, work };
-            let outcome = match *entered.work {
-                Work::Hot(_) | Work::Cold if idle >= older_than => {
-                    detached(async move { store.discard(entered).await }).await.map(|()| 1)
-                }
-                Work::Hot(_) if idle >= REST => {
-                    detached(async move { store.rest(entered).await }).await.map(|()| 0)
-                }
-                _ => Ok(0),
-            };
-            count += outcome.unwrap_or_else(|error| {
-                tracing::warn!(upload = %id, %error, "ending an idle upload");
-                0
-            });
-        }
-        self.shared.open.drop_idle();
-        count + self.expire_fetches(older_than).await
-    }
-
-    /// Closes the files of a session that is not used at present.
-    async fn rest(&self, mut entered: Entered) -> Result<(), BlobError> {
-        let flushed = self.flush_entered(&mut entered).await;
-        entered.close().await;
-        flushed.map(drop)
-    }
-
-    /// Flushes every session in use.
-    pub(crate) async fn flush_all(&self) -> Result<(), BlobError> {
-        let sessions: Vec<_> = self.shared.sessions.lock().values().cloned().collect();
-        let mut outcome = Ok(());
-        for session in sessions {
-            let work = session.work.clone().lock_owned().await;
-            if matches!(*work, Work::Hot(_)) {
-                outcome = outcome.and(self.flush_entered(&mut Entered { session, work }).await.map(drop));
-            }
-        }
-        outcome
-    }
-
-    fn session(&self, id: UploadId) -> Result<Arc<Session>, BlobError> {
-        self.shared.sessions.lock().get(&id).cloned().ok_or(BlobError::UploadUnknown(id))
-    }
-
-    /// Waits for the session and resumes it if its files are closed.
-    async fn enter(&self, id: UploadId) -> Result<Entered, BlobError> {
-        let session = self.session(id)?;
-        let work = session.work.clone().lock_owned().await;
-        session.touch();
-        match *work {
-            Work::Hot(_) => Ok(Entered { session, work }),
-            Work::Gone => Err(BlobError::UploadUnknown(id)),
-            Work::Cold => {
-                let store = self.clone();
-                // Two resumptions of the same files would ruin each other, so one is never given up.
-                detached(async move { store.resume(session, work).await }).await
-            }
-        }
-    }
-
-    async fn resume(
-        &self,
-        session: Arc<Session>,
-        mut work: OwnedMutexGuard<Work>,
-    ) -> Result<Entered, BlobError> {
-        let dir = self.shared.paths.upload(&session.id);
-        let (durable, sha512) = (session.progress.lock().durable, session.sha512);
-        match blocking(move || Ingest::resume(&dir, durable, sha512)).await {
-            Ok(ingest) => {
-                *work = Work::Hot(Box::new(ingest));
-                Ok(Entered { session, work })
-            }
-            Err(BlobError::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let id = session.id;
-                tracing::warn!(upload = %id, "durable bytes of an upload are gone");
-                self.discard(Entered { session, work }).await?;
-                Err(BlobError::UploadUnknown(id))
-            }
-            Err(error) => Err(error),
-        }
     }
 }

@@ -1,30 +1,24 @@
-//! The store itself: what it owns, how a file becomes a replica, and how it stops being one.
+//! The store itself: what all its handles share, and what can be asked of it.
+//!
+//! Owns the table of what is open and under way, in memory; a crash loses that, and what counts is in the
+//! index and on disk.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use clawhub_durable::promised::{sync_blob, sync_blob_dir};
-use clawhub_durable::task::{blocking, detached};
-use clawhub_kv::{Batch, Kv};
-use clawhub_types::{Digests, NodeId, Receipt, Root, UploadId};
+use clawhub_types::{NodeId, Receipt, Root, UploadId};
 use parking_lot::Mutex;
-use rand::RngExt;
-use sha2::{Digest, Sha256};
 
 use crate::BlobError;
 use crate::buffers::Buffers;
 use crate::cache::OpenFiles;
 use crate::fetch::Fetches;
-use crate::index::{BlobRow, Index, delete_blob};
-use crate::ingest::Sealed;
-use crate::paths::{Files, Paths, remove_dir};
-use crate::recover;
+use crate::index::{BlobRow, Index, successor};
+use crate::paths::Paths;
 use crate::session::Session;
 use crate::space::Space;
-use crate::tree::{TreeHasher, list_len};
 
 /// Where the store lives and what it must leave alone.
 #[derive(Clone, Debug)]
@@ -52,68 +46,31 @@ pub(crate) struct Shared {
     pub(crate) open: OpenFiles,
     pub(crate) fetches: Fetches,
     pub(crate) buffers: Arc<Buffers>,
-    locks: RootLocks,
+    pub(crate) locks: RootLocks,
     /// Replicas that are to be deleted unless a receipt is made for them first. A crash forgets the
     /// plan, and whoever made it begins again.
-    planned: Mutex<HashSet<Root>>,
-    space: Space,
+    pub(crate) planned: Mutex<HashSet<Root>>,
+    pub(crate) space: Space,
     /// The owner found that the device is not to be written to, whatever it has free.
-    held_back: AtomicBool,
+    pub(crate) held_back: AtomicBool,
 }
 
 /// One lock per root, striped: making, confirming and deleting a replica exclude each other.
-struct RootLocks(Vec<tokio::sync::Mutex<()>>);
+pub(crate) struct RootLocks(Vec<tokio::sync::Mutex<()>>);
+
+impl Default for RootLocks {
+    fn default() -> Self {
+        RootLocks((0..256).map(|_| tokio::sync::Mutex::default()).collect())
+    }
+}
 
 impl RootLocks {
-    async fn lock(&self, root: &Root) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(crate) async fn lock(&self, root: &Root) -> tokio::sync::MutexGuard<'_, ()> {
         self.0[usize::from(root.0[0])].lock().await
     }
 }
 
-/// Fsynced files that are to become a replica.
-pub(crate) struct Staged {
-    pub(crate) files: Files,
-    pub(crate) sealed: Sealed,
-}
-
 impl BlobStore {
-    /// Opens the store, and finishes or rolls back what a crash left:
-    ///
-    /// - an upload resumes at its durable offset; one without a row, or without its bytes, is dropped;
-    /// - a replica whose row was not written yet is hashed: it becomes a replica, or is quarantined;
-    /// - a row without its file is dropped (the node then reports the copy as lost);
-    /// - a fetch resumes with the groups that were fsynced.
-    ///
-    /// Lists every directory of `blobs/`.
-    ///
-    /// # Errors
-    /// Whatever the file system or the index say; nothing is guessed.
-    pub async fn open(config: StoreConfig, index: Arc<dyn Kv>) -> Result<BlobStore, BlobError> {
-        blocking(move || {
-            let paths = Paths::open(config.dir.clone()).map_err(BlobError::io("opening the blob store"))?;
-            let index = Index::open(index)?;
-            let sessions = recover::uploads(&paths, &index)?;
-            recover::fetches(&paths, &index)?;
-            recover::replicas(&paths, &index)?;
-            let space = Space::new(paths.free().map_err(asking())?);
-            let shared = Shared {
-                config,
-                paths,
-                index,
-                sessions: Mutex::new(sessions),
-                open: OpenFiles::default(),
-                fetches: Fetches::default(),
-                buffers: Arc::default(),
-                locks: RootLocks((0..256).map(|_| tokio::sync::Mutex::default()).collect()),
-                planned: Mutex::default(),
-                space,
-                held_back: AtomicBool::new(false),
-            };
-            Ok(BlobStore { shared: Arc::new(shared) })
-        })
-        .await
-    }
-
     /// The size of a blob held here, durably.
     pub fn holds(&self, root: &Root) -> Option<u64> {
         self.row(root).map(|row| row.size)
@@ -145,7 +102,7 @@ impl BlobStore {
         })
     }
 
-    fn receipt_of(&self, root: &Root, row: BlobRow, generation: u64) -> Receipt {
+    pub(crate) fn receipt_of(&self, root: &Root, row: BlobRow, generation: u64) -> Receipt {
         let BlobRow { size, digests } = row;
         let (node, epoch) = (self.shared.config.node, self.epoch());
         Receipt { node, epoch, generation, digests, root: *root, size }
@@ -171,19 +128,6 @@ impl BlobStore {
     /// The deletion epoch that receipts carry.
     pub fn epoch(&self) -> u64 {
         self.shared.index.epoch()
-    }
-
-    /// The first step of deleting copies that receipts may cover (invariant 13): notes them, raises the
-    /// deletion epoch durably and answers the new one. Once the cluster has applied that epoch, receipts
-    /// made before this call are void; a receipt made after it takes its root off the plan. Then, if the
-    /// applied state still wants the copies gone, [`BlobStore::remove`] deletes those still planned.
-    ///
-    /// # Errors
-    /// [`BlobError::Index`]: the epoch is then the old one, or after a restart perhaps the new one.
-    pub async fn plan_removal(&self, roots: &[Root]) -> Result<u64, BlobError> {
-        self.shared.planned.lock().extend(roots);
-        let store = self.clone();
-        detached(async move { store.shared.index.raise_epoch().await }).await
     }
 
     /// Bytes that the device offers, as it said a moment ago.
@@ -231,264 +175,8 @@ impl BlobStore {
         }
         Ok(())
     }
-
-    /// Stores a whole small blob, such as a manifest too large for the log, and answers when it is
-    /// durable.
-    ///
-    /// # Errors
-    /// [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`].
-    pub async fn put(&self, bytes: Bytes, generation: u64) -> Result<Receipt, BlobError> {
-        self.ensure_space(bytes.len() as u64)?;
-        let store = self.clone();
-        detached(async move {
-            let dir = store.shared.paths.uploads().join(format!("put-{:032x}", rand::rng().random::<u128>()));
-            let staging = dir.clone();
-            let staged = blocking(move || stage(&staging, &bytes)).await;
-            let kept = match staged {
-                Ok(staged) => store.place(staged, generation, Batch::default()).await,
-                Err(error) => Err(error),
-            };
-            blocking(move || remove_dir(&dir).map_err(BlobError::io("removing a staging directory"))).await?;
-            kept
-        })
-        .await
-    }
-
-    /// Turns fsynced files into a replica: rename, fsync of the directory, index row together with
-    /// `batch`, receipt. If the root is held already, that copy is confirmed and `staged` left where it
-    /// is.
-    pub(crate) async fn place(
-        &self,
-        staged: Staged,
-        generation: u64,
-        batch: Batch,
-    ) -> Result<Receipt, BlobError> {
-        let Staged { files, sealed } = staged;
-        let root = sealed.root;
-        let _exclusive = self.shared.locks.lock(&root).await;
-        if let Some(receipt) = self.confirm_locked(&sealed, generation, &batch).await? {
-            return Ok(receipt);
-        }
-        let store = self.clone();
-        let install = move || store.shared.paths.install(&root, &files, list_len(sealed.size) > 0);
-        blocking(move || install().map_err(BlobError::io("moving a blob into place"))).await?;
-        let row = BlobRow { size: sealed.size, digests: sealed.digests };
-        self.shared.index.commit_blob(&root, &row, batch).await?;
-        Ok(self.receipt_of(&root, row, generation))
-    }
-
-    /// A receipt for the copy that is held of the same bytes, with `batch` written; nothing if there is
-    /// none.
-    pub(crate) async fn confirm(
-        &self,
-        sealed: &Sealed,
-        generation: u64,
-        batch: &Batch,
-    ) -> Result<Option<Receipt>, BlobError> {
-        let _exclusive = self.shared.locks.lock(&sealed.root).await;
-        self.confirm_locked(sealed, generation, batch).await
-    }
-
-    async fn confirm_locked(
-        &self,
-        sealed: &Sealed,
-        generation: u64,
-        batch: &Batch,
-    ) -> Result<Option<Receipt>, BlobError> {
-        let Sealed { root, size, digests } = sealed.clone();
-        let Some(held) = self.shared.index.blob(&root)?.filter(|row| row.size == size) else {
-            return Ok(None);
-        };
-        let path = self.shared.paths.blob(&root).data;
-        let is_whole =
-            move || Ok::<_, BlobError>(std::fs::metadata(path).is_ok_and(|file| file.len() == size));
-        if !blocking(is_whole).await? {
-            return Ok(None);
-        }
-        let sha512 = digests.sha512.or(held.digests.sha512);
-        let row = BlobRow { size, digests: Digests { sha512, ..digests } };
-        if row == held {
-            self.shared.index.write(batch.clone())?;
-        } else {
-            self.shared.index.commit_blob(&root, &row, batch.clone()).await?;
-        }
-        self.shared.planned.lock().remove(&root);
-        Ok(Some(self.receipt_of(&root, row, generation)))
-    }
-
-    /// Deletes a copy whose removal is planned ([`BlobStore::plan_removal`]); false if there is none, or
-    /// if a receipt was made for it since. Readers that have it open are served to the end.
-    ///
-    /// # Errors
-    /// [`BlobError::Io`], [`BlobError::Index`]; what is then left goes, or returns, at the next start.
-    pub async fn remove(&self, root: &Root) -> Result<bool, BlobError> {
-        let (store, root) = (self.clone(), *root);
-        detached(async move {
-            let _exclusive = store.shared.locks.lock(&root).await;
-            {
-                let mut planned = store.shared.planned.lock();
-                if !planned.remove(&root) || store.shared.index.blob(&root)?.is_none() {
-                    return Ok(false);
-                }
-                let mut batch = Batch::default();
-                delete_blob(&mut batch, &root);
-                store.shared.index.write(batch)?;
-            }
-            // Nobody sees the row any more; durably so before the bytes go.
-            store.forget(&root).await?;
-            let shared = store.shared.clone();
-            blocking(move || shared.paths.unlink(&root).map_err(BlobError::io("deleting a blob"))).await?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Takes a bad copy out of service: it is never served again, and its files are kept in
-    /// `quarantine/`. Nothing happens if there is no copy.
-    ///
-    /// # Errors
-    /// [`BlobError::Io`], [`BlobError::Index`].
-    pub async fn quarantine(&self, root: &Root) -> Result<(), BlobError> {
-        let (store, root) = (self.clone(), *root);
-        detached(async move {
-            let _exclusive = store.shared.locks.lock(&root).await;
-            store.condemn(&root).await
-        })
-        .await
-    }
-
-    /// The same for a copy that was found bad through an open file, unless another copy has taken its
-    /// place since.
-    pub(crate) async fn quarantine_if(
-        &self,
-        root: &Root,
-        is_it: impl FnOnce(&Path) -> bool + Send + 'static,
-    ) -> Result<(), BlobError> {
-        let (store, root) = (self.clone(), *root);
-        detached(async move {
-            let _exclusive = store.shared.locks.lock(&root).await;
-            let path = store.shared.paths.blob(&root).data;
-            if blocking(move || Ok::<_, BlobError>(is_it(&path))).await? {
-                store.condemn(&root).await
-            } else {
-                Ok(())
-            }
-        })
-        .await
-    }
-
-    /// Drops the row of a copy that the device does not give back, so that it is fetched anew; the next
-    /// start finds out whether its files can be read again. Nothing is dropped if another copy has taken its
-    /// place since, nor while the store is held back: a device that fails as a whole says nothing about one
-    /// copy.
-    pub(crate) async fn disown_if(
-        &self,
-        root: &Root,
-        is_it: impl FnOnce(&Path) -> bool + Send + 'static,
-    ) -> Result<(), BlobError> {
-        if self.is_held_back() {
-            return Ok(());
-        }
-        let (store, root) = (self.clone(), *root);
-        detached(async move {
-            let _exclusive = store.shared.locks.lock(&root).await;
-            let path = store.shared.paths.blob(&root).data;
-            if store.shared.index.blob(&root)?.is_none()
-                || !blocking(move || Ok::<_, BlobError>(is_it(&path))).await?
-            {
-                return Ok(());
-            }
-            tracing::error!(%root, "a stored copy cannot be read and is not relied on any more");
-            store.forget(&root).await
-        })
-        .await
-    }
-
-    /// Under the root's lock.
-    async fn condemn(&self, root: &Root) -> Result<(), BlobError> {
-        if self.shared.index.blob(root)?.is_none() {
-            return Ok(());
-        }
-        tracing::error!(%root, "a stored copy is corrupt and goes to quarantine");
-        self.forget(root).await?;
-        let (shared, root) = (self.shared.clone(), *root);
-        blocking(move || shared.paths.condemn(&root).map_err(BlobError::io("moving a blob to quarantine")))
-            .await
-    }
-
-    /// Drops the row, durably, then the cached file: an opener inserts into the cache only while the
-    /// row is there. Under the root's lock.
-    pub(crate) async fn forget(&self, root: &Root) -> Result<(), BlobError> {
-        let mut batch = Batch::default();
-        delete_blob(&mut batch, root);
-        self.shared.index.commit(batch).await?;
-        self.shared.open.evict(root);
-        Ok(())
-    }
-
-    /// Drops the row of a copy whose file is gone, unless it has come back.
-    pub(crate) async fn forget_missing(&self, root: &Root) -> Result<(), BlobError> {
-        let (store, root) = (self.clone(), *root);
-        detached(async move {
-            let _exclusive = store.shared.locks.lock(&root).await;
-            let path = store.shared.paths.blob(&root).data;
-            let there =
-                blocking(move || path.try_exists().map_err(BlobError::io("looking for a blob"))).await?;
-            if there { Ok(()) } else { store.forget(&root).await }
-        })
-        .await
-    }
-
-    /// Makes every session and fetch durable as far as it got; for an orderly stop. What is not flushed
-    /// when the process ends is received again.
-    ///
-    /// # Errors
-    /// The first failure; the others are tried all the same.
-    pub async fn close(&self) -> Result<(), BlobError> {
-        let uploads = self.flush_all().await;
-        let fetches = self.save_fetches().await;
-        uploads.and(fetches)
-    }
 }
 
-fn asking() -> impl FnOnce(std::io::Error) -> BlobError {
+pub(crate) fn asking() -> impl FnOnce(std::io::Error) -> BlobError {
     BlobError::io("asking for free space")
-}
-
-/// The root after this one, if there is one.
-pub(crate) fn successor(root: &Root) -> Option<Root> {
-    let mut bytes = root.0;
-    for byte in bytes.iter_mut().rev() {
-        *byte = byte.wrapping_add(1);
-        if *byte != 0 {
-            return Some(Root(bytes));
-        }
-    }
-    None
-}
-
-/// Blocking. Writes a whole blob into a directory of its own and fsyncs it.
-fn stage(dir: &Path, bytes: &[u8]) -> Result<Staged, BlobError> {
-    let failed = |error| BlobError::io("writing a blob")(error);
-    let size = bytes.len() as u64;
-    let (mut tree, mut list) = (TreeHasher::new(), Vec::new());
-    tree.update(bytes, &mut list);
-    let tree = tree.finish();
-    std::fs::create_dir(dir).map_err(failed)?;
-    let files = Files::in_dir(dir);
-    write_durably(&files.data, bytes).map_err(failed)?;
-    if let Some(last) = tree.last {
-        list.extend_from_slice(&last);
-        write_durably(&files.ob, &list).map_err(failed)?;
-    }
-    sync_blob_dir(dir).map_err(failed)?;
-    let digests = Digests { sha256: Sha256::digest(bytes).into(), sha512: None };
-    Ok(Staged { files, sealed: Sealed { root: tree.root, size, digests } })
-}
-
-/// Blocking. Creates a file with this content and fsyncs it.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    sync_blob(&file)
 }

@@ -49,7 +49,7 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     here.expire_uploads(DAY).await;
     assert_eq!(sessions.count(), (UPLOADS, 0));
     here.append_upload(&permit, &repo, ids[0], None, None, body(&one)).await.unwrap();
-    assert_eq!(there.blobs().upload(ids[0]).map(|copy| copy.durable), Some(3));
+    assert_eq!(there.blobs().uploads().status(ids[0]).map(|copy| copy.durable), Some(3));
 
     assert_eq!(here.expire_uploads(Duration::ZERO).await, UPLOADS);
     assert_eq!(sessions.count(), (0, 0));
@@ -105,7 +105,7 @@ async fn stock_is_taken_of_what_is_said_to_be_here() {
     let (_, kept) = push(here, &content(1, 1000)).await;
     let (_, gone) = push(here, &content(2, 1000)).await;
     let (root, _) = world.record(&gone);
-    here.blobs().quarantine(&root).await.unwrap();
+    here.blobs().replicas().quarantine(&root).await.unwrap();
     assert_eq!(here.take_stock(None).await.unwrap(), None);
     assert_eq!((world.holders(&kept), world.holders(&gone)), (vec![1, 2], vec![2]));
 }
@@ -209,7 +209,7 @@ async fn a_bad_copy_that_was_replaced_is_not_given_up() {
     here.report_lost(root);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.holders(&digest), [1, 2]);
-    here.blobs().quarantine(&root).await.unwrap();
+    here.blobs().replicas().quarantine(&root).await.unwrap();
     here.report_lost(root);
     eventually("the copy to be given up", || world.holders(&digest) == [2]).await;
 }
@@ -226,7 +226,7 @@ async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
     };
     again().await.unwrap();
     let (root, _) = world.record(&named);
-    here.blobs().quarantine(&root).await.unwrap();
+    here.blobs().replicas().quarantine(&root).await.unwrap();
     here.report_lost(root);
     eventually("the copy to be given up", || world.holders(&named) == [2]).await;
     assert_eq!(again().await.unwrap_err().kind, Kind::NotFound(What::Upload));

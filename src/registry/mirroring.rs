@@ -137,7 +137,7 @@ impl<'r> Step<'r> {
     async fn open(&mut self, partner: NodeId, at: u64) -> bool {
         let level = self.session.level.contains(&partner);
         let sound = if level { at } else { self.session.sound.unwrap_or_default() };
-        let sha512 = self.registry.blobs().upload(self.id).is_some_and(|status| status.sha512);
+        let sha512 = self.registry.blobs().uploads().status(self.id).is_some_and(|status| status.sha512);
         let opened = self.registry.inner.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
         match opened {
             Ok(mirror) => {
@@ -174,7 +174,8 @@ impl<'r> Step<'r> {
         let mirrored = append(mirror, bytes.clone());
         // Unknown to the next step if this one is dropped here: the partner may then have more of the piece.
         let sound = self.session.sound.take();
-        let (stored, mirrored) = tokio::join!(self.registry.blobs().append(self.id, at, bytes), mirrored);
+        let (stored, mirrored) =
+            tokio::join!(self.registry.blobs().uploads().append(self.id, at, bytes), mirrored);
         self.session.sound = sound;
         self.used(mirrored);
         self.stored(stored)
@@ -188,11 +189,11 @@ impl<'r> Step<'r> {
             && let Some(from) = self.lacks(at)
         {
             let blobs = self.registry.blobs();
-            if blobs.upload(self.id).is_none_or(|status| status.durable <= from) {
-                let flushed = blobs.flush(self.id).await;
+            if blobs.uploads().status(self.id).is_none_or(|status| status.durable <= from) {
+                let flushed = blobs.uploads().flush(self.id).await;
                 self.stored(flushed)?;
             }
-            let bytes = blobs.read_durable(self.id, from, left).await?;
+            let bytes = blobs.uploads().read_durable(self.id, from, left).await?;
             if bytes.is_empty() {
                 return Err(Error::internal("an upload's file is shorter than it was"));
             }
@@ -229,7 +230,7 @@ impl<'r> Step<'r> {
             let flushed = mirror.flush().await;
             Some((mirror, flushed))
         };
-        let (stored, mirrored) = tokio::join!(self.registry.blobs().flush(self.id), mirrored);
+        let (stored, mirrored) = tokio::join!(self.registry.blobs().uploads().flush(self.id), mirrored);
         let mirrored = self.used(mirrored);
         Ok((self.stored(stored)?, mirrored))
     }
@@ -283,7 +284,7 @@ impl<'r> Step<'r> {
                 None => Ok(None),
             }
         };
-        let kept = self.registry.blobs().keep(self.id, sealed, generation);
+        let kept = self.registry.blobs().uploads().keep(self.id, sealed, generation);
         let (kept, mirrored) = tokio::join!(kept, mirrored);
         let mut receipts = vec![kept?];
         match mirrored {

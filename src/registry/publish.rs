@@ -129,7 +129,7 @@ impl Registry {
         let root = clawhub_blobs::root_of(&put.bytes);
         tracing::debug!(%digest, %root, "a manifest too large for the log goes to the blob stores");
         let receipts = if layout.node(self.me()).is_some_and(|me| policy.admits(me)) {
-            let receipt = self.blobs().put(put.bytes.clone(), self.generation(&root)?).await?;
+            let receipt = self.blobs().replicas().put(put.bytes.clone(), self.generation(&root)?).await?;
             self.enough_copies(repo, vec![receipt]).await?
         } else {
             // What may not stay here goes the way of every blob; the state knows the holders then.

@@ -128,7 +128,7 @@ impl Registry {
     /// since the last call. Answers how many are forgotten.
     pub async fn expire_uploads(&self, idle: Duration) -> usize {
         let expired = self.blobs().expire(idle).await;
-        self.inner.sessions.tidy(|id| self.blobs().upload(id).is_some());
+        self.inner.sessions.tidy(|id| self.blobs().uploads().status(id).is_some());
         expired
     }
 

@@ -131,7 +131,7 @@ impl Registry {
         self.check_possible(repo).await?;
         let id = UploadId { node: self.me(), random: rand::random() };
         // No partner yet: there is nothing that could be lost, and of many an upload nothing ever comes.
-        self.blobs().begin(id, repo, sha512).await?;
+        self.blobs().uploads().begin(id, repo, sha512).await?;
         Ok(UploadView { id, offset: 0 })
     }
 
@@ -165,7 +165,7 @@ impl Registry {
         }
         let mut step = self.turn(repo, id).await?;
         self.receive(&mut step, chunk).await?;
-        let sealed = self.blobs().seal(id, digest).await?;
+        let sealed = self.blobs().uploads().seal(id, digest).await?;
         let receipts = step.keep(digest, &sealed).await?;
         let (repo_name, named) = (repo.clone(), digest.clone());
         self.inner.sessions.keep(Kept { id, repo: repo_name, digest: named, receipts: receipts.clone() });
@@ -182,7 +182,7 @@ impl Registry {
     /// Forgets a session and its bytes.
     pub(crate) async fn own_cancel(&self, repo: &RepoName, id: UploadId) -> Result<(), Error> {
         let mut step = self.turn(repo, id).await?;
-        let (cancelled, ()) = tokio::join!(self.blobs().cancel(id), step.abort());
+        let (cancelled, ()) = tokio::join!(self.blobs().uploads().cancel(id), step.abort());
         cancelled?;
         self.inner.sessions.close(id);
         Ok(())
@@ -221,7 +221,7 @@ impl Registry {
 
     /// Where the store's session ends now.
     fn known(&self, repo: &RepoName, id: UploadId) -> Result<u64, Error> {
-        let status = self.blobs().upload(id).filter(|status| status.repo == *repo);
+        let status = self.blobs().uploads().status(id).filter(|status| status.repo == *repo);
         status.map(|status| status.offset).ok_or_else(Error::upload_unknown)
     }
 

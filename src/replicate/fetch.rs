@@ -117,7 +117,7 @@ impl Replicate {
         if let Some(fetch) = self.running(&wanted.root) {
             return Ok(fetch);
         }
-        let partial = self.inner.blobs.partial(wanted.root, wanted.size).await?;
+        let partial = self.inner.blobs.partials().open(wanted.root, wanted.size).await?;
         if wanted.digests.sha512.is_some() {
             partial.want_sha512();
         }

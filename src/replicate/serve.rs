@@ -117,9 +117,9 @@ impl Replicate {
         let malformed = |what: &str| FrameError::Malformed(what.to_owned());
         let id: UploadId = open.upload.parse().map_err(|_| malformed("upload id"))?;
         let repo: RepoName = open.repo.parse().map_err(|_| malformed("repository"))?;
-        let opened = match self.inner.blobs.upload(id) {
+        let opened = match self.inner.blobs.uploads().status(id) {
             Some(status) => Ok(status.offset),
-            None => self.inner.blobs.begin(id, &repo, open.sha512).await.map(|()| 0),
+            None => self.inner.blobs.uploads().begin(id, &repo, open.sha512).await.map(|()| 0),
         };
         let outcome = opened.map_or_else(|e| Outcome::Failed(e.to_string()), Outcome::Opened);
         let refused = matches!(outcome, Outcome::Failed(_));
@@ -163,20 +163,20 @@ impl Replicate {
                 while left > 0 {
                     let piece = read_exact(recv, left.min(PIECE)).await?;
                     left -= piece.len();
-                    at = blobs.append(id, at, piece).await?;
+                    at = blobs.uploads().append(id, at, piece).await?;
                 }
                 Ok(None)
             }
-            Some(Op::Flush(_)) => Ok(Some(Outcome::Durable(blobs.flush(id).await?))),
+            Some(Op::Flush(_)) => Ok(Some(Outcome::Durable(blobs.uploads().flush(id).await?))),
             Some(Op::Keep(keep)) => {
                 let digest: Digest =
                     keep.digest.parse().map_err(|_| FrameError::Malformed("a digest".to_owned()))?;
-                let sealed = blobs.seal(id, &digest).await?;
-                let receipt = blobs.keep(id, &sealed, keep.generation).await?;
+                let sealed = blobs.uploads().seal(id, &digest).await?;
+                let receipt = blobs.uploads().keep(id, &sealed, keep.generation).await?;
                 Ok(Some(Outcome::Receipt((&receipt).into())))
             }
             Some(Op::Abort(_)) => {
-                blobs.cancel(id).await?;
+                blobs.uploads().cancel(id).await?;
                 Ok(None)
             }
             None => Ok(None),

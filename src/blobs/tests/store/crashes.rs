@@ -10,14 +10,14 @@ use super::*;
 async fn flushed(home: &Home, bytes: &Bytes) -> Sealed {
     let store = home.open().await;
     let sealed = staged(&store, id(1), bytes).await;
-    store.flush(id(1)).await.unwrap();
+    store.uploads().flush(id(1)).await.unwrap();
     sealed
 }
 
 /// The files of a replica, made in another store: what `keep` moves into place.
 async fn replica_files(bytes: &Bytes) -> (Home, PathBuf, PathBuf) {
     let home = Home::new();
-    let root = home.open().await.put(bytes.clone(), 1).await.unwrap().root;
+    let root = home.open().await.replicas().put(bytes.clone(), 1).await.unwrap().root;
     let (data, ob) = (home.blob(&root, "data"), home.blob(&root, "ob"));
     (home, data, ob)
 }
@@ -42,8 +42,8 @@ async fn before_the_renames_the_session_goes_on() {
     let sealed = flushed(&home, &bytes).await;
     home.kv.crash();
     let store = home.open().await;
-    assert_eq!(store.upload(id(1)).unwrap().offset, bytes.len() as u64);
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, bytes.len() as u64);
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     assert!(read_all(&store, &sealed.root).await == bytes);
 }
 
@@ -56,8 +56,8 @@ async fn between_the_renames_the_list_goes_and_the_session_goes_on() {
     let store = home.open().await;
     assert!(!home.blob(&sealed.root, "ob").exists());
     assert_eq!(store.holds(&sealed.root), None);
-    assert_eq!(store.upload(id(1)).unwrap().offset, bytes.len() as u64);
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, bytes.len() as u64);
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     assert!(read_all(&store, &sealed.root).await == bytes);
 }
 
@@ -68,7 +68,7 @@ async fn after_the_renames_the_replica_is_finished_and_the_session_is_over() {
     let sealed = flushed(&home, &bytes).await;
     renamed(&home, &bytes, true).await;
     let store = home.open().await;
-    assert!(store.upload(id(1)).is_none());
+    assert!(store.uploads().status(id(1)).is_none());
     assert!(home.names("uploads").is_empty());
     let receipt = store.receipt(&sealed.root, 1).unwrap();
     assert_eq!((receipt.size, receipt.digests), (sealed.size, sealed.digests));
@@ -136,20 +136,20 @@ async fn durable_bytes_that_are_gone_end_the_session() {
     flushed(&home, &bytes).await;
     truncate(&home.upload(id(1)).join("data"), 3 * GROUP - 1);
     let store = home.open().await;
-    assert!(store.upload(id(1)).is_none());
+    assert!(store.uploads().status(id(1)).is_none());
     assert!(home.names("uploads").is_empty());
 
     let home = Home::new();
     let store = home.open().await;
     staged(&store, id(1), &bytes).await;
-    store.flush(id(1)).await.unwrap();
+    store.uploads().flush(id(1)).await.unwrap();
     drop(store);
     let store = home.open().await;
     // Gone while the store runs: found out by the first use.
     fs::remove_dir_all(home.upload(id(1))).unwrap();
-    let used = store.append(id(1), 3 * GROUP, content(1)).await;
+    let used = store.uploads().append(id(1), 3 * GROUP, content(1)).await;
     assert!(matches!(used, Err(BlobError::UploadUnknown(_))), "{used:?}");
-    assert!(store.upload(id(1)).is_none());
+    assert!(store.uploads().status(id(1)).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ async fn rows_without_files_are_dropped_and_the_rest_is_untouched() {
     let store = home.open().await;
     let mut roots = Vec::new();
     for size in 0..40 {
-        roots.push(store.put(content(size), 1).await.unwrap().root);
+        roots.push(store.replicas().put(content(size), 1).await.unwrap().root);
     }
     drop(store);
     for lost in &roots[..20] {
@@ -190,7 +190,7 @@ async fn partials_need_row_and_file() {
     let bytes = content(2 * G);
     let root = root_of(&bytes);
     let store = home.open().await;
-    let partial = store.partial(root, 2 * GROUP).await.unwrap();
+    let partial = store.partials().open(root, 2 * GROUP).await.unwrap();
     let (_other, _, ob) = replica_files(&bytes).await;
     partial.set_groups(fs::read(ob).unwrap().into()).await.unwrap();
     partial.write(0, bytes.clone()).await.unwrap();
@@ -205,7 +205,7 @@ async fn partials_need_row_and_file() {
     assert!(home.names("partial").is_empty());
     let key = [&b"partial/"[..], &root.0].concat();
     assert_eq!(home.kv.get(&key).unwrap(), None);
-    let partial = store.partial(root, 2 * GROUP).await.unwrap();
+    let partial = store.partials().open(root, 2 * GROUP).await.unwrap();
     assert_eq!(partial.missing(0), Some(0..2 * GROUP));
 }
 
@@ -216,7 +216,7 @@ async fn a_finished_fetch_whose_row_was_lost_is_a_replica() {
     let bytes = content(2 * G);
     let root = root_of(&bytes);
     let store = home.open().await;
-    let partial = store.partial(root, 2 * GROUP).await.unwrap();
+    let partial = store.partials().open(root, 2 * GROUP).await.unwrap();
     let (_other, _, ob) = replica_files(&bytes).await;
     partial.set_groups(fs::read(ob).unwrap().into()).await.unwrap();
     partial.write(0, bytes.clone()).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_finished_fetch_whose_row_was_lost_is_a_replica() {
     let store = home.open().await;
     assert!(read_all(&store, &root).await == bytes);
     assert!(home.names("partial").is_empty());
-    assert!(matches!(store.partial(root, 2 * GROUP).await.map(|_| ()), Err(BlobError::Held(_))));
+    assert!(matches!(store.partials().open(root, 2 * GROUP).await.map(|_| ()), Err(BlobError::Held(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

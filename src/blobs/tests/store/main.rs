@@ -97,25 +97,25 @@ fn repo() -> RepoName {
 
 /// Appends in steps of `step` bytes from the session's offset on.
 async fn append(store: &BlobStore, id: UploadId, bytes: &Bytes, step: usize) {
-    let mut at = store.upload(id).unwrap().offset as usize;
+    let mut at = store.uploads().status(id).unwrap().offset as usize;
     while at < bytes.len() {
         let end = bytes.len().min(at + step);
-        assert_eq!(store.append(id, at as u64, bytes.slice(at..end)).await.unwrap(), end as u64);
+        assert_eq!(store.uploads().append(id, at as u64, bytes.slice(at..end)).await.unwrap(), end as u64);
         at = end;
     }
 }
 
 /// A whole upload, up to the seal.
 async fn staged(store: &BlobStore, id: UploadId, bytes: &Bytes) -> Sealed {
-    store.begin(id, &repo(), false).await.unwrap();
+    store.uploads().begin(id, &repo(), false).await.unwrap();
     append(store, id, bytes, 1 << 20).await;
-    store.seal(id, &sha256_of(bytes)).await.unwrap()
+    store.uploads().seal(id, &sha256_of(bytes)).await.unwrap()
 }
 
 /// A whole upload.
 async fn stored(store: &BlobStore, number: u8, bytes: &Bytes) -> Receipt {
     let sealed = staged(store, id(number), bytes).await;
-    store.keep(id(number), &sealed, 1).await.unwrap()
+    store.uploads().keep(id(number), &sealed, 1).await.unwrap()
 }
 
 /// All bytes of a stream, or those before its error and the error, after which it must end.

@@ -10,12 +10,12 @@ use super::*;
 async fn list_of(bytes: &Bytes) -> Bytes {
     let home = Home::new();
     let store = home.open().await;
-    let root = store.put(bytes.clone(), 1).await.unwrap().root;
+    let root = store.replicas().put(bytes.clone(), 1).await.unwrap().root;
     store.open_blob(&root).await.unwrap().unwrap().groups().await.unwrap()
 }
 
 async fn begun(store: &BlobStore, bytes: &Bytes) -> Partial {
-    let partial = store.partial(root_of(bytes), bytes.len() as u64).await.unwrap();
+    let partial = store.partials().open(root_of(bytes), bytes.len() as u64).await.unwrap();
     if !partial.has_groups() {
         partial.set_groups(list_of(bytes).await).await.unwrap();
     }
@@ -103,7 +103,7 @@ async fn small_blobs_need_no_list() {
     let store = home.open().await;
     for size in [0, 1, G - 1, G] {
         let bytes = content(size);
-        let partial = store.partial(root_of(&bytes), size as u64).await.unwrap();
+        let partial = store.partials().open(root_of(&bytes), size as u64).await.unwrap();
         assert!(partial.has_groups());
         partial.set_groups(Bytes::new()).await.unwrap();
         fill(&partial, &bytes, 1).await;
@@ -111,7 +111,7 @@ async fn small_blobs_need_no_list() {
         assert!(receipt.digests.contains(&sha256_of(&bytes)), "{size}");
         assert!(read_all(&store, &receipt.root).await == bytes, "{size}");
     }
-    let lie = store.partial(root_of(b"something"), 0).await.unwrap();
+    let lie = store.partials().open(root_of(b"something"), 0).await.unwrap();
     assert!(matches!(lie.finish(1).await, Err(BlobError::Corrupt { .. })), "nothing is not something");
 }
 
@@ -121,7 +121,7 @@ async fn bad_groups_lists_and_ranges_are_refused_and_change_nothing() {
     let store = home.open().await;
     let bytes = content(4 * G + 10);
     let root = root_of(&bytes);
-    let partial = store.partial(root, bytes.len() as u64).await.unwrap();
+    let partial = store.partials().open(root, bytes.len() as u64).await.unwrap();
     let early = partial.write(0, bytes.slice(..G)).await;
     assert!(matches!(early, Err(BlobError::Incomplete(_))), "no group can be checked without the list");
     let list = list_of(&bytes).await;
@@ -184,7 +184,7 @@ async fn a_fetch_survives_a_restart_with_what_was_saved() {
     drop((partial, store));
 
     let store = home.open().await;
-    let partial = store.partial(root, bytes.len() as u64).await.unwrap();
+    let partial = store.partials().open(root, bytes.len() as u64).await.unwrap();
     assert!(partial.has_groups(), "the list is kept too");
     assert_eq!(partial.missing(0), Some(12 * GROUP..bytes.len() as u64));
     let reader = tokio::spawn(drain(partial.read(0..bytes.len() as u64)));
@@ -215,7 +215,7 @@ async fn a_large_fetch_saves_itself_on_the_way() {
     tokio::time::timeout(Duration::from_secs(60), saved).await.unwrap();
     drop((partial, store));
     let store = home.open().await;
-    let partial = store.partial(root, bytes.len() as u64).await.unwrap();
+    let partial = store.partials().open(root, bytes.len() as u64).await.unwrap();
     assert_eq!(partial.missing(0), Some(70 << 20..80 << 20));
 }
 
@@ -229,7 +229,7 @@ async fn a_fetch_without_a_checkpoint_starts_again() {
     drop((partial, store));
     let store = home.open().await;
     assert!(home.names("partial").is_empty(), "files that no row speaks for");
-    let partial = store.partial(root_of(&bytes), 3 * GROUP).await.unwrap();
+    let partial = store.partials().open(root_of(&bytes), 3 * GROUP).await.unwrap();
     assert_eq!(partial.missing(0), Some(0..3 * GROUP));
 }
 
@@ -246,7 +246,7 @@ async fn a_group_that_went_bad_during_a_restart_is_fetched_again() {
     flip(&home.partial(&root, "data"), 3 * GROUP + 8);
 
     let store = home.open().await;
-    let partial = store.partial(root, 6 * GROUP).await.unwrap();
+    let partial = store.partials().open(root, 6 * GROUP).await.unwrap();
     assert_eq!(partial.missing(0), None, "nothing looks wrong yet");
     assert!(matches!(partial.finish(1).await, Err(BlobError::Incomplete(_))));
     assert_eq!(partial.missing(0), Some(3 * GROUP..4 * GROUP));
@@ -276,7 +276,7 @@ async fn a_failure_reaches_the_readers_of_then_and_the_bytes_stay() {
     );
     assert!(matches!(reader.await.unwrap().1, Some(BlobError::FetchFailed(_))));
 
-    let again = store.partial(root_of(&bytes), 4 * GROUP).await.unwrap();
+    let again = store.partials().open(root_of(&bytes), 4 * GROUP).await.unwrap();
     assert_eq!(again.missing(0), Some(2 * GROUP..4 * GROUP));
     let reader = tokio::spawn(drain(again.read(0..4 * GROUP)));
     fill(&again, &bytes, 1).await;
@@ -289,7 +289,7 @@ async fn a_reader_does_not_wait_for_ever() {
     let home = Home::new();
     let store = home.open().await;
     let bytes = content(2 * G);
-    let partial = store.partial(root_of(&bytes), 2 * GROUP).await.unwrap();
+    let partial = store.partials().open(root_of(&bytes), 2 * GROUP).await.unwrap();
     let before = tokio::time::Instant::now();
     let (got, error) = drain(partial.read(0..2 * GROUP)).await;
     assert!(got.is_empty() && matches!(error, Some(BlobError::Stalled(_))));
@@ -303,11 +303,11 @@ async fn a_held_root_is_not_fetched_and_an_upload_may_overtake_a_fetch() {
     let bytes = content(3 * G);
     let root = root_of(&bytes);
     let partial = begun(&store, &bytes).await;
-    let other_size = store.partial(root, 2 * GROUP).await.map(|_| ());
+    let other_size = store.partials().open(root, 2 * GROUP).await.map(|_| ());
     assert!(matches!(other_size, Err(BlobError::Range { .. })));
     fill(&partial, &bytes, 1).await;
     stored(&store, 1, &bytes).await;
-    let held = store.partial(root, 3 * GROUP).await.map(|_| ());
+    let held = store.partials().open(root, 3 * GROUP).await.map(|_| ());
     assert!(matches!(held, Err(BlobError::Held(it)) if it == root));
     let receipt = partial.finish(2).await.unwrap();
     assert_eq!(receipt, store.receipt(&root, 2).unwrap());

@@ -237,28 +237,28 @@ async fn removal_is_planned_and_a_receipt_in_between_calls_it_off() {
     for (number, bytes) in [(1, &a), (2, &b), (3, &c)] {
         assert_eq!(stored(&store, number, bytes).await.epoch, 0);
     }
-    assert!(!store.remove(&ra).await.unwrap(), "not planned");
-    assert_eq!(store.plan_removal(&[ra, rb, rc]).await.unwrap(), 1);
+    assert!(!store.replicas().remove(&ra).await.unwrap(), "not planned");
+    assert_eq!(store.replicas().plan_removal(&[ra, rb, rc]).await.unwrap(), 1);
     assert_eq!(store.epoch(), 1);
     // b is uploaded again, c is asked for: both now have receipts that the new epoch does not void.
     assert_eq!(stored(&store, 4, &b).await.epoch, 1);
     assert_eq!(store.receipt(&rc, 1).unwrap().epoch, 1);
 
     let blob = store.open_blob(&ra).await.unwrap().unwrap();
-    assert!(store.remove(&ra).await.unwrap());
-    assert!(!store.remove(&rb).await.unwrap() && !store.remove(&rc).await.unwrap());
+    assert!(store.replicas().remove(&ra).await.unwrap());
+    assert!(!store.replicas().remove(&rb).await.unwrap() && !store.replicas().remove(&rc).await.unwrap());
     assert_eq!(store.holds(&ra), None);
     assert!(store.open_blob(&ra).await.unwrap().is_none(), "an open file is no way around");
     assert!(!home.blob(&ra, "data").exists() && !home.blob(&ra, "ob").exists());
     assert!(drain(blob.read(0..3 * GROUP)).await.0 == a, "who reads it reads on");
     assert!(read_all(&store, &rb).await == b && read_all(&store, &rc).await == c);
-    assert!(!store.remove(&ra).await.unwrap(), "gone");
+    assert!(!store.replicas().remove(&ra).await.unwrap(), "gone");
 
     drop(store);
     home.kv.crash();
     let store = home.open().await;
     assert_eq!((store.epoch(), store.holds(&ra)), (1, None));
-    assert!(!store.remove(&rb).await.unwrap(), "a restart forgets the plan");
+    assert!(!store.replicas().remove(&rb).await.unwrap(), "a restart forgets the plan");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +267,7 @@ async fn the_inventory_is_paged_in_order() {
     let store = home.open().await;
     let mut expected = Vec::new();
     for size in 0..25 {
-        let receipt = store.put(content(size), 1).await.unwrap();
+        let receipt = store.replicas().put(content(size), 1).await.unwrap();
         expected.push((receipt.root, size as u64));
     }
     expected.sort();

@@ -92,7 +92,7 @@ async fn nobody_gets_a_receipt_before_the_row_is_synced() {
     kv.shut(true);
     let put = tokio::spawn({
         let (store, bytes) = (store.clone(), bytes.clone());
-        async move { store.put(bytes, 1).await }
+        async move { store.replicas().put(bytes, 1).await }
     });
     kv.someone_waits().await;
     assert_eq!(store.holds(&root), None);
@@ -112,7 +112,7 @@ async fn waiting_commits_share_one_sync() {
     kv.shut(true);
     let put = |bytes: Bytes| {
         let store = store.clone();
-        tokio::spawn(async move { store.put(bytes, 1).await.unwrap() })
+        tokio::spawn(async move { store.replicas().put(bytes, 1).await.unwrap() })
     };
     // Roots that share a lock wait for each other before they reach the index.
     let mut locks = std::collections::HashSet::new();
@@ -147,12 +147,12 @@ async fn a_failed_sync_makes_no_receipt_and_a_later_upload_repairs() {
     let root = root_of(&bytes);
     let sealed = staged(&store, id(1), &bytes).await;
     kv.broken.store(true, Ordering::SeqCst);
-    assert!(matches!(store.keep(id(1), &sealed, 1).await, Err(BlobError::Index(_))));
+    assert!(matches!(store.uploads().keep(id(1), &sealed, 1).await, Err(BlobError::Index(_))));
     assert_eq!(store.holds(&root), None);
     assert!(store.receipt(&root, 1).is_none());
     // The session's bytes have moved; what it appends now must not reach the replica's file.
     assert!(matches!(
-        store.append(id(1), 3 * GROUP, content(1)).await,
+        store.uploads().append(id(1), 3 * GROUP, content(1)).await,
         Err(BlobError::Offset { .. } | BlobError::UploadUnknown(_))
     ));
     kv.broken.store(false, Ordering::SeqCst);

@@ -49,11 +49,11 @@ async fn append_seal_keep_against_one_hash_and_one_write() {
 
         let store = home.open().await;
         let start = Clock::start();
-        store.begin(id(1), &repo(), false).await.unwrap();
+        store.uploads().begin(id(1), &repo(), false).await.unwrap();
         append(&store, id(1), &bytes, STEP).await;
         println!("{round}: append                  {}", start.stop());
-        let sealed = store.seal(id(1), &digest).await.unwrap();
-        store.keep(id(1), &sealed, 1).await.unwrap();
+        let sealed = store.uploads().seal(id(1), &digest).await.unwrap();
+        store.uploads().keep(id(1), &sealed, 1).await.unwrap();
         println!("{round}: append, seal and keep   {}", start.stop());
 
         for pass in ["first, checking", "again, checked "] {

@@ -28,16 +28,16 @@ async fn every_boundary_size_is_hashed_stored_and_read_back() {
         let bytes = content(size);
         for (nth, step) in [1021, G, G + 1, 3 << 20].into_iter().enumerate() {
             let id = UploadId { node: NodeId(number), random: [nth as u8; 16] };
-            store.begin(id, &repo(), false).await.unwrap();
+            store.uploads().begin(id, &repo(), false).await.unwrap();
             append(&store, id, &bytes, if size > 1 << 21 { step.max(9999) } else { step }).await;
-            let sealed = store.seal(id, &sha256_of(&bytes)).await.unwrap();
+            let sealed = store.uploads().seal(id, &sha256_of(&bytes)).await.unwrap();
             let plain = Root(*blake3::hash(&bytes).as_bytes());
             assert_eq!((sealed.root, sealed.size), (plain, size as u64), "{why}");
-            let receipt = store.keep(id, &sealed, 3).await.unwrap();
+            let receipt = store.uploads().keep(id, &sealed, 3).await.unwrap();
             assert_eq!((receipt.node, receipt.generation, receipt.epoch), (NodeId(7), 3, 0));
             assert_eq!((receipt.root, receipt.size), (sealed.root, sealed.size));
             assert_eq!(receipt.digests, sealed.digests);
-            assert!(store.upload(id).is_none());
+            assert!(store.uploads().status(id).is_none());
         }
         let root = root_of(&bytes);
         assert_eq!(store.holds(&root), Some(size as u64));
@@ -53,9 +53,9 @@ async fn single_bytes_make_the_same_blob() {
     let home = Home::new();
     let store = home.open().await;
     let bytes = content(3000);
-    store.begin(id(1), &repo(), true).await.unwrap();
+    store.uploads().begin(id(1), &repo(), true).await.unwrap();
     append(&store, id(1), &bytes, 1).await;
-    let sealed = store.seal(id(1), &sha512_of(&bytes)).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha512_of(&bytes)).await.unwrap();
     assert_eq!(sealed.root, root_of(&bytes));
     assert!(sealed.digests.contains(&sha256_of(&bytes)));
 }
@@ -66,11 +66,11 @@ async fn sha512_is_the_same_on_the_way_and_afterwards() {
     let store = home.open().await;
     let bytes = content(2 * G + 17);
     for (number, ahead) in [(1, true), (2, false)] {
-        store.begin(id(number), &repo(), ahead).await.unwrap();
+        store.uploads().begin(id(number), &repo(), ahead).await.unwrap();
         append(&store, id(number), &bytes, 50_000).await;
-        let sealed = store.seal(id(number), &sha512_of(&bytes)).await.unwrap();
+        let sealed = store.uploads().seal(id(number), &sha512_of(&bytes)).await.unwrap();
         assert!(sealed.digests.contains(&sha512_of(&bytes)) && sealed.digests.contains(&sha256_of(&bytes)));
-        let receipt = store.keep(id(number), &sealed, 1).await.unwrap();
+        let receipt = store.uploads().keep(id(number), &sealed, 1).await.unwrap();
         assert_eq!(receipt.digests, sealed.digests);
     }
     // A later upload under SHA-256 alone does not lose the other name.
@@ -85,10 +85,10 @@ async fn a_second_name_is_added_to_a_held_blob() {
     let store = home.open().await;
     let bytes = content(G + 9);
     assert_eq!(stored(&store, 1, &bytes).await.digests.sha512, None);
-    store.begin(id(2), &repo(), true).await.unwrap();
+    store.uploads().begin(id(2), &repo(), true).await.unwrap();
     append(&store, id(2), &bytes, 1 << 20).await;
-    let sealed = store.seal(id(2), &sha512_of(&bytes)).await.unwrap();
-    store.keep(id(2), &sealed, 1).await.unwrap();
+    let sealed = store.uploads().seal(id(2), &sha512_of(&bytes)).await.unwrap();
+    store.uploads().keep(id(2), &sealed, 1).await.unwrap();
     home.kv.crash();
     let store = home.open().await;
     assert!(store.receipt(&root_of(&bytes), 1).unwrap().digests.contains(&sha512_of(&bytes)));
@@ -98,29 +98,29 @@ async fn a_second_name_is_added_to_a_held_blob() {
 async fn only_the_next_byte_is_accepted() {
     let home = Home::new();
     let store = home.open().await;
-    store.begin(id(1), &repo(), false).await.unwrap();
-    store.append(id(1), 0, content(100)).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().append(id(1), 0, content(100)).await.unwrap();
     for wrong in [0, 99, 101, u64::MAX] {
-        let refused = store.append(id(1), wrong, content(1)).await;
+        let refused = store.uploads().append(id(1), wrong, content(1)).await;
         assert!(matches!(refused, Err(BlobError::Offset { expected: 100 })), "{wrong}: {refused:?}");
     }
-    assert_eq!(store.append(id(1), 100, Bytes::new()).await.unwrap(), 100);
-    assert_eq!(store.upload(id(1)).unwrap().offset, 100);
+    assert_eq!(store.uploads().append(id(1), 100, Bytes::new()).await.unwrap(), 100);
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_appends_at_one_offset_one_wins() {
     let home = Home::new();
     let store = home.open().await;
-    store.begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
     let appends = (0..8).map(|_| {
         let store = store.clone();
-        tokio::spawn(async move { store.append(id(1), 0, content(2 << 20)).await })
+        tokio::spawn(async move { store.uploads().append(id(1), 0, content(2 << 20)).await })
     });
     let outcomes: Vec<_> = futures::future::join_all(appends.collect::<Vec<_>>()).await;
     let won = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Ok(_)))).count();
     assert_eq!(won, 1);
-    assert!(store.seal(id(1), &sha256_of(&content(2 << 20))).await.is_ok());
+    assert!(store.uploads().seal(id(1), &sha256_of(&content(2 << 20))).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,17 +128,17 @@ async fn a_wrong_digest_leaves_the_session_usable() {
     let home = Home::new();
     let store = home.open().await;
     let bytes = content(3 * G);
-    store.begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
     append(&store, id(1), &bytes.slice(..G + 5), 1 << 20).await;
-    match store.seal(id(1), &sha256_of(&bytes)).await {
+    match store.uploads().seal(id(1), &sha256_of(&bytes)).await {
         Err(BlobError::DigestMismatch { expected, actual }) => {
             assert_eq!((*expected, *actual), (sha256_of(&bytes), sha256_of(&bytes[..G + 5])));
         }
         other => panic!("{other:?}"),
     }
     append(&store, id(1), &bytes, 1 << 20).await;
-    let sealed = store.seal(id(1), &sha256_of(&bytes)).await.unwrap();
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     assert!(read_all(&store, &root_of(&bytes)).await == bytes);
 }
 
@@ -148,15 +148,15 @@ async fn what_was_sealed_is_kept_and_nothing_else() {
     let store = home.open().await;
     let bytes = content(2 * G);
     let sealed = staged(&store, id(1), &bytes).await;
-    store.append(id(1), bytes.len() as u64, content(1)).await.unwrap();
-    assert!(matches!(store.keep(id(1), &sealed, 1).await, Err(BlobError::Unsealed(_))));
+    store.uploads().append(id(1), bytes.len() as u64, content(1)).await.unwrap();
+    assert!(matches!(store.uploads().keep(id(1), &sealed, 1).await, Err(BlobError::Unsealed(_))));
     assert_eq!(store.holds(&sealed.root), None);
-    assert_eq!(store.upload(id(1)).unwrap().offset, bytes.len() as u64 + 1);
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, bytes.len() as u64 + 1);
 
     // Sealing by another name of the same bytes takes nothing back.
     let sealed = staged(&store, id(2), &bytes).await;
-    store.seal(id(2), &sha512_of(&bytes)).await.unwrap();
-    assert!(store.keep(id(2), &sealed, 1).await.unwrap().digests.contains(&sha512_of(&bytes)));
+    store.uploads().seal(id(2), &sha512_of(&bytes)).await.unwrap();
+    assert!(store.uploads().keep(id(2), &sealed, 1).await.unwrap().digests.contains(&sha512_of(&bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,20 +165,20 @@ async fn unknown_and_ended_sessions_are_told_apart_from_nothing_else() {
     let store = home.open().await;
     let bytes = content(10);
     let sealed = staged(&store, id(1), &bytes).await;
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     staged(&store, id(2), &bytes).await;
-    store.cancel(id(2)).await.unwrap();
+    store.uploads().cancel(id(2)).await.unwrap();
     assert!(!home.upload(id(2)).exists());
     for gone in [id(1), id(2), id(3)] {
-        assert!(store.upload(gone).is_none());
+        assert!(store.uploads().status(gone).is_none());
         let unknown = |outcome: Result<(), BlobError>| {
             assert!(matches!(outcome, Err(BlobError::UploadUnknown(it)) if it == gone), "{outcome:?}");
         };
-        unknown(store.append(gone, 0, content(1)).await.map(drop));
-        unknown(store.flush(gone).await.map(drop));
-        unknown(store.seal(gone, &sha256_of(&bytes)).await.map(drop));
-        unknown(store.keep(gone, &sealed, 1).await.map(drop));
-        unknown(store.cancel(gone).await);
+        unknown(store.uploads().append(gone, 0, content(1)).await.map(drop));
+        unknown(store.uploads().flush(gone).await.map(drop));
+        unknown(store.uploads().seal(gone, &sha256_of(&bytes)).await.map(drop));
+        unknown(store.uploads().keep(gone, &sealed, 1).await.map(drop));
+        unknown(store.uploads().cancel(gone).await);
     }
 }
 
@@ -186,11 +186,11 @@ async fn unknown_and_ended_sessions_are_told_apart_from_nothing_else() {
 async fn opening_twice_is_fine_but_not_for_another_repository() {
     let home = Home::new();
     let store = home.open().await;
-    store.begin(id(1), &repo(), false).await.unwrap();
-    store.append(id(1), 0, content(5)).await.unwrap();
-    store.begin(id(1), &repo(), false).await.unwrap();
-    assert_eq!(store.upload(id(1)).unwrap().offset, 5);
-    let other = store.begin(id(1), &"other/app".parse().unwrap(), false).await;
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().append(id(1), 0, content(5)).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, 5);
+    let other = store.uploads().begin(id(1), &"other/app".parse().unwrap(), false).await;
     assert!(matches!(other, Err(BlobError::UploadTaken(_))));
 }
 
@@ -201,24 +201,24 @@ async fn a_restart_resumes_at_the_flushed_offset() {
     let durable = 3 * G + 5;
     {
         let store = home.open().await;
-        store.begin(id(1), &repo(), true).await.unwrap();
+        store.uploads().begin(id(1), &repo(), true).await.unwrap();
         append(&store, id(1), &bytes.slice(..durable), 10_000).await;
-        assert_eq!(store.flush(id(1)).await.unwrap(), durable as u64);
+        assert_eq!(store.uploads().flush(id(1)).await.unwrap(), durable as u64);
         // These reach the file, but no flush says so: a restart must not count them.
         append(&store, id(1), &bytes.slice(..durable + G), 10_000).await;
-        let _ = store.seal(id(1), &sha256_of(b"")).await;
+        let _ = store.uploads().seal(id(1), &sha256_of(b"")).await;
     }
     home.kv.crash();
     let store = home.open().await;
-    let status = store.upload(id(1)).unwrap();
+    let status = store.uploads().status(id(1)).unwrap();
     assert_eq!((status.offset, status.durable), (durable as u64, durable as u64));
     assert_eq!(status.repo, repo());
-    let ahead = store.append(id(1), (durable + G) as u64, content(1)).await;
+    let ahead = store.uploads().append(id(1), (durable + G) as u64, content(1)).await;
     assert!(matches!(ahead, Err(BlobError::Offset { expected }) if expected == durable as u64));
     append(&store, id(1), &bytes, 10_000).await;
-    let sealed = store.seal(id(1), &sha512_of(&bytes)).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha512_of(&bytes)).await.unwrap();
     assert_eq!(sealed.root, root_of(&bytes));
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     assert!(read_all(&store, &sealed.root).await == bytes);
 }
 
@@ -228,23 +228,23 @@ async fn bytes_beyond_the_flushed_offset_are_cut_off_by_a_restart() {
     let bytes = content(2 * G + 1);
     {
         let store = home.open().await;
-        store.begin(id(1), &repo(), false).await.unwrap();
+        store.uploads().begin(id(1), &repo(), false).await.unwrap();
         append(&store, id(1), &bytes, 1 << 20).await;
-        store.flush(id(1)).await.unwrap();
-        store.append(id(1), 2 * GROUP + 1, content(5 * G)).await.unwrap();
-        let _ = store.seal(id(1), &sha256_of(b"")).await;
+        store.uploads().flush(id(1)).await.unwrap();
+        store.uploads().append(id(1), 2 * GROUP + 1, content(5 * G)).await.unwrap();
+        let _ = store.uploads().seal(id(1), &sha256_of(b"")).await;
     }
     assert_eq!(std::fs::metadata(home.upload(id(1)).join("data")).unwrap().len(), 7 * GROUP + 1);
     let store = home.open().await;
-    let sealed = store.seal(id(1), &sha256_of(&bytes)).await.unwrap();
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
     assert!(read_all(&store, &sealed.root).await == bytes);
 }
 
 async fn read_back(store: &BlobStore, id: UploadId) -> BytesMut {
     let mut read = BytesMut::new();
     loop {
-        let piece = store.read_durable(id, read.len() as u64, 300_007).await.unwrap();
+        let piece = store.uploads().read_durable(id, read.len() as u64, 300_007).await.unwrap();
         if piece.is_empty() {
             return read;
         }
@@ -259,20 +259,20 @@ async fn what_is_durable_can_be_read_back_and_nothing_else() {
     let bytes = content((10 << 20) + 77);
     let durable = (9 << 20) + 33;
     let store = home.open().await;
-    store.begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
     append(&store, id(1), &bytes.slice(..durable), 700_001).await;
-    assert!(store.read_durable(id(1), 0, 100).await.unwrap().is_empty(), "nothing is durable yet");
-    store.flush(id(1)).await.unwrap();
+    assert!(store.uploads().read_durable(id(1), 0, 100).await.unwrap().is_empty(), "nothing is durable yet");
+    store.uploads().flush(id(1)).await.unwrap();
     append(&store, id(1), &bytes, 700_001).await;
     assert!(read_back(&store, id(1)).await == bytes.slice(..durable));
     drop(store);
     // The same from a file that is opened again for it.
     let store = home.open().await;
     assert!(read_back(&store, id(1)).await == bytes.slice(..durable));
-    assert!(store.read_durable(id(1), 1 << 40, 1).await.unwrap().is_empty());
-    let piece = store.read_durable(id(1), 5, usize::MAX).await.unwrap();
+    assert!(store.uploads().read_durable(id(1), 1 << 40, 1).await.unwrap().is_empty());
+    let piece = store.uploads().read_durable(id(1), 5, usize::MAX).await.unwrap();
     assert!(piece == bytes.slice(5..5 + (512 << 10)), "a piece is bounded");
-    let unknown = store.read_durable(id(2), 0, 1).await;
+    let unknown = store.uploads().read_durable(id(2), 0, 1).await;
     assert!(matches!(unknown, Err(BlobError::UploadUnknown(_))));
 }
 
@@ -281,16 +281,16 @@ async fn a_closed_store_loses_no_byte_of_a_session() {
     let home = Home::new();
     let bytes = content(2 * G + 1);
     let store = home.open().await;
-    store.begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
     append(&store, id(1), &bytes, 1 << 20).await;
     store.close().await.unwrap();
     drop(store);
     home.kv.crash();
     let store = home.open().await;
-    assert_eq!(store.upload(id(1)).unwrap().durable, bytes.len() as u64);
+    assert_eq!(store.uploads().status(id(1)).unwrap().durable, bytes.len() as u64);
     // Sealing and keeping need no append after the restart.
-    let sealed = store.seal(id(1), &sha256_of(&bytes)).await.unwrap();
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,14 +300,14 @@ async fn a_session_never_flushed_survives_the_process_but_not_the_machine() {
     staged(&store, id(1), &content(100)).await;
     drop(store);
     let store = home.open().await;
-    assert_eq!(store.upload(id(1)).unwrap().offset, 0);
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, 0);
     drop(store);
     let home = Home::new();
     let store = home.open().await;
     staged(&store, id(1), &content(100)).await;
     drop(store);
     home.kv.crash();
-    assert!(home.open().await.upload(id(1)).is_none());
+    assert!(home.open().await.uploads().status(id(1)).is_none());
     assert!(home.names("uploads").is_empty());
 }
 
@@ -316,17 +316,17 @@ async fn idle_sessions_expire_by_their_last_use() {
     let home = Home::new();
     let store = home.open().await;
     staged(&store, id(1), &content(G)).await;
-    store.flush(id(1)).await.unwrap();
-    store.begin(id(2), &repo(), false).await.unwrap();
+    store.uploads().flush(id(1)).await.unwrap();
+    store.uploads().begin(id(2), &repo(), false).await.unwrap();
     assert_eq!(store.expire(Duration::from_secs(3600)).await, 0);
     drop(store);
     let store = home.open().await;
     assert_eq!(store.expire(Duration::from_secs(3600)).await, 0, "not for being old at the start");
     assert_eq!(store.expire(Duration::ZERO).await, 2);
-    assert!(store.upload(id(1)).is_none() && store.upload(id(2)).is_none());
+    assert!(store.uploads().status(id(1)).is_none() && store.uploads().status(id(2)).is_none());
     assert!(home.names("uploads").is_empty());
     drop(store);
-    assert!(home.open().await.upload(id(1)).is_none());
+    assert!(home.open().await.uploads().status(id(1)).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,9 +335,9 @@ async fn without_space_nothing_begins_and_sessions_keep_their_place() {
     let bytes = content(2 * G);
     let store = home.open().await;
     let kept = stored(&store, 9, &content(99)).await;
-    store.begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
     append(&store, id(1), &bytes.slice(..G), 1 << 20).await;
-    store.flush(id(1)).await.unwrap();
+    store.uploads().flush(id(1)).await.unwrap();
     drop(store);
 
     let store = home.open_with(u64::MAX).await.unwrap();
@@ -345,19 +345,19 @@ async fn without_space_nothing_begins_and_sessions_keep_their_place() {
         assert!(matches!(outcome, Err(BlobError::NoSpace { free }) if free > 0), "{outcome:?}");
     };
     assert!(!store.accepts());
-    full(store.begin(id(2), &repo(), false).await);
-    full(store.append(id(1), G as u64, bytes.slice(G..)).await.map(drop));
-    full(store.put(content(1), 1).await.map(drop));
-    full(store.partial(root_of(b"x"), 1).await.map(drop));
-    assert_eq!(store.upload(id(1)).unwrap().offset, G as u64);
+    full(store.uploads().begin(id(2), &repo(), false).await);
+    full(store.uploads().append(id(1), G as u64, bytes.slice(G..)).await.map(drop));
+    full(store.replicas().put(content(1), 1).await.map(drop));
+    full(store.partials().open(root_of(b"x"), 1).await.map(drop));
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, G as u64);
     assert!(read_all(&store, &kept.root).await == content(99), "reads go on");
     drop(store);
 
     let store = home.open().await;
     assert!(store.accepts());
     append(&store, id(1), &bytes, 1 << 20).await;
-    let sealed = store.seal(id(1), &sha256_of(&bytes)).await.unwrap();
-    store.keep(id(1), &sealed, 1).await.unwrap();
+    let sealed = store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap();
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,7 +384,7 @@ async fn a_client_that_leaves_during_keep_loses_only_the_answer() {
     let bytes = content(9 * G);
     let sealed = staged(&store, id(1), &bytes).await;
     {
-        let keep = std::pin::pin!(store.keep(id(1), &sealed, 1));
+        let keep = std::pin::pin!(store.uploads().keep(id(1), &sealed, 1));
         assert!(futures::poll!(keep).is_pending());
     }
     let kept = async {
@@ -401,16 +401,16 @@ async fn a_client_that_leaves_during_an_append_leaves_a_whole_number_of_slices()
     let home = Home::new();
     let store = home.open().await;
     let bytes = content(12 << 20);
-    store.begin(id(1), &repo(), false).await.unwrap();
-    store.append(id(1), 0, Bytes::new()).await.unwrap();
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    store.uploads().append(id(1), 0, Bytes::new()).await.unwrap();
     {
-        let append = std::pin::pin!(store.append(id(1), 0, bytes.clone()));
+        let append = std::pin::pin!(store.uploads().append(id(1), 0, bytes.clone()));
         assert!(futures::poll!(append).is_pending(), "12 MiB do not fit the queue");
     }
-    let offset = store.upload(id(1)).unwrap().offset;
+    let offset = store.uploads().status(id(1)).unwrap().offset;
     assert!(offset > 0 && offset < bytes.len() as u64);
     append(&store, id(1), &bytes, 1 << 20).await;
-    assert_eq!(store.seal(id(1), &sha256_of(&bytes)).await.unwrap().root, root_of(&bytes));
+    assert_eq!(store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap().root, root_of(&bytes));
 }
 
 /// Counts the bytes that are alive.
@@ -432,18 +432,18 @@ impl Drop for Counted {
 async fn an_upload_holds_at_most_its_share_of_memory() {
     let home = Home::new();
     let store = home.open().await;
-    store.begin(id(1), &repo(), true).await.unwrap();
+    store.uploads().begin(id(1), &repo(), true).await.unwrap();
     let alive = Arc::new(AtomicUsize::new(0));
     let (mut at, mut most) = (0, 0);
     for _ in 0..96 {
         let chunk = Counted(vec![1; 512 << 10], alive.clone());
         alive.fetch_add(chunk.0.len(), Ordering::SeqCst);
-        at = store.append(id(1), at, Bytes::from_owner(chunk)).await.unwrap();
+        at = store.uploads().append(id(1), at, Bytes::from_owner(chunk)).await.unwrap();
         most = most.max(alive.load(Ordering::SeqCst));
     }
     assert!(most <= 8 << 20, "{most} bytes were alive");
-    store.flush(id(1)).await.unwrap();
-    store.seal(id(1), &sha512_of(&vec![1; 48 << 20])).await.unwrap();
+    store.uploads().flush(id(1)).await.unwrap();
+    store.uploads().seal(id(1), &sha512_of(&vec![1; 48 << 20])).await.unwrap();
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
@@ -453,10 +453,10 @@ async fn whole_blobs_are_put_in_one_call() {
     let store = home.open().await;
     for size in [0, 70_000, 4 << 20] {
         let bytes = content(size);
-        let receipt = store.put(bytes.clone(), 2).await.unwrap();
+        let receipt = store.replicas().put(bytes.clone(), 2).await.unwrap();
         assert_eq!((receipt.root, receipt.generation), (root_of(&bytes), 2));
         assert!(receipt.digests.contains(&sha256_of(&bytes)));
-        assert_eq!(store.put(bytes.clone(), 2).await.unwrap(), receipt);
+        assert_eq!(store.replicas().put(bytes.clone(), 2).await.unwrap(), receipt);
         home.kv.crash();
         assert!(read_all(&store, &receipt.root).await == bytes);
     }

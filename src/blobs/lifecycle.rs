@@ -1,0 +1,79 @@
+//! A store's life: opening it, what goes with time, and closing it.
+//!
+//! Owns nothing of its own. What a crash leaves is found and finished here at the next opening, by
+//! [`crate::recover`].
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clawhub_durable::task::blocking;
+use clawhub_kv::Kv;
+use parking_lot::Mutex;
+
+use crate::cache::OpenFiles;
+use crate::fetch::Fetches;
+use crate::index::Index;
+use crate::paths::Paths;
+use crate::recover;
+use crate::space::Space;
+use crate::store::{RootLocks, Shared, StoreConfig, asking};
+use crate::{BlobError, BlobStore};
+
+impl BlobStore {
+    /// Opens the store, and finishes or rolls back what a crash left:
+    ///
+    /// - an upload resumes at its durable offset; one without a row, or without its bytes, is dropped;
+    /// - a replica whose row was not written yet is hashed: it becomes a replica, or is quarantined;
+    /// - a row without its file is dropped (the node then reports the copy as lost);
+    /// - a fetch resumes with the groups that were fsynced.
+    ///
+    /// Lists every directory of `blobs/`.
+    ///
+    /// # Errors
+    /// Whatever the file system or the index say; nothing is guessed.
+    pub async fn open(config: StoreConfig, index: Arc<dyn Kv>) -> Result<BlobStore, BlobError> {
+        blocking(move || {
+            let paths = Paths::open(config.dir.clone()).map_err(BlobError::io("opening the blob store"))?;
+            let index = Index::open(index)?;
+            let sessions = recover::uploads(&paths, &index)?;
+            recover::fetches(&paths, &index)?;
+            recover::replicas(&paths, &index)?;
+            let space = Space::new(paths.free().map_err(asking())?);
+            let shared = Shared {
+                config,
+                paths,
+                index,
+                sessions: Mutex::new(sessions),
+                open: OpenFiles::default(),
+                fetches: Fetches::default(),
+                buffers: Arc::default(),
+                locks: RootLocks::default(),
+                planned: Mutex::default(),
+                space,
+                held_back: AtomicBool::new(false),
+            };
+            Ok(BlobStore { shared: Arc::new(shared) })
+        })
+        .await
+    }
+
+    /// Cancels the sessions and drops the fetches that nobody touched for `older_than`, and answers how
+    /// many. Those in use at this moment are left alone. Also closes files that nobody reads any more.
+    pub async fn expire(&self, older_than: Duration) -> usize {
+        let uploads = self.uploads().expire(older_than).await;
+        self.shared.open.drop_idle();
+        uploads + self.partials().expire(older_than).await
+    }
+
+    /// Makes every session and fetch durable as far as it got; for an orderly stop. What is not flushed
+    /// when the process ends is received again.
+    ///
+    /// # Errors
+    /// The first failure; the others are tried all the same.
+    pub async fn close(&self) -> Result<(), BlobError> {
+        let uploads = self.uploads().flush_all().await;
+        let fetches = self.partials().save().await;
+        uploads.and(fetches)
+    }
+}
