@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::transport::{ReadIndexReply, ReadIndexRequest};
 use crate::types::{self, LeaderId, LogId, Types, Vote};
-use crate::{Consensus, Unavailable};
+use crate::{Consensus, Rpc, Unavailable};
 
 type Answer = Result<u64, String>;
 
@@ -130,36 +130,13 @@ impl<R: AsyncRuntime> Consensus<R> {
         let vote = self.shared.log.vote().as_ref().map(types::ballot);
         let request = ReadIndexRequest { vote, ttl };
         if node == self.node() {
-            return Ok(self.on_read_index(node, request).await);
+            return Ok(self.rpc().read_index(node, request).await);
         }
         let asked = R::timeout(ttl, self.shared.transport.read_index(node, request));
         match R::select2(asked, self.leader_other_than(Some(node))).await {
             Select2::First(Ok(reply)) => reply.map_err(|e| e.to_string()),
             Select2::First(Err(_)) => Err("the leader does not answer".to_owned()),
             Select2::Second(_) => Err("the leader changed".to_owned()),
-        }
-    }
-
-    /// As leader: the position a read must wait for, confirmed by a quorum after the reads began that
-    /// `from` asks for.
-    pub async fn on_read_index(&self, from: NodeId, request: ReadIndexRequest) -> ReadIndexReply {
-        if let Some(vote) = request.vote
-            && let Some(id) = self.confirmed_by(from, types::vote(vote)).await
-        {
-            let pos = types::log_pos(&id);
-            return ReadIndexReply::Ready { pos, tick: self.tick().unwrap_or_default() };
-        }
-        let ttl = request.ttl.min(self.shared.settings.profile.wait());
-        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(ttl);
-        match self.shared.raft.get_read_log_id(option).await {
-            Ok((read, _)) => {
-                let id = *read.log_id();
-                ReadIndexReply::Ready { pos: types::log_pos(&id), tick: self.tick().unwrap_or_default() }
-            }
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
-                ReadIndexReply::NotLeader(to.leader_id.map(NodeId))
-            }
-            Err(e) => ReadIndexReply::Unavailable(e.to_string()),
         }
     }
 
@@ -206,5 +183,33 @@ impl<R: AsyncRuntime> Consensus<R> {
         let mut progress = self.shared.raft.watch_apply_progress();
         let reached = progress.wait_until(|id: &Option<types::LogId>| id.is_some_and(|id| id.index >= index));
         reached.await.ok().flatten().map(|id| id.index)
+    }
+}
+
+impl<R: AsyncRuntime> Rpc<'_, R> {
+    /// As leader: the position a read must wait for, confirmed by a quorum after the reads began that
+    /// `from` asks for.
+    pub async fn read_index(self, from: NodeId, request: ReadIndexRequest) -> ReadIndexReply {
+        if let Some(vote) = request.vote
+            && let Some(id) = self.consensus.confirmed_by(from, types::vote(vote)).await
+        {
+            let pos = types::log_pos(&id);
+            return ReadIndexReply::Ready { pos, tick: self.consensus.tick().unwrap_or_default() };
+        }
+        let ttl = request.ttl.min(self.consensus.shared.settings.profile.wait());
+        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(ttl);
+        match self.consensus.shared.raft.get_read_log_id(option).await {
+            Ok((read, _)) => {
+                let id = *read.log_id();
+                ReadIndexReply::Ready {
+                    pos: types::log_pos(&id),
+                    tick: self.consensus.tick().unwrap_or_default(),
+                }
+            }
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                ReadIndexReply::NotLeader(to.leader_id.map(NodeId))
+            }
+            Err(e) => ReadIndexReply::Unavailable(e.to_string()),
+        }
     }
 }

@@ -14,21 +14,21 @@ impl Budget {
         Budget { free: Arc::new(AtomicUsize::new(bytes)) }
     }
 
-    /// Takes `bytes` until the permit is dropped; `None` if there are not so many.
-    pub(crate) fn take(&self, bytes: usize) -> Option<Permit> {
+    /// Takes `bytes` until the reservation is dropped; `None` if there are not so many.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Reservation> {
         let less = |free: usize| free.checked_sub(bytes);
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
-        Some(Permit { budget: self.clone(), bytes })
+        Some(Reservation { budget: self.clone(), bytes })
     }
 }
 
 /// Some of the budget.
-pub(crate) struct Permit {
+pub(crate) struct Reservation {
     budget: Budget,
     bytes: usize,
 }
 
-impl Drop for Permit {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.free.fetch_add(self.bytes, Ordering::Relaxed);
     }

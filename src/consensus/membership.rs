@@ -1,4 +1,7 @@
 //! Who takes part, changed one step at a time, by the leader. Any node passes a wish on to it.
+//!
+//! Owns nothing: the membership is in the log. A leader that dies in the middle of a change leaves it half-way,
+//! and the next one ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +13,7 @@ use openraft::{ChangeMembers, EmptyNode, Instant, Precondition, ServerState};
 
 use crate::transport::{Change, ChangeReply};
 use crate::types::Metrics;
-use crate::{Consensus, Unavailable, record};
+use crate::{Consensus, Rpc, Unavailable, record};
 
 /// A learner that lacks at most this many entries may vote.
 const CAUGHT_UP: u64 = 256;
@@ -29,30 +32,15 @@ pub enum ChangeError {
     Unknown(String),
 }
 
+/// Who takes part, as a handle to change it; see the [module](self).
+pub struct Membership<'a, R: AsyncRuntime> {
+    consensus: &'a Consensus<R>,
+}
+
 impl<R: AsyncRuntime> Consensus<R> {
-    /// Replicates to a node from now on, without giving it a vote. One that takes part already is left
-    /// as it is.
-    ///
-    /// # Errors
-    /// [`ChangeError`].
-    pub async fn add_learner(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
-        self.change(Change::AddLearner(node), wait).await
-    }
-
-    /// Gives a learner a vote once it has caught up.
-    ///
-    /// # Errors
-    /// [`ChangeError::Refused`] if the node is no member or does not catch up within `wait`.
-    pub async fn promote(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
-        self.change(Change::Promote(node), wait).await
-    }
-
-    /// Ends a node's part; it gets neither entries nor a vote any more. One that has none is fine.
-    ///
-    /// # Errors
-    /// [`ChangeError::Refused`] for the last voter.
-    pub async fn remove_member(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
-        self.change(Change::Remove(node), wait).await
+    /// Who takes part.
+    pub fn membership(&self) -> Membership<'_, R> {
+        Membership { consensus: self }
     }
 
     /// Hands leadership to a voter, to the most advanced one if none is named.
@@ -60,7 +48,68 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// # Errors
     /// [`ChangeError::Refused`] if that is no other voter, or if it did not take over within `wait`.
     pub async fn transfer_leader(&self, to: Option<NodeId>, wait: Duration) -> Result<(), ChangeError> {
-        self.change(Change::Transfer(to), wait).await
+        self.membership().change(Change::Transfer(to), wait).await
+    }
+
+    /// While this node leads: ends interrupted changes. Runs until the node stops.
+    pub(crate) async fn reconcile(self) {
+        let mut metrics = self.shared.raft.server_metrics();
+        loop {
+            let (leader, joint) = {
+                let now = metrics.borrow_and_update();
+                let leader = (now.state == ServerState::Leader).then_some(now.vote.leader_id);
+                (leader, now.membership_config.membership().get_joint_config().len() > 1)
+            };
+            if let Some(leader) = leader {
+                self.shared.clock.elected(leader);
+            }
+            let changed = metrics.changed();
+            if leader.is_none() || !joint {
+                match changed.await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+            // Who makes a change holds the lock: only one that nobody makes any more is ended here.
+            let pause = R::sleep(self.shared.settings.profile.lease());
+            match R::select2(changed, pause).await {
+                Select2::First(Ok(())) => {}
+                Select2::First(Err(_)) => return,
+                Select2::Second(()) => {
+                    if let Some(_nobody_else) = self.shared.changes.try_lock() {
+                        let reply = self.membership().settled().await;
+                        tracing::info!(?reply, "ended an interrupted change of membership");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<R: AsyncRuntime> Membership<'_, R> {
+    /// Replicates to a node from now on, without giving it a vote. One that takes part already is left
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn add_learner(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::AddLearner(node), wait).await
+    }
+
+    /// Gives a learner a vote once it has caught up.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if the node is no member or does not catch up within `wait`.
+    pub async fn promote(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Promote(node), wait).await
+    }
+
+    /// Ends a node's part; it gets neither entries nor a vote any more. One that has none is fine.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] for the last voter.
+    pub async fn remove_member(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Remove(node), wait).await
     }
 
     /// Makes a change at the leader, wherever that is. Each is idempotent, so it is asked for until it is
@@ -69,13 +118,14 @@ impl<R: AsyncRuntime> Consensus<R> {
         let deadline = R::Instant::now() + wait;
         let (mut doubt, mut reason) = (None, "there is no leader".to_owned());
         while R::Instant::now() < deadline {
-            let leader = self.leader();
+            let leader = self.consensus.leader();
             let ttl = deadline.saturating_duration_since(R::Instant::now());
             let reply = match leader {
                 None => ChangeReply::NotLeader(None),
-                Some(node) if node == self.node() => self.on_change(change, ttl).await,
+                Some(node) if node == self.consensus.node() => self.consensus.rpc().change(change, ttl).await,
                 Some(node) => {
-                    let reply = R::timeout(ttl, self.shared.transport.change(node, change, ttl)).await;
+                    let reply =
+                        R::timeout(ttl, self.consensus.shared.transport.change(node, change, ttl)).await;
                     let reply = reply.map_err(|_| "the leader did not answer in time".to_owned());
                     reply.and_then(|r| r.map_err(|e| e.to_string())).unwrap_or_else(ChangeReply::Unknown)
                 }
@@ -87,38 +137,11 @@ impl<R: AsyncRuntime> Consensus<R> {
                 ChangeReply::Busy(why) => reason = why,
                 ChangeReply::NotLeader(_) => {}
             }
-            self.pause(leader, deadline).await;
+            self.consensus.pause(leader, deadline).await;
         }
         match doubt {
             Some(why) => Err(ChangeError::Unknown(why)),
-            None => Err(self.unavailable(reason).into()),
-        }
-    }
-
-    /// As leader: makes a change, after the one before it has ended.
-    pub async fn on_change(&self, change: Change, ttl: Duration) -> ChangeReply {
-        if self.leading().is_none() {
-            return ChangeReply::NotLeader(self.leader().filter(|l| *l != self.node()));
-        }
-        let work = async {
-            let _one_at_a_time = self.shared.changes.lock().await;
-            if !matches!(change, Change::Transfer(_)) {
-                // On top of an unfinished change another one could leave this leader out, half-way.
-                match self.settled().await {
-                    ChangeReply::Done => {}
-                    other => return other,
-                }
-            }
-            match change {
-                Change::AddLearner(node) => self.add(node).await,
-                Change::Promote(node) => self.make_voter(node, ttl).await,
-                Change::Remove(node) => self.remove(node).await,
-                Change::Transfer(to) => self.hand_over(to).await,
-            }
-        };
-        match R::timeout(ttl, work).await {
-            Ok(reply) => reply,
-            Err(_) => ChangeReply::Unknown("the change was not finished in time".to_owned()),
+            None => Err(self.consensus.unavailable(reason).into()),
         }
     }
 
@@ -158,11 +181,11 @@ impl<R: AsyncRuntime> Consensus<R> {
         if voters == gone {
             return ChangeReply::Refused("the last voter cannot be removed".to_owned());
         }
-        if node == self.node() {
+        if node == self.consensus.node() {
             // Leadership moves first and the new leader removes this node: a leader outside of its own
             // membership is a state that nothing needs and openraft does not survive every request in.
             return match self.hand_over(None).await {
-                ChangeReply::Done => ChangeReply::NotLeader(self.leader()),
+                ChangeReply::Done => ChangeReply::NotLeader(self.consensus.leader()),
                 other => other,
             };
         }
@@ -175,7 +198,7 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     async fn hand_over(&self, to: Option<NodeId>) -> ChangeReply {
         let metrics = self.metrics();
-        let me = self.node();
+        let me = self.consensus.node();
         if to == Some(me) {
             return ChangeReply::Done;
         }
@@ -188,18 +211,18 @@ impl<R: AsyncRuntime> Consensus<R> {
                 None => return ChangeReply::Refused("there is no other voter".to_owned()),
             },
         };
-        if let Err(e) = self.shared.raft.trigger().transfer_leader(to.0).await {
+        if let Err(e) = self.consensus.shared.raft.trigger().transfer_leader(to.0).await {
             return ChangeReply::Refused(e.to_string());
         }
-        let limit = R::sleep(self.shared.settings.profile.wait());
-        match R::select2(self.leader_other_than(Some(me)), limit).await {
+        let limit = R::sleep(self.consensus.shared.settings.profile.wait());
+        match R::select2(self.consensus.leader_other_than(Some(me)), limit).await {
             Select2::First(_) => ChangeReply::Done,
             Select2::Second(()) => ChangeReply::Refused(format!("node {to} did not take over")),
         }
     }
 
     /// Ends a change that somebody began and did not end. Leaves a settled membership alone.
-    pub(crate) async fn settled(&self) -> ChangeReply {
+    async fn settled(&self) -> ChangeReply {
         if self.metrics().membership_config.membership().get_joint_config().len() < 2 {
             return ChangeReply::Done;
         }
@@ -211,8 +234,8 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// these conditions a leader that was removed in between would be asked to change a membership that
     /// it is no part of, which openraft asserts never happens.
     async fn write(&self, change: ChangeMembers<u64, EmptyNode>, retain: bool) -> ChangeReply {
-        let seen = self.shared.raft.server_metrics().borrow_watched().clone();
-        let member = seen.membership_config.get_node(&self.node().0).is_some();
+        let seen = self.consensus.shared.raft.server_metrics().borrow_watched().clone();
+        let member = seen.membership_config.get_node(&self.consensus.node().0).is_some();
         if seen.state != ServerState::Leader || !member {
             return ChangeReply::NotLeader(None);
         }
@@ -220,7 +243,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             Precondition::CommittedLeaderId { committed_leader_id: seen.vote.leader_id },
             Precondition::LastMembershipLogId { last_membership_log_id: *seen.membership_config.log_id() },
         ];
-        match self.shared.raft.change_membership_if(change, retain, conditions).await {
+        match self.consensus.shared.raft.change_membership_if(change, retain, conditions).await {
             Ok(_) => ChangeReply::Done,
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 ChangeReply::NotLeader(to.leader_id.map(NodeId))
@@ -236,50 +259,47 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
-    /// While this node leads: ends interrupted changes. Runs until the node stops.
-    pub(crate) async fn reconcile(self) {
-        let mut metrics = self.shared.raft.server_metrics();
-        loop {
-            let (leader, joint) = {
-                let now = metrics.borrow_and_update();
-                let leader = (now.state == ServerState::Leader).then_some(now.vote.leader_id);
-                (leader, now.membership_config.membership().get_joint_config().len() > 1)
-            };
-            if let Some(leader) = leader {
-                self.shared.clock.elected(leader);
-            }
-            let changed = metrics.changed();
-            if leader.is_none() || !joint {
-                match changed.await {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                }
-            }
-            // Who makes a change holds the lock: only one that nobody makes any more is ended here.
-            let pause = R::sleep(self.shared.settings.profile.lease());
-            match R::select2(changed, pause).await {
-                Select2::First(Ok(())) => {}
-                Select2::First(Err(_)) => return,
-                Select2::Second(()) => {
-                    if let Some(_nobody_else) = self.shared.changes.try_lock() {
-                        let reply = self.settled().await;
-                        tracing::info!(?reply, "ended an interrupted change of membership");
-                    }
-                }
-            }
-        }
-    }
-
     fn metrics(&self) -> Metrics<R> {
-        self.shared.raft.metrics().borrow_watched().clone()
+        self.consensus.shared.raft.metrics().borrow_watched().clone()
     }
 
     async fn caught_up(&self, node: NodeId) {
-        let mut metrics = self.shared.raft.metrics();
+        let mut metrics = self.consensus.shared.raft.metrics();
         while lag(&metrics.borrow_and_update(), node).is_none_or(|lag| lag > CAUGHT_UP) {
             if metrics.changed().await.is_err() {
                 return std::future::pending().await;
             }
+        }
+    }
+}
+
+impl<R: AsyncRuntime> Rpc<'_, R> {
+    /// As leader: makes a change, after the one before it has ended.
+    pub async fn change(self, change: Change, ttl: Duration) -> ChangeReply {
+        let Rpc { consensus } = self;
+        let membership = consensus.membership();
+        if consensus.leading().is_none() {
+            return ChangeReply::NotLeader(consensus.leader().filter(|l| *l != consensus.node()));
+        }
+        let work = async {
+            let _one_at_a_time = consensus.shared.changes.lock().await;
+            if !matches!(change, Change::Transfer(_)) {
+                // On top of an unfinished change another one could leave this leader out, half-way.
+                match membership.settled().await {
+                    ChangeReply::Done => {}
+                    other => return other,
+                }
+            }
+            match change {
+                Change::AddLearner(node) => membership.add(node).await,
+                Change::Promote(node) => membership.make_voter(node, ttl).await,
+                Change::Remove(node) => membership.remove(node).await,
+                Change::Transfer(to) => membership.hand_over(to).await,
+            }
+        };
+        match R::timeout(ttl, work).await {
+            Ok(reply) => reply,
+            Err(_) => ChangeReply::Unknown("the change was not finished in time".to_owned()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! openraft's network on a [`Transport`]: one client per peer and lane.
+//! openraft's network on a [`Transport`]: one client per peer and channel.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -27,7 +27,7 @@ use crate::record;
 use crate::send::{self, Pace};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendReply, AppendRequest, Lane, SnapshotReply, Transport, TransportError, WireEntry,
+    self, AppendReply, AppendRequest, Channel, SnapshotReply, Transport, TransportError, WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::Window;
@@ -46,13 +46,13 @@ pub(crate) struct Factory<R: AsyncRuntime> {
 }
 
 impl<R: AsyncRuntime> Factory<R> {
-    fn client(&self, target: u64, lane: Lane) -> Client<R> {
+    fn client(&self, target: u64, channel: Channel) -> Client<R> {
         Client {
             acknowledged: Arc::clone(&self.acknowledged),
             transfers: Arc::clone(&self.transfers),
             node: self.node,
             target: NodeId(target),
-            lane,
+            channel,
             patience: self.profile.append_patience(),
             execution: self.execution,
             snapshot_rate: self.snapshot_rate,
@@ -66,25 +66,25 @@ impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
     type Network = Client<R>;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
-        self.client(target, Lane::Log)
+        self.client(target, Channel::Log)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
-        self.client(target, Lane::Control)
+        self.client(target, Channel::Control)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, _: &EmptyNode) -> Client<R> {
-        self.client(target, Lane::Snapshot)
+        self.client(target, Channel::Snapshot)
     }
 }
 
-/// Speaks to one peer on one lane.
+/// Speaks to one peer on one channel.
 pub(crate) struct Client<R: AsyncRuntime> {
     acknowledged: Arc<Acknowledged>,
     transfers: Arc<Transfers<R::Instant>>,
     node: NodeId,
     target: NodeId,
-    lane: Lane,
+    channel: Channel,
     patience: Duration,
     execution: Execution,
     snapshot_rate: u64,
@@ -177,7 +177,7 @@ impl<R: AsyncRuntime> Client<R> {
                 request
             }))
         });
-        let replies = self.transport.append(self.target, self.lane, requests.boxed());
+        let replies = self.transport.append(self.target, self.channel, requests.boxed());
         let patience = self.patience;
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
         let (acknowledged, peer) = (Arc::clone(&self.acknowledged), self.target);

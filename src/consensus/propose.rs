@@ -19,7 +19,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use crate::session::Ticket;
 use crate::transport::{ForwardReply, ForwardRequest};
 use crate::types::{LeaderId, Proposal};
-use crate::{Consensus, Unavailable, clock};
+use crate::{Consensus, Rpc, Unavailable, clock};
 
 /// The largest encoded entry.
 pub const MAX_ENTRY_BYTES: usize = 128 << 10;
@@ -101,7 +101,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             return Err(ProposeError::TooLarge { bytes });
         }
         let busy = || self.unavailable("too many proposals are under way".to_owned());
-        let _permit = self.shared.budget.take(bytes + OVERHEAD).ok_or_else(busy)?;
+        let _reserved = self.shared.budget.take(bytes + OVERHEAD).ok_or_else(busy)?;
         if !with_identity {
             return match self.attempts(&entry, deadline).await {
                 // Refused, perhaps because an earlier attempt was applied.
@@ -236,17 +236,6 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
-    /// As leader: takes a proposal of another node. It goes no further.
-    pub async fn on_forward(&self, request: ForwardRequest) -> ForwardReply {
-        let Some(_permit) = self.shared.forwarded.take(request.entry.len() + OVERHEAD) else {
-            return ForwardReply::Unavailable("the leader has too many proposals under way".to_owned());
-        };
-        match decode_entry(&request.entry) {
-            Ok(entry) => self.lead(entry, request.ttl).await,
-            Err(e) => ForwardReply::Unavailable(format!("the leader cannot read the entry: {e}")),
-        }
-    }
-
     /// As leader: stamps an entry, appends it, and waits until it is applied here.
     async fn lead(&self, mut entry: Entry, ttl: Duration) -> ForwardReply {
         let deadline = R::Instant::now() + ttl;
@@ -305,6 +294,55 @@ impl<R: AsyncRuntime> Consensus<R> {
             }
             metrics.changed().await.ok()?;
         }
+    }
+}
+
+impl<R: AsyncRuntime> Rpc<'_, R> {
+    /// As leader: takes a proposal of another node. It goes no further.
+    pub async fn forward(self, request: ForwardRequest) -> ForwardReply {
+        let Some(_reserved) = self.consensus.shared.forwarded.take(request.entry.len() + OVERHEAD) else {
+            return ForwardReply::Unavailable("the leader has too many proposals under way".to_owned());
+        };
+        match decode_entry(&request.entry) {
+            Ok(entry) => self.consensus.lead(entry, request.ttl).await,
+            Err(e) => ForwardReply::Unavailable(format!("the leader cannot read the entry: {e}")),
+        }
+    }
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Has a command of the cluster itself applied, also if this node takes no part any more: the others are
+    /// asked in turn until one of them leads. The command must be one that may be applied twice.
+    ///
+    /// # Errors
+    /// [`ProposeError::Rejected`]; [`ProposeError::Unknown`] if nobody had it applied within `wait`.
+    pub async fn propose_via_peers(&self, cmd: ClusterCmd, wait: Duration) -> Result<(), ProposeError> {
+        if self.takes_part().is_ok() {
+            return self.propose(Command::Cluster(cmd), Who::system(), wait).await.map(drop);
+        }
+        let deadline = R::Instant::now() + wait;
+        let entry = Bytes::from(encode_entry(&system_entry(cmd)));
+        let voters = self.status().voters;
+        let others: Vec<NodeId> = voters.into_iter().filter(|voter| *voter != self.node()).collect();
+        let mut turns = others.iter().copied().cycle();
+        let mut hint = None;
+        while R::Instant::now() < deadline {
+            let Some(to) = hint.take().or_else(|| turns.next()) else { break };
+            let ttl = deadline.saturating_duration_since(R::Instant::now());
+            let ttl = ttl.min(self.shared.settings.profile.wait());
+            let request = ForwardRequest { entry: entry.clone(), ttl };
+            let answer = R::timeout(ttl, self.shared.transport.forward(to, request)).await;
+            match answer {
+                Ok(Ok(ForwardReply::Applied(_, outcome))) => {
+                    outcome?;
+                    return Ok(());
+                }
+                Ok(Ok(ForwardReply::NotLeader(leader))) => hint = leader.filter(|l| *l != self.node()),
+                _ => {}
+            }
+            R::sleep(self.shared.settings.profile.pause()).await;
+        }
+        Err(ProposeError::Unknown)
     }
 }
 

@@ -1,4 +1,8 @@
-//! What other members ask of this node. [`crate::grpc`] and the simulation call these.
+//! What other members ask of this node: entries, votes, leadership and snapshots. What they ask of a leader
+//! stands with what it is about: read positions in [`crate::barrier`], proposals in [`crate::propose`], changes
+//! in [`crate::membership`].
+//!
+//! Owns nothing: what must outlive a crash is in the log, the state and the snapshot that arrives.
 
 use std::sync::Arc;
 
@@ -44,16 +48,28 @@ fn append_request<R: AsyncRuntime>(
     })
 }
 
+/// The messages of other members, to be answered here: what [`crate::grpc`] and the simulation call.
+pub struct Rpc<'a, R: AsyncRuntime> {
+    pub(crate) consensus: &'a Consensus<R>,
+}
+
 impl<R: AsyncRuntime> Consensus<R> {
+    /// Answers a message of another member.
+    pub fn rpc(&self) -> Rpc<'_, R> {
+        Rpc { consensus: self }
+    }
+}
+
+impl<R: AsyncRuntime> Rpc<'_, R> {
     /// A node that stopped says so itself: its peers go on asking, and openraft would log each question.
     fn serving(&self) -> Result<(), ServeError> {
-        self.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
+        self.consensus.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
     }
 
     /// Appends a leader's entries, several requests at a time, answered in order. The stream ends with
     /// the requests, at the first answer that is not a match, or when the node stops.
-    pub fn on_append(
-        &self,
+    pub fn append(
+        self,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendReply, ServeError>> {
         if let Err(stopped) = self.serving() {
@@ -63,8 +79,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
         });
-        let shared = Arc::clone(&self.shared);
-        let replies = self.shared.raft.stream_append(requests).map(move |reply| {
+        let shared = Arc::clone(&self.consensus.shared);
+        let replies = self.consensus.shared.raft.stream_append(requests).map(move |reply| {
             let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
@@ -83,14 +99,14 @@ impl<R: AsyncRuntime> Consensus<R> {
     ///
     /// # Errors
     /// [`ServeError::Stopped`].
-    pub async fn on_vote(&self, request: VoteRequest, pre: bool) -> Result<VoteReply, ServeError> {
+    pub async fn vote(self, request: VoteRequest, pre: bool) -> Result<VoteReply, ServeError> {
         self.serving()?;
         let mut rpc = openraft::raft::VoteRequest::<Types<R>>::new(
             types::vote(request.vote),
             request.last_log.map(types::log_id),
         );
         rpc.leadership_transfer = request.transfer;
-        let raft = &self.shared.raft;
+        let raft = &self.consensus.shared.raft;
         let answer = if pre { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
         let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
         let last_log = answer.last_log_id.as_ref().map(types::log_pos);
@@ -101,11 +117,11 @@ impl<R: AsyncRuntime> Consensus<R> {
     ///
     /// # Errors
     /// [`ServeError::Stopped`].
-    pub async fn on_transfer(&self, request: TransferRequest) -> Result<bool, ServeError> {
+    pub async fn transfer(self, request: TransferRequest) -> Result<bool, ServeError> {
         self.serving()?;
         let TransferRequest { from, to, last_log } = request;
         let rpc = TransferLeaderRequest::new(types::vote(from), to.0, last_log.map(types::log_id));
-        let answer = self.shared.raft.handle_transfer_leader(rpc).await;
+        let answer = self.consensus.shared.raft.handle_transfer_leader(rpc).await;
         Ok(answer.map_err(|e| ServeError::Stopped(e.to_string()))?.is_ok())
     }
 
@@ -113,25 +129,26 @@ impl<R: AsyncRuntime> Consensus<R> {
     ///
     /// # Errors
     /// [`ServeError`]; what has arrived is kept for the next attempt.
-    pub async fn on_snapshot(
-        &self,
+    pub async fn snapshot(
+        self,
         mut parts: BoxStream<'static, SnapshotPart>,
     ) -> Result<SnapshotReply, ServeError> {
         self.serving()?;
         let refused = |e: std::io::Error| ServeError::Refused(e.to_string());
-        let first = R::timeout(self.shared.settings.profile.wait(), parts.next()).await;
+        let first = R::timeout(self.consensus.shared.settings.profile.wait(), parts.next()).await;
         let Ok(Some(SnapshotPart::Header(header))) = first else {
             return Err(ServeError::Refused("a snapshot begins with its header".to_owned()));
         };
-        let Some(_alone) = self.shared.receiving.try_lock() else {
+        let Some(_alone) = self.consensus.shared.receiving.try_lock() else {
             return Err(ServeError::Refused("another snapshot is arriving".to_owned()));
         };
-        let mine = self.shared.raft.metrics().borrow_watched().vote;
+        let mine = self.consensus.shared.raft.metrics().borrow_watched().vote;
         if mine > types::vote(header.vote) {
             return Ok(SnapshotReply { vote: types::ballot(&mine), installed: false, held: Vec::new() });
         }
-        let execution = self.shared.settings.execution;
-        let (dir, transfer, vote) = (self.shared.store.dir().to_owned(), header.transfer, header.vote);
+        let execution = self.consensus.shared.settings.execution;
+        let (dir, transfer, vote) =
+            (self.consensus.shared.store.dir().to_owned(), header.transfer, header.vote);
         let open = move || open(&dir, &header);
         let (incoming, held) = files::blocking::<R, _>(execution, open).await.map_err(refused)?;
         if !transfer {
@@ -139,7 +156,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
         let files = incoming.receive::<R>(execution, parts).await.map_err(refused)?;
         let snapshot = Snapshot { meta: snapshot::meta(files.manifest()), snapshot: Arc::new(files) };
-        let answer = self.shared.raft.install_full_snapshot(types::vote(vote), snapshot).await;
+        let answer = self.consensus.shared.raft.install_full_snapshot(types::vote(vote), snapshot).await;
         let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
         let installed = answer.vote <= types::vote(vote);
         Ok(SnapshotReply { vote: types::ballot(&answer.vote), installed, held: Vec::new() })

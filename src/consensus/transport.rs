@@ -217,7 +217,7 @@ pub enum TransportError {
 /// Which traffic a message belongs to. Each has a connection of its own: a snapshot must not delay
 /// entries, and neither may delay the heartbeats that keep a leader in office.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lane {
+pub enum Channel {
     /// Heartbeats, votes, read positions.
     Control,
     /// Log entries and forwarded proposals.
@@ -236,7 +236,7 @@ pub trait Transport: Send + Sync + 'static {
     fn append(
         &self,
         to: NodeId,
-        lane: Lane,
+        channel: Channel,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendReply, TransportError>>;
 

@@ -74,13 +74,13 @@ impl Membership {
 
     async fn take(&self, step: Step) -> Result<(), ChangeError> {
         match step {
-            Step::AddLearner(id) => self.consensus.add_learner(id, STEP).await,
-            Step::Promote(id) => self.consensus.promote(id, STEP).await,
+            Step::AddLearner(id) => self.consensus.membership().add_learner(id, STEP).await,
+            Step::Promote(id) => self.consensus.membership().promote(id, STEP).await,
             // A leader does not remove itself: the next one does.
             Step::Remove(id) if id == self.consensus.node() => {
                 self.consensus.transfer_leader(None, STEP).await
             }
-            Step::Remove(id) => self.consensus.remove_member(id, STEP).await,
+            Step::Remove(id) => self.consensus.membership().remove_member(id, STEP).await,
         }
     }
 }

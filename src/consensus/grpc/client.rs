@@ -11,18 +11,18 @@ use clawhub_wire::peer;
 use clawhub_wire::peer::raft_client::RaftClient;
 use futures::future::FutureExt;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
-use tonic::transport::Channel;
+use tonic::transport::Channel as GrpcChannel;
 use tonic::{Code, Status};
 
 use super::convert;
 use crate::transport::{
-    AppendReply, AppendRequest, Change, ChangeReply, ForwardReply, ForwardRequest, Lane, ReadIndexReply,
+    AppendReply, AppendRequest, Change, ChangeReply, Channel, ForwardReply, ForwardRequest, ReadIndexReply,
     ReadIndexRequest, Reply, SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError,
     VoteReply, VoteRequest,
 };
 
-/// Gives the channel to a node on a lane. It connects when it is used and again when it broke.
-pub type Channels = dyn Fn(NodeId, Lane) -> Channel + Send + Sync;
+/// Gives the connection to a node for a channel of ours. It connects when it is used and again when it broke.
+pub type Channels = dyn Fn(NodeId, Channel) -> GrpcChannel + Send + Sync;
 
 /// Carries messages over gRPC.
 #[derive(Clone)]
@@ -33,23 +33,23 @@ pub struct GrpcTransport {
 impl GrpcTransport {
     /// Over a member's endpoint.
     pub fn new(endpoint: Endpoint) -> Self {
-        GrpcTransport::over(move |node, lane| {
-            let class = match lane {
-                Lane::Control => Class::Control,
-                Lane::Log => Class::Foreground,
-                Lane::Snapshot => Class::Background,
+        GrpcTransport::over(move |node, channel| {
+            let class = match channel {
+                Channel::Control => Class::Control,
+                Channel::Log => Class::Foreground,
+                Channel::Snapshot => Class::Background,
             };
             endpoint.channel_of(node, class)
         })
     }
 
     /// Over channels of any origin.
-    pub fn over(channels: impl Fn(NodeId, Lane) -> Channel + Send + Sync + 'static) -> Self {
+    pub fn over(channels: impl Fn(NodeId, Channel) -> GrpcChannel + Send + Sync + 'static) -> Self {
         GrpcTransport { channels: Arc::new(channels) }
     }
 
-    fn client(&self, to: NodeId, lane: Lane) -> RaftClient<Channel> {
-        RaftClient::new((self.channels)(to, lane)).max_decoding_message_size(clawhub_wire::MESSAGE_LIMIT)
+    fn client(&self, to: NodeId, channel: Channel) -> RaftClient<GrpcChannel> {
+        RaftClient::new((self.channels)(to, channel)).max_decoding_message_size(clawhub_wire::MESSAGE_LIMIT)
     }
 }
 
@@ -81,10 +81,10 @@ impl Transport for GrpcTransport {
     fn append(
         &self,
         to: NodeId,
-        lane: Lane,
+        channel: Channel,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendReply, TransportError>> {
-        let mut client = self.client(to, lane);
+        let mut client = self.client(to, channel);
         let requests = Messages(requests.map(peer::AppendRequest::from).boxed());
         let answers = async move {
             match client.append(requests).await {
@@ -97,7 +97,7 @@ impl Transport for GrpcTransport {
     }
 
     fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply> {
-        let mut client = self.client(to, Lane::Control);
+        let mut client = self.client(to, Channel::Control);
         let request = peer::VoteRequest::from(request);
         async move {
             let answer = if pre { client.pre_vote(request).await } else { client.vote(request).await };
@@ -107,7 +107,7 @@ impl Transport for GrpcTransport {
     }
 
     fn transfer(&self, to: NodeId, request: TransferRequest) -> Reply<bool> {
-        let mut client = self.client(to, Lane::Control);
+        let mut client = self.client(to, Channel::Control);
         async move {
             let answer = client.transfer_leader(peer::TransferLeaderRequest::from(request)).await;
             Ok(answer.map_err(failed)?.into_inner().accepted)
@@ -116,7 +116,7 @@ impl Transport for GrpcTransport {
     }
 
     fn snapshot(&self, to: NodeId, parts: BoxStream<'static, SnapshotPart>) -> Reply<SnapshotReply> {
-        let mut client = self.client(to, Lane::Snapshot);
+        let mut client = self.client(to, Channel::Snapshot);
         let parts = Messages(parts.map(peer::SnapshotChunk::from).boxed());
         async move {
             let answer = client.install_snapshot(parts).await;
@@ -126,7 +126,7 @@ impl Transport for GrpcTransport {
     }
 
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
-        let mut client = self.client(to, Lane::Log);
+        let mut client = self.client(to, Channel::Log);
         async move {
             let answer = client.propose(peer::ProposeRequest::from(request)).await;
             convert::forward_reply(answer.map_err(failed)?.into_inner()).map_err(invalid)
@@ -135,7 +135,7 @@ impl Transport for GrpcTransport {
     }
 
     fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
-        let mut client = self.client(to, Lane::Control);
+        let mut client = self.client(to, Channel::Control);
         async move {
             let answer = client.read_index(peer::ReadIndexRequest::from(request)).await;
             convert::read_index_reply(answer.map_err(failed)?.into_inner()).map_err(invalid)
@@ -144,7 +144,7 @@ impl Transport for GrpcTransport {
     }
 
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
-        let mut client = self.client(to, Lane::Control);
+        let mut client = self.client(to, Channel::Control);
         async move {
             let answer = client.change_membership(convert::change_request(change, ttl)).await;
             convert::change_reply(answer.map_err(failed)?.into_inner()).map_err(invalid)

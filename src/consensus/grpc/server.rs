@@ -76,7 +76,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let from = caller(&request)?;
         let requests = incoming(request.into_inner(), move |r: &AppendRequest| own(&r.vote, from));
-        let replies = self.consensus.on_append(requests);
+        let replies = self.consensus.rpc().append(requests);
         Ok(Response::new(replies.map(|r| r.map(Into::into).map_err(refused)).boxed()))
     }
 
@@ -101,7 +101,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         let from = caller(&request)?;
         let transfer: TransferRequest = accept(request.into_inner())?;
         own(&transfer.from, from)?;
-        let accepted = self.consensus.on_transfer(transfer).await.map_err(refused)?;
+        let accepted = self.consensus.rpc().transfer(transfer).await.map_err(refused)?;
         Ok(Response::new(peer::TransferLeaderResponse { accepted }))
     }
 
@@ -114,7 +114,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
             SnapshotPart::Header(header) => own(&header.vote, from),
             SnapshotPart::Data { .. } => Ok(()),
         });
-        let reply = self.consensus.on_snapshot(parts).await.map_err(refused)?;
+        let reply = self.consensus.rpc().snapshot(parts).await.map_err(refused)?;
         Ok(Response::new(reply.into()))
     }
 
@@ -124,7 +124,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
     ) -> Result<Response<peer::ReadIndexReply>, Status> {
         let from = caller(&request)?;
         let request = request.into_inner().into();
-        Ok(Response::new(self.consensus.on_read_index(from, request).await.into()))
+        Ok(Response::new(self.consensus.rpc().read_index(from, request).await.into()))
     }
 
     async fn propose(
@@ -133,7 +133,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
     ) -> Result<Response<peer::ProposeReply>, Status> {
         caller(&request)?;
         let request = ForwardRequest::from(request.into_inner());
-        let reply = self.consensus.on_forward(request).await;
+        let reply = self.consensus.rpc().forward(request).await;
         Ok(Response::new(reply.into()))
     }
 
@@ -143,7 +143,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
     ) -> Result<Response<peer::ChangeMembershipReply>, Status> {
         caller(&request)?;
         let (change, ttl) = convert::change(request.into_inner())?;
-        Ok(Response::new(self.consensus.on_change(change, ttl).await.into()))
+        Ok(Response::new(self.consensus.rpc().change(change, ttl).await.into()))
     }
 }
 
@@ -156,7 +156,7 @@ impl<R: AsyncRuntime> Service<R> {
         let from = caller(&request)?;
         let vote: VoteRequest = accept(request.into_inner())?;
         own(&vote.vote, from)?;
-        let reply = self.consensus.on_vote(vote, pre).await.map_err(refused)?;
+        let reply = self.consensus.rpc().vote(vote, pre).await.map_err(refused)?;
         Ok(Response::new(reply.into()))
     }
 }

@@ -35,7 +35,7 @@ impl FailureNotice {
             return;
         }
         let failing = ClusterCmd::Failing { node: self.consensus.node(), boot: self.boot };
-        match self.consensus.plead(failing, PATIENCE).await {
+        match self.consensus.propose_via_peers(failing, PATIENCE).await {
             Ok(()) => {
                 self.given = true;
                 tracing::info!("the others know that the copies here do not count for now");

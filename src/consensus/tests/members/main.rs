@@ -138,8 +138,8 @@ async fn leadership_moves_and_members_leave() {
     members[follower].propose(put("latest", 1, 100)).await;
 
     let gone = members[leader(&members)].consensus.node();
-    members[follower].consensus.remove_member(gone, SOON).await.unwrap();
-    members[follower].consensus.remove_member(gone, SOON).await.unwrap();
+    members[follower].consensus.membership().remove_member(gone, SOON).await.unwrap();
+    members[follower].consensus.membership().remove_member(gone, SOON).await.unwrap();
     members[follower].propose(put("latest", 2, 100)).await;
     let status = members[follower].consensus.status();
     assert_eq!((status.voters.len(), status.learners.len(), status.changing), (2, 0, false));

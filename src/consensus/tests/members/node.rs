@@ -164,8 +164,8 @@ impl Cluster {
             let joined = members[0].system(ClusterCmd::Join { token, node: spec(id) }).await;
             assert_eq!(joined, Reply::Joined(NodeId(id)));
             members.push(self.start(id).await);
-            members[0].consensus.add_learner(NodeId(id), SOON).await.unwrap();
-            members[0].consensus.promote(NodeId(id), SOON).await.unwrap();
+            members[0].consensus.membership().add_learner(NodeId(id), SOON).await.unwrap();
+            members[0].consensus.membership().promote(NodeId(id), SOON).await.unwrap();
         }
         members
     }

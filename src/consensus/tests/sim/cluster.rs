@@ -123,8 +123,8 @@ impl Cluster {
             assert_eq!(reply, Reply::Joined(*id));
             self.start(*id).await;
             // Asked of the newcomer's neighbour or of the leader: any node passes it on.
-            node.add_learner(*id, WAIT).await.unwrap();
-            node.promote(*id, WAIT).await.unwrap();
+            node.membership().add_learner(*id, WAIT).await.unwrap();
+            node.membership().promote(*id, WAIT).await.unwrap();
         }
     }
 
@@ -137,7 +137,9 @@ impl Cluster {
                 SimRuntime::sleep(Duration::from_millis(500)).await;
                 continue;
             };
-            if node.add_learner(id, WAIT).await.is_ok() && node.promote(id, WAIT).await.is_ok() {
+            if node.membership().add_learner(id, WAIT).await.is_ok()
+                && node.membership().promote(id, WAIT).await.is_ok()
+            {
                 return;
             }
         }

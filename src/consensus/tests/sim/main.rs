@@ -125,7 +125,7 @@ async fn chaos(cluster: &Arc<Cluster>) {
 async fn leave_and_return(cluster: Arc<Cluster>, id: NodeId) {
     let asked = cluster.running().into_iter().find(|other| *other != id);
     let Some(node) = asked.and_then(|asked| cluster.node(asked)) else { return };
-    if node.remove_member(id, CALM).await.is_ok() {
+    if node.membership().remove_member(id, CALM).await.is_ok() {
         SimRuntime::sleep(Duration::from_millis(300)).await;
         cluster.restore(id).await;
     }

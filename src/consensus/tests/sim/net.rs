@@ -150,7 +150,7 @@ impl Transport for Link {
     fn append(
         &self,
         to: NodeId,
-        _: Lane,
+        _: Channel,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendReply, TransportError>> {
         let link = self.copy();
@@ -159,7 +159,7 @@ impl Transport for Link {
                 Ok(node) => node,
                 Err(e) => return stream::once(lost(e)).boxed(),
             };
-            let replies = node.on_append(carry(link.copy(), to, requests));
+            let replies = node.rpc().append(carry(link.copy(), to, requests));
             let state = Some((link, replies));
             let carried = stream::unfold(state, move |state| async move {
                 let (link, mut replies) = state?;
@@ -178,28 +178,28 @@ impl Transport for Link {
     }
 
     fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply> {
-        self.call(to, move |node| async move { node.on_vote(request, pre).await }.boxed())
+        self.call(to, move |node| async move { node.rpc().vote(request, pre).await }.boxed())
     }
 
     fn transfer(&self, to: NodeId, request: TransferRequest) -> Reply<bool> {
-        self.call(to, move |node| async move { node.on_transfer(request).await }.boxed())
+        self.call(to, move |node| async move { node.rpc().transfer(request).await }.boxed())
     }
 
     fn snapshot(&self, to: NodeId, parts: BoxStream<'static, SnapshotPart>) -> Reply<SnapshotReply> {
         let parts = carry(self.copy(), to, parts);
-        self.call(to, move |node| async move { node.on_snapshot(parts).await }.boxed())
+        self.call(to, move |node| async move { node.rpc().snapshot(parts).await }.boxed())
     }
 
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
-        self.call(to, move |node| async move { Ok(node.on_forward(request).await) }.boxed())
+        self.call(to, move |node| async move { Ok(node.rpc().forward(request).await) }.boxed())
     }
 
     fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
         let from = self.me;
-        self.call(to, move |node| async move { Ok(node.on_read_index(from, request).await) }.boxed())
+        self.call(to, move |node| async move { Ok(node.rpc().read_index(from, request).await) }.boxed())
     }
 
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
-        self.call(to, move |node| async move { Ok(node.on_change(change, ttl).await) }.boxed())
+        self.call(to, move |node| async move { Ok(node.rpc().change(change, ttl).await) }.boxed())
     }
 }

@@ -15,7 +15,7 @@ use crate::net::Node;
 const TTL: Duration = Duration::from_millis(60);
 
 async fn ready(leader: &Node, from: NodeId, vote: Option<Ballot>) -> bool {
-    let reply = leader.on_read_index(from, ReadIndexRequest { vote, ttl: TTL }).await;
+    let reply = leader.rpc().read_index(from, ReadIndexRequest { vote, ttl: TTL }).await;
     matches!(reply, ReadIndexReply::Ready { .. })
 }
 

@@ -96,8 +96,8 @@ impl Cluster {
         let routes = Routes::new(service(consensus.clone()));
         let serving = endpoint.serve(routes, Routes::default(), Arc::new(NoStreams), stopped);
         let serving = tokio::spawn(async move { serving.await.unwrap() });
-        self.consensus.add_learner(OTHER, PATIENCE).await.unwrap();
-        self.consensus.promote(OTHER, PATIENCE).await.unwrap();
+        self.consensus.membership().add_learner(OTHER, PATIENCE).await.unwrap();
+        self.consensus.membership().promote(OTHER, PATIENCE).await.unwrap();
         Second { consensus, stop, serving }
     }
 
