@@ -13,9 +13,9 @@ use tokio_rustls::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::connections::Connection;
 use crate::identity::PeerId;
 use crate::limits::{STRANGER_BYTES, STRANGER_LIFETIME};
-use crate::links::Link;
 
 /// In the extensions of a request from a connection without a client certificate.
 #[derive(Clone, Copy, Debug)]
@@ -37,15 +37,15 @@ pub(crate) struct Conn<I> {
 
 #[expect(dead_code, reason = "held for their destructors")]
 enum Place {
-    Peer(Link),
+    Peer(Connection),
     Stranger(OwnedSemaphorePermit),
 }
 
 impl Conn<PeerId> {
     /// A connection with an admitted member.
-    pub(crate) fn peer(stream: TlsStream<TcpStream>, node: NodeId, link: Link) -> Self {
-        let end = Box::pin(link.closed().clone().cancelled_owned());
-        let (who, _place) = (PeerId(node), Place::Peer(link));
+    pub(crate) fn peer(stream: TlsStream<TcpStream>, node: NodeId, connection: Connection) -> Self {
+        let end = Box::pin(connection.closed().clone().cancelled_owned());
+        let (who, _place) = (PeerId(node), Place::Peer(connection));
         Conn { stream, who, end, ended: false, budget: usize::MAX, _place }
     }
 }

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use clawhub_types::NodeId;
-use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
@@ -27,51 +26,20 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
-use crate::admit::{Directory, Gatekeeper};
+use crate::authenticate::{Authenticator, Directory};
 use crate::conn::Conn;
+use crate::connections::{Connections, Standing};
 use crate::limits::{
     DRAIN, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW, HANDSHAKE, REQUESTS,
     STRANGER_LIFETIME, STRANGERS,
 };
-use crate::links::{Links, Standing};
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
 use crate::tls::Tls;
-use crate::{Hello, NodeKey, PeerError, socket};
+use crate::{Class, Identity, PeerError, StreamHandler, socket};
 
 /// Accepted connections waiting to be picked up by the server task.
 const ACCEPTED: usize = 16;
-
-/// Kinds of traffic. Each has connections of its own, so that none queues behind another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Consensus and other small messages that must not wait.
-    Control,
-    /// Somebody is waiting for these bytes.
-    Foreground,
-    /// Nobody is: repair, scrub, snapshots.
-    Background,
-}
-
-/// Who this node is.
-#[derive(Debug)]
-pub struct Identity {
-    /// Its key.
-    pub key: NodeKey,
-    /// Its certificate, DER.
-    pub cert: Vec<u8>,
-    /// The certificate of the cluster's CA, DER.
-    pub ca_cert: Vec<u8>,
-    /// What it says of itself.
-    pub hello: Hello,
-}
-
-/// Serves QUIC streams that members open.
-pub trait StreamHandler: Send + Sync + 'static {
-    /// Serves one stream to its end. `from` is proved. Runs as a task of its own; the handler limits how
-    /// long it waits for the peer.
-    fn handle(&self, from: NodeId, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()>;
-}
 
 struct Inner {
     addr: SocketAddr,
@@ -108,9 +76,11 @@ impl Endpoint {
         let listener = TcpListener::from_std(tcp).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let all = CancellationToken::new();
-        let keeper = Arc::new(Gatekeeper::new(identity.hello, directory, Links::new(all.clone())));
-        let quic = Quic::new(udp, &tls, &identity.key, keeper.clone())?;
-        let dialer = Dialer { keeper, tls: TlsConnector::from(tls.tcp_client.clone()), closed: all.clone() };
+        let authenticator =
+            Arc::new(Authenticator::new(identity.hello, directory, Connections::new(all.clone())));
+        let quic = Quic::new(udp, &tls, &identity.key, authenticator.clone())?;
+        let dialer =
+            Dialer { authenticator, tls: TlsConnector::from(tls.tcp_client.clone()), closed: all.clone() };
         Ok(Endpoint(Arc::new(Inner {
             addr,
             tls,
@@ -178,12 +148,12 @@ impl Endpoint {
     pub fn disconnect(&self, node: NodeId) {
         self.0.channels.lock().retain(|(of, _), _| *of != node);
         self.0.quic.forget(node);
-        self.0.dialer.keeper.links().close(node);
+        self.0.dialer.authenticator.connections().close(node);
     }
 
     /// How a member stands with this node, as far as its connections tell.
     pub fn standing(&self, node: NodeId) -> Standing {
-        self.0.dialer.keeper.links().standing(node)
+        self.0.dialer.authenticator.connections().standing(node)
     }
 
     /// Accepts connections and serves them until `shutdown` completes: `peers` to members over gRPC,
@@ -214,16 +184,16 @@ impl Endpoint {
         tasks.spawn(serve_grpc(peer_server(), peers, from_peers, stop.clone()));
         tasks.spawn(serve_grpc(join_server(), join, from_join, stop.clone()));
         let acceptor = tcp::Acceptor {
-            keeper: inner.dialer.keeper.clone(),
+            authenticator: inner.dialer.authenticator.clone(),
             tls: TlsAcceptor::from(inner.tls.tcp_server.clone()),
-            gate: Arc::default(),
+            handshakes: Arc::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             to_peers,
             to_join,
             all: inner.all.clone(),
         };
         tasks.spawn(acceptor.run(listener, stop.clone()));
-        let acceptor = quic::Acceptor::new(inner.dialer.keeper.clone(), streams, serving.clone());
+        let acceptor = quic::Acceptor::new(inner.dialer.authenticator.clone(), streams, serving.clone());
         tasks.spawn(acceptor.run(inner.quic.clone(), stop.clone()));
 
         shutdown.await;

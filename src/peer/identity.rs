@@ -1,4 +1,5 @@
-//! What a certificate says: the one name in it, `clawhub://<cluster>/node/<id>`.
+//! Who a node is: its key and certificate, and the one name in the certificate,
+//! `clawhub://<cluster>/node/<id>`.
 
 use clawhub_types::{ClusterId, NodeId};
 use rustls::pki_types::CertificateDer;
@@ -7,7 +8,20 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::key::sha256;
-use crate::{KeyError, PeerError};
+use crate::{Hello, KeyError, NodeKey, PeerError};
+
+/// Who this node is.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its key.
+    pub key: NodeKey,
+    /// Its certificate, DER.
+    pub cert: Vec<u8>,
+    /// The certificate of the cluster's CA, DER.
+    pub ca_cert: Vec<u8>,
+    /// What it says of itself.
+    pub hello: Hello,
+}
 
 /// In the extensions of every gRPC request from a member: who sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

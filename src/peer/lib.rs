@@ -2,7 +2,7 @@
 //!
 //! **Identity.** A node owns a key ([`NodeKey`]) and a certificate that the cluster's [`Ca`] issued when
 //! it joined; the certificate names cluster and node. TLS 1.3 proves the key and the signature. Then both
-//! sides exchange a [`Hello`], and one function (`Gatekeeper::admit`) decides, for TCP and QUIC, for
+//! sides exchange a [`Hello`], and one function (`Authenticator::authenticate`) decides, for TCP and QUIC, for
 //! callers and called alike, whether the certificate, the Hello and the replicated state
 //! ([`Directory`]) agree. Nothing else in the product asks who a peer is.
 //!
@@ -17,19 +17,19 @@
 //!
 //! **Limits.** [`limits`] holds every bound of this crate in one place.
 
-mod admit;
+mod authenticate;
 mod ca;
 mod conn;
+mod connections;
 mod endpoint;
 mod error;
 pub mod frame;
-mod gate;
+mod handshakes;
 mod hello;
 mod identity;
 mod join;
 mod key;
 pub mod limits;
-mod links;
 mod private_file;
 mod quic;
 mod refusal;
@@ -37,16 +37,18 @@ mod socket;
 mod tcp;
 mod tls;
 mod token;
+mod traffic;
 
-pub use admit::{Directory, PeerInfo};
+pub use authenticate::{Directory, PeerInfo};
 pub use ca::{Ca, Csr};
-pub use endpoint::{Class, Endpoint, Identity, StreamHandler};
+pub use connections::Standing;
+pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};
 pub use hello::Hello;
-pub use identity::{PeerId, caller};
+pub use identity::{Identity, PeerId, caller};
 pub use join::{Applicant, Joined, join};
 pub use key::{ClusterKey, NodeKey};
-pub use links::Standing;
 pub use quinn::{RecvStream, SendStream};
 pub use refusal::{Refusal, RefusalCode};
 pub use token::{JoinSecret, JoinToken, TokenError};
+pub use traffic::{Class, StreamHandler};

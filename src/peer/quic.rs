@@ -12,8 +12,8 @@ use aws_lc_rs::hmac;
 use clawhub_types::NodeId;
 use parking_lot::Mutex;
 use quinn::{
-    Connection, ConnectionError, IdleTimeout, MtuDiscoveryConfig, RecvStream, SendStream, TokioRuntime,
-    TransportConfig, VarInt,
+    ConnectionError, IdleTimeout, MtuDiscoveryConfig, RecvStream, SendStream, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
@@ -22,15 +22,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admit::{Gatekeeper, PeerInfo};
-use crate::endpoint::{Class, StreamHandler};
-use crate::gate::Gate;
+use crate::authenticate::{Authenticator, PeerInfo};
+use crate::connections::{Connection, Transport};
+use crate::handshakes::Handshakes;
 use crate::limits::{
     HANDSHAKE, HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
     QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
 };
-use crate::links::{Link, Transport};
 use crate::tls::{NO_NAME, Tls};
+use crate::traffic::{Class, StreamHandler};
 use crate::{NodeKey, PeerError};
 
 /// Bytes of packets kept for all connections that are not accepted yet.
@@ -49,7 +49,7 @@ type Slots = HashMap<(NodeId, Class), Arc<tokio::sync::Mutex<Slot>>>;
 /// wait for it.
 #[derive(Default)]
 struct Slot {
-    live: Option<Connection>,
+    live: Option<quinn::Connection>,
     failed: Option<(Instant, PeerError)>,
 }
 
@@ -57,7 +57,7 @@ struct Slot {
 pub(crate) struct Quic {
     endpoint: quinn::Endpoint,
     client: quinn::ClientConfig,
-    keeper: Arc<Gatekeeper>,
+    authenticator: Arc<Authenticator>,
     slots: Mutex<Slots>,
 }
 
@@ -71,7 +71,7 @@ impl Quic {
         socket: UdpSocket,
         tls: &Tls,
         key: &NodeKey,
-        keeper: Arc<Gatekeeper>,
+        authenticator: Arc<Authenticator>,
     ) -> Result<Quic, PeerError> {
         let mut server = quinn::ServerConfig::with_crypto(tls.quic_server.clone());
         server
@@ -85,7 +85,7 @@ impl Quic {
         let endpoint =
             quinn::Endpoint::new(endpoint_config(key)?, Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(failed)?;
-        Ok(Quic { endpoint, client, keeper, slots: Mutex::default() })
+        Ok(Quic { endpoint, client, authenticator, slots: Mutex::default() })
     }
 
     /// Opens a stream to a member, connecting first if need be. Nothing is sent before the first write.
@@ -107,7 +107,7 @@ impl Quic {
         Err(PeerError::Quic("the connection broke".into()))
     }
 
-    async fn connection(&self, node: NodeId, class: Class) -> Result<Connection, PeerError> {
+    async fn connection(&self, node: NodeId, class: Class) -> Result<quinn::Connection, PeerError> {
         let asked = Instant::now();
         let slot = self.slots.lock().entry((node, class)).or_default().clone();
         let mut slot = slot.lock().await;
@@ -124,21 +124,21 @@ impl Quic {
                 Ok(connection)
             }
             Err(e) => {
-                self.keeper.links().failed(node);
+                self.authenticator.connections().failed(node);
                 *slot = Slot { live: None, failed: Some((Instant::now(), e.shared())) };
                 Err(e)
             }
         }
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Connection, PeerError> {
-        let info = self.keeper.lookup(node)?;
+    async fn connect(&self, node: NodeId) -> Result<quinn::Connection, PeerError> {
+        let info = self.authenticator.lookup(node)?;
         let addr = self.resolve(&info.addr).await?;
         let connecting = self.endpoint.connect_with(self.client.clone(), addr, NO_NAME).map_err(failed)?;
         let connection = connecting.await.map_err(failed)?;
         match self.introduce(&connection, node, &info).await {
-            Ok(link) => {
-                tokio::spawn(watch(connection.clone(), link));
+            Ok(row) => {
+                tokio::spawn(watch(connection.clone(), row));
                 Ok(connection)
             }
             Err(e) => {
@@ -148,10 +148,15 @@ impl Quic {
         }
     }
 
-    async fn introduce(&self, to: &Connection, node: NodeId, info: &PeerInfo) -> Result<Link, PeerError> {
+    async fn introduce(
+        &self,
+        to: &quinn::Connection,
+        node: NodeId,
+        info: &PeerInfo,
+    ) -> Result<Connection, PeerError> {
         let (mut send, mut recv) = to.open_bi().await.map_err(failed)?;
         let mut stream = tokio::io::join(&mut recv, &mut send);
-        self.keeper.introduce(&chain(to), &mut stream, (node, info), Transport::Quic).await
+        self.authenticator.introduce(&chain(to), &mut stream, (node, info), Transport::Quic).await
     }
 
     /// The first address that this socket can send to.
@@ -176,15 +181,15 @@ impl Quic {
 }
 
 /// The peer's certificates.
-fn chain(connection: &Connection) -> Vec<CertificateDer<'static>> {
+fn chain(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let identity = connection.peer_identity().map(|any| any.downcast::<Vec<CertificateDer<'static>>>());
     identity.and_then(Result::ok).map(|chain| *chain).unwrap_or_default()
 }
 
-/// Keeps a link's row for as long as its connection lives, and closes the connection when told.
-async fn watch(connection: Connection, link: Link) {
+/// Keeps a row of the table for as long as its connection lives, and closes the connection when told.
+async fn watch(connection: quinn::Connection, row: Connection) {
     tokio::select! {
-        () = link.closed().cancelled() => connection.close(REMOVED, b""),
+        () = row.closed().cancelled() => connection.close(REMOVED, b""),
         _ = connection.closed() => {}
     }
 }
@@ -220,8 +225,8 @@ fn endpoint_config(key: &NodeKey) -> Result<quinn::EndpointConfig, PeerError> {
 
 /// Takes connections and hands their streams on.
 pub(crate) struct Acceptor {
-    keeper: Arc<Gatekeeper>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
+    handshakes: Arc<Handshakes>,
     handler: Arc<dyn StreamHandler>,
     /// Places for streams being served, beyond those that each connection has of its own.
     places: Arc<Semaphore>,
@@ -232,12 +237,12 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// `serving` gets a task for every stream.
     pub(crate) fn new(
-        keeper: Arc<Gatekeeper>,
+        authenticator: Arc<Authenticator>,
         handler: Arc<dyn StreamHandler>,
         serving: TaskTracker,
     ) -> Acceptor {
-        let (gate, places) = (Arc::default(), Arc::new(Semaphore::new(STREAMS)));
-        Acceptor { keeper, gate, handler, places, serving }
+        let (handshakes, places) = (Arc::default(), Arc::new(Semaphore::new(STREAMS)));
+        Acceptor { authenticator, handshakes, handler, places, serving }
     }
 
     /// Accepts until told to stop; then streams that are being served go on, and no other begins.
@@ -256,13 +261,13 @@ impl Acceptor {
     fn begin(self: &Arc<Self>, incoming: quinn::Incoming, stop: &CancellationToken) {
         let from = incoming.remote_address();
         // Source addresses are easily forged. When it matters, the caller first shows that it gets answers.
-        if self.gate.is_busy() && !incoming.remote_address_validated() {
+        if self.handshakes.is_busy() && !incoming.remote_address_validated() {
             if incoming.retry().is_err() {
                 tracing::debug!(%from, "cannot ask the caller to prove its address");
             }
             return;
         }
-        let Some(pass) = self.gate.enter(from.ip()) else {
+        let Some(pass) = self.handshakes.enter(from.ip()) else {
             incoming.refuse();
             return;
         };
@@ -274,18 +279,21 @@ impl Acceptor {
             };
             drop(pass);
             match outcome.unwrap_or(Err(PeerError::Timeout("handshake"))) {
-                Ok((connection, node, link)) => this.serve(connection, node, link, stop).await,
+                Ok((connection, node, row)) => this.serve(connection, node, row, stop).await,
                 Err(e) => tracing::debug!(%from, "handshake failed: {e}"),
             }
         });
     }
 
-    async fn handshake(&self, incoming: quinn::Incoming) -> Result<(Connection, NodeId, Link), PeerError> {
+    async fn handshake(
+        &self,
+        incoming: quinn::Incoming,
+    ) -> Result<(quinn::Connection, NodeId, Connection), PeerError> {
         let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
         let (mut send, mut recv) = connection.accept_bi().await.map_err(failed)?;
         let mut stream = tokio::io::join(&mut recv, &mut send);
-        match self.keeper.answer(&chain(&connection), &mut stream, Transport::Quic).await {
-            Ok((node, link)) => Ok((connection, node, link)),
+        match self.authenticator.answer(&chain(&connection), &mut stream, Transport::Quic).await {
+            Ok((node, row)) => Ok((connection, node, row)),
             Err(e) => {
                 // The reason is delivered once the peer has it all, or hung up.
                 if send.finish().is_ok() {
@@ -297,9 +305,15 @@ impl Acceptor {
         }
     }
 
-    async fn serve(&self, connection: Connection, from: NodeId, link: Link, stop: CancellationToken) {
+    async fn serve(
+        &self,
+        connection: quinn::Connection,
+        from: NodeId,
+        row: Connection,
+        stop: CancellationToken,
+    ) {
         let end = tokio::select! {
-            () = link.closed().cancelled() => None,
+            () = row.closed().cancelled() => None,
             () = stop.cancelled() => None,
             end = self.dispatch(&connection, from) => Some(end),
         };
@@ -307,11 +321,11 @@ impl Acceptor {
             tracing::debug!(node = %from, "connection ended: {end}");
         } else {
             // Stopping leaves it open for the streams being served, until the endpoint closes it.
-            watch(connection, link).await;
+            watch(connection, row).await;
         }
     }
 
-    async fn dispatch(&self, connection: &Connection, from: NodeId) -> ConnectionError {
+    async fn dispatch(&self, connection: &quinn::Connection, from: NodeId) -> ConnectionError {
         let own = Arc::new(Semaphore::new(STREAMS_OWN));
         loop {
             let (send, recv) = match connection.accept_bi().await {

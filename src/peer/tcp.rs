@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::Gatekeeper;
+use crate::authenticate::Authenticator;
 use crate::conn::{Conn, Stranger};
-use crate::gate::Gate;
+use crate::connections::Transport;
+use crate::handshakes::Handshakes;
 use crate::identity::PeerId;
 use crate::limits::HANDSHAKE;
-use crate::links::Transport;
 use crate::tls::{self, JOIN, PEER};
 use crate::{PeerError, Refusal, RefusalCode};
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes connections to members.
 pub(crate) struct Dialer {
-    pub(crate) keeper: Arc<Gatekeeper>,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) tls: TlsConnector,
     /// The endpoint is closed.
     pub(crate) closed: CancellationToken,
@@ -42,17 +42,18 @@ impl Dialer {
         let attempt = timeout(HANDSHAKE, self.attempt(node)).await;
         let outcome = attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer")));
         if outcome.is_err() {
-            self.keeper.links().failed(node);
+            self.authenticator.connections().failed(node);
         }
         outcome
     }
 
     async fn attempt(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
-        let info = self.keeper.lookup(node)?;
+        let info = self.authenticator.lookup(node)?;
         let mut stream = connect(&self.tls, &info.addr).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let link = self.keeper.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
-        Ok(Conn::peer(stream.into(), node, link))
+        let connection =
+            self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
+        Ok(Conn::peer(stream.into(), node, connection))
     }
 }
 
@@ -73,9 +74,9 @@ pub(crate) async fn connect(
 
 /// Takes connections, and sorts them into members' and strangers'.
 pub(crate) struct Acceptor {
-    pub(crate) keeper: Arc<Gatekeeper>,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) tls: TlsAcceptor,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Places for connections without a client certificate.
     pub(crate) strangers: Arc<Semaphore>,
     /// Where members' connections go.
@@ -107,7 +108,7 @@ impl Acceptor {
     }
 
     fn begin(self: Arc<Self>, tcp: TcpStream, from: SocketAddr, stop: CancellationToken) {
-        let Some(pass) = self.gate.enter(from.ip()) else {
+        let Some(pass) = self.handshakes.enter(from.ip()) else {
             tracing::debug!(%from, "dropped: too many handshakes");
             return;
         };
@@ -135,9 +136,9 @@ impl Acceptor {
 
     async fn member(&self, mut stream: server::TlsStream<TcpStream>) -> Result<(), PeerError> {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        match self.keeper.answer(&chain, &mut stream, Transport::Tcp).await {
-            Ok((node, link)) => {
-                let conn = Conn::peer(stream.into(), node, link);
+        match self.authenticator.answer(&chain, &mut stream, Transport::Tcp).await {
+            Ok((node, connection)) => {
+                let conn = Conn::peer(stream.into(), node, connection);
                 self.to_peers.send(conn).await.map_err(|_| PeerError::Closed)
             }
             Err(e) => {

@@ -18,7 +18,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use crate::endpoint::Identity;
+use crate::identity::Identity;
 use crate::identity::{ca_subject, spki_of, subject};
 use crate::{KeyError, PeerError};
 
@@ -172,7 +172,7 @@ fn finish_client(mut config: ClientConfig, alpn: &[u8]) -> ClientConfig {
 }
 
 /// Verifies that a server's certificate is signed by the cluster's CA. Which node it is, is for
-/// `Gatekeeper::admit` to judge: certificates here hold no host names.
+/// `Authenticator::authenticate` to judge: certificates here hold no host names.
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,

@@ -1,7 +1,7 @@
 //! Which connections with which member are alive, so that they can be closed.
 //!
 //! Owns a table in memory: per member its highest boot counter seen, its live connections, and when it
-//! was last out of reach. A [`Link`] is one row; dropping it removes the row.
+//! was last out of reach. A [`Connection`] is one row; dropping it removes the row.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,20 +57,25 @@ impl Member {
 }
 
 /// The table.
-pub(crate) struct Links {
+pub(crate) struct Connections {
     members: Mutex<HashMap<NodeId, Member>>,
     all: CancellationToken,
 }
 
-impl Links {
+impl Connections {
     /// An empty table; cancelling `all` closes every connection, and those to come.
-    pub(crate) fn new(all: CancellationToken) -> Arc<Links> {
-        Arc::new(Links { members: Mutex::default(), all })
+    pub(crate) fn new(all: CancellationToken) -> Arc<Connections> {
+        Arc::new(Connections { members: Mutex::default(), all })
     }
 
     /// Enters a connection before it is admitted, so that a removal that happens while it is being
     /// admitted finds it. `None` if the member has too many already.
-    pub(crate) fn enter(self: &Arc<Self>, node: NodeId, boot: u64, transport: Transport) -> Option<Link> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        node: NodeId,
+        boot: u64,
+        transport: Transport,
+    ) -> Option<Connection> {
         let closed = self.all.child_token();
         let mut members = self.members.lock();
         let member = members.entry(node).or_default();
@@ -80,7 +85,7 @@ impl Links {
         let id = member.next;
         member.next += 1;
         member.live.insert(id, Row { transport, boot, admitted: false, closed: closed.clone() });
-        Some(Link { links: self.clone(), node, id, boot, transport, closed })
+        Some(Connection { connections: self.clone(), node, id, boot, transport, closed })
     }
 
     /// Closes every connection with a member.
@@ -110,8 +115,8 @@ impl Links {
 }
 
 /// A live connection's row.
-pub(crate) struct Link {
-    links: Arc<Links>,
+pub(crate) struct Connection {
+    connections: Arc<Connections>,
     node: NodeId,
     id: u64,
     boot: u64,
@@ -119,12 +124,12 @@ pub(crate) struct Link {
     closed: CancellationToken,
 }
 
-impl Link {
+impl Connection {
     /// Called once the peer is admitted. `false` if a later boot of the same member was seen: this one
     /// is a ghost. Otherwise connections of earlier boots are closed, because their process is gone.
     #[must_use]
     pub(crate) fn admitted(&self) -> bool {
-        let mut members = self.links.members.lock();
+        let mut members = self.connections.members.lock();
         let member = members.entry(self.node).or_default();
         if self.boot < member.boot {
             return false;
@@ -144,9 +149,9 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Connection {
     fn drop(&mut self) {
-        let mut members = self.links.members.lock();
+        let mut members = self.connections.members.lock();
         let Some(member) = members.get_mut(&self.node) else { return };
         let admitted = member.live.remove(&self.id).is_some_and(|row| row.admitted);
         let last_tcp = self.transport == Transport::Tcp && !member.has(Transport::Tcp);
@@ -165,55 +170,57 @@ mod tests {
 
     const NODE: NodeId = NodeId(4);
 
-    fn table() -> Arc<Links> {
-        Links::new(CancellationToken::new())
+    fn table() -> Arc<Connections> {
+        Connections::new(CancellationToken::new())
     }
 
     #[test]
     fn a_later_boot_closes_the_earlier_and_refuses_ghosts() {
-        let links = table();
-        let old = links.enter(NODE, 1, Transport::Tcp).unwrap();
+        let connections = table();
+        let old = connections.enter(NODE, 1, Transport::Tcp).unwrap();
         assert!(old.admitted());
-        let new = links.enter(NODE, 2, Transport::Tcp).unwrap();
+        let new = connections.enter(NODE, 2, Transport::Tcp).unwrap();
         assert!(!old.closed().is_cancelled(), "not before it is admitted");
         assert!(new.admitted());
         assert!(old.closed().is_cancelled() && !new.closed().is_cancelled());
-        assert!(!links.enter(NODE, 1, Transport::Tcp).unwrap().admitted());
+        assert!(!connections.enter(NODE, 1, Transport::Tcp).unwrap().admitted());
     }
 
     #[test]
     fn closing_reaches_connections_that_are_not_admitted_yet() {
-        let links = table();
-        let here = links.enter(NODE, 1, Transport::Quic).unwrap();
-        let other = links.enter(NodeId(5), 1, Transport::Quic).unwrap();
-        links.close(NODE);
+        let connections = table();
+        let here = connections.enter(NODE, 1, Transport::Quic).unwrap();
+        let other = connections.enter(NodeId(5), 1, Transport::Quic).unwrap();
+        connections.close(NODE);
         assert!(here.closed().is_cancelled() && !other.closed().is_cancelled());
     }
 
     #[test]
     fn the_last_tcp_connection_takes_quic_with_it() {
-        let links = table();
-        let (a, b) =
-            (links.enter(NODE, 1, Transport::Tcp).unwrap(), links.enter(NODE, 1, Transport::Tcp).unwrap());
+        let connections = table();
+        let (a, b) = (
+            connections.enter(NODE, 1, Transport::Tcp).unwrap(),
+            connections.enter(NODE, 1, Transport::Tcp).unwrap(),
+        );
         assert!(a.admitted() && b.admitted());
-        let quic = links.enter(NODE, 1, Transport::Quic).unwrap();
+        let quic = connections.enter(NODE, 1, Transport::Quic).unwrap();
         assert!(quic.admitted());
         drop(a);
         assert!(!quic.closed().is_cancelled());
-        assert_eq!(links.standing(NODE), Standing::Connected);
-        drop(links.enter(NODE, 1, Transport::Tcp));
+        assert_eq!(connections.standing(NODE), Standing::Connected);
+        drop(connections.enter(NODE, 1, Transport::Tcp));
         assert!(!quic.closed().is_cancelled(), "one that was not admitted changes nothing");
         drop(b);
         assert!(quic.closed().is_cancelled());
-        assert_eq!(links.standing(NODE), Standing::Down);
+        assert_eq!(connections.standing(NODE), Standing::Down);
     }
 
     #[test]
     fn a_ghost_that_goes_does_not_harm_the_living() {
-        let links = table();
-        let ghost = links.enter(NODE, 1, Transport::Tcp).unwrap();
+        let connections = table();
+        let ghost = connections.enter(NODE, 1, Transport::Tcp).unwrap();
         assert!(ghost.admitted());
-        let quic = links.enter(NODE, 2, Transport::Quic).unwrap();
+        let quic = connections.enter(NODE, 2, Transport::Quic).unwrap();
         assert!(quic.admitted());
         drop(ghost);
         assert!(!quic.closed().is_cancelled());
@@ -221,24 +228,24 @@ mod tests {
 
     #[test]
     fn connections_are_bounded_and_rows_go_with_them() {
-        let links = table();
+        let connections = table();
         let held: Vec<_> =
-            (0..CONNECTIONS_PER_PEER).map(|_| links.enter(NODE, 1, Transport::Tcp).unwrap()).collect();
-        assert!(links.enter(NODE, 1, Transport::Tcp).is_none());
-        assert!(links.enter(NodeId(5), 1, Transport::Tcp).is_some());
+            (0..CONNECTIONS_PER_PEER).map(|_| connections.enter(NODE, 1, Transport::Tcp).unwrap()).collect();
+        assert!(connections.enter(NODE, 1, Transport::Tcp).is_none());
+        assert!(connections.enter(NodeId(5), 1, Transport::Tcp).is_some());
         drop(held);
-        assert!(links.enter(NODE, 1, Transport::Tcp).is_some());
+        assert!(connections.enter(NODE, 1, Transport::Tcp).is_some());
     }
 
     #[test]
     fn standing_follows_what_happens() {
-        let links = table();
-        assert_eq!(links.standing(NODE), Standing::Unknown);
-        links.failed(NODE);
-        assert_eq!(links.standing(NODE), Standing::Down);
-        let link = links.enter(NODE, 1, Transport::Tcp).unwrap();
-        assert_eq!(links.standing(NODE), Standing::Down, "not before it is admitted");
-        assert!(link.admitted());
-        assert_eq!(links.standing(NODE), Standing::Connected);
+        let connections = table();
+        assert_eq!(connections.standing(NODE), Standing::Unknown);
+        connections.failed(NODE);
+        assert_eq!(connections.standing(NODE), Standing::Down);
+        let connection = connections.enter(NODE, 1, Transport::Tcp).unwrap();
+        assert_eq!(connections.standing(NODE), Standing::Down, "not before it is admitted");
+        assert!(connection.admitted());
+        assert_eq!(connections.standing(NODE), Standing::Connected);
     }
 }

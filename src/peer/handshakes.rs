@@ -16,15 +16,15 @@ struct Inside {
 
 /// Counts who is inside.
 #[derive(Default)]
-pub(crate) struct Gate(Mutex<Inside>);
+pub(crate) struct Handshakes(Mutex<Inside>);
 
 /// The right to be inside; ends when dropped.
 pub(crate) struct Pass {
-    gate: Arc<Gate>,
+    handshakes: Arc<Handshakes>,
     address: IpAddr,
 }
 
-impl Gate {
+impl Handshakes {
     /// Lets one more in, unless that is too many.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
         let mut inside = self.0.lock();
@@ -37,7 +37,7 @@ impl Gate {
         }
         *here += 1;
         inside.total += 1;
-        Some(Pass { gate: self.clone(), address })
+        Some(Pass { handshakes: self.clone(), address })
     }
 
     /// So many are inside that a newcomer should first prove that it is where it says it is.
@@ -48,7 +48,7 @@ impl Gate {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut inside = self.gate.0.lock();
+        let mut inside = self.handshakes.0.lock();
         inside.total -= 1;
         if let Some(here) = inside.by_address.get_mut(&self.address) {
             *here -= 1;
@@ -65,20 +65,21 @@ mod tests {
 
     #[test]
     fn one_address_cannot_fill_the_gate_and_all_together_cannot_overfill_it() {
-        let gate = Arc::new(Gate::default());
+        let handshakes = Arc::new(Handshakes::default());
         let from = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let mut inside: Vec<_> = (0..HANDSHAKES_PER_ADDRESS).map(|_| gate.enter(from(1)).unwrap()).collect();
-        assert!(gate.enter(from(1)).is_none());
-        assert!(gate.is_busy());
+        let mut inside: Vec<_> =
+            (0..HANDSHAKES_PER_ADDRESS).map(|_| handshakes.enter(from(1)).unwrap()).collect();
+        assert!(handshakes.enter(from(1)).is_none());
+        assert!(handshakes.is_busy());
         for n in 2.. {
-            match gate.enter(from(n)) {
+            match handshakes.enter(from(n)) {
                 Some(pass) => inside.push(pass),
                 None => break,
             }
         }
         assert_eq!(inside.len(), HANDSHAKES);
         inside.clear();
-        assert!(gate.enter(from(1)).is_some() && !gate.is_busy());
-        assert!(gate.0.lock().by_address.is_empty());
+        assert!(handshakes.enter(from(1)).is_some() && !handshakes.is_busy());
+        assert!(handshakes.0.lock().by_address.is_empty());
     }
 }

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::connections::{Connection, Connections, Transport};
 use crate::hello::{self, Frame};
 use crate::identity::subject;
-use crate::links::{Link, Links, Transport};
 use crate::{Hello, PeerError, Refusal, RefusalCode};
 
 /// A peer that is refused tries again and again; one line in this time tells of it.
@@ -39,21 +39,25 @@ pub trait Directory: Send + Sync + 'static {
 }
 
 /// Decides about connections.
-pub(crate) struct Gatekeeper {
+pub(crate) struct Authenticator {
     own: Hello,
     directory: Arc<dyn Directory>,
-    links: Arc<Links>,
+    connections: Arc<Connections>,
     warned: Mutex<Option<Instant>>,
 }
 
-impl Gatekeeper {
-    pub(crate) fn new(own: Hello, directory: Arc<dyn Directory>, links: Arc<Links>) -> Gatekeeper {
-        Gatekeeper { own, directory, links, warned: Mutex::new(None) }
+impl Authenticator {
+    pub(crate) fn new(
+        own: Hello,
+        directory: Arc<dyn Directory>,
+        connections: Arc<Connections>,
+    ) -> Authenticator {
+        Authenticator { own, directory, connections, warned: Mutex::new(None) }
     }
 
     /// The table of live connections.
-    pub(crate) fn links(&self) -> &Arc<Links> {
-        &self.links
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 
     /// Where a member is.
@@ -67,11 +71,11 @@ impl Gatekeeper {
         chain: &[CertificateDer<'_>],
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         transport: Transport,
-    ) -> Result<(NodeId, Link), PeerError> {
+    ) -> Result<(NodeId, Connection), PeerError> {
         let Frame::Hello(hello) = hello::read(stream).await? else {
             return Err(PeerError::Protocol("the caller did not say hello"));
         };
-        match self.admit(chain, &hello, None, transport) {
+        match self.authenticate(chain, &hello, None, transport) {
             Ok(admitted) => {
                 hello::write(stream, &self.own).await?;
                 Ok(admitted)
@@ -95,10 +99,12 @@ impl Gatekeeper {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         called: (NodeId, &PeerInfo),
         transport: Transport,
-    ) -> Result<Link, PeerError> {
+    ) -> Result<Connection, PeerError> {
         hello::write(stream, &self.own).await?;
         match hello::read(stream).await? {
-            Frame::Hello(hello) => self.admit(chain, &hello, Some(called), transport).map(|(_, link)| link),
+            Frame::Hello(hello) => {
+                self.authenticate(chain, &hello, Some(called), transport).map(|(_, connection)| connection)
+            }
             Frame::Refusal(refusal) => Err(PeerError::RefusedBy(refusal)),
         }
     }
@@ -113,13 +119,13 @@ impl Gatekeeper {
 
     /// Admits a peer whose chain TLS has verified against the cluster's CA. `called` is the member that
     /// this node meant to reach, if it is the caller.
-    fn admit(
+    fn authenticate(
         &self,
         chain: &[CertificateDer<'_>],
         hello: &Hello,
         called: Option<(NodeId, &PeerInfo)>,
         transport: Transport,
-    ) -> Result<(NodeId, Link), PeerError> {
+    ) -> Result<(NodeId, Connection), PeerError> {
         use RefusalCode::{Busy, OtherCluster, OtherEpoch, StaleBoot, WrongIdentity};
         let refused = |code, why: &str| PeerError::Refused(Refusal::new(code, why));
         let proved = subject(chain)?;
@@ -138,15 +144,15 @@ impl Gatekeeper {
         if called.is_some_and(|(node, info)| node != proved.node || info.spki != proved.spki) {
             return Err(refused(WrongIdentity, "it is not the node that was called"));
         }
-        let link = self
-            .links
+        let connection = self
+            .connections
             .enter(hello.node, hello.boot, transport)
             .ok_or_else(|| refused(Busy, "it has too many connections"))?;
-        // After it was entered: a removal that is applied from here on closes the link.
+        // After it was entered: a removal that is applied from here on closes the connection.
         self.directory.admit(hello, &proved.spki).map_err(PeerError::Refused)?;
-        if !link.admitted() {
+        if !connection.admitted() {
             return Err(refused(StaleBoot, "a later start of it is here already"));
         }
-        Ok((hello.node, link))
+        Ok((hello.node, connection))
     }
 }
