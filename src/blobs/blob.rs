@@ -35,7 +35,8 @@ impl BlobStore {
             return Ok(Some(Blob { file, store: self.clone() }));
         }
         let Some(row) = self.shared.index.blob(root)? else { return Ok(None) };
-        let (store, root) = (self.clone(), *root);
+        let store = self.clone();
+        let root = *root;
         match blocking(move || store.load(root, row.size)).await {
             Ok(file) => {
                 let still_held = || matches!(self.shared.index.blob(&root), Ok(Some(_)));
@@ -195,7 +196,8 @@ impl Blob {
 
 /// Whether the open file is the one at `path`; `None` if that cannot be told.
 fn compare(open: &File, path: &Path) -> Option<bool> {
-    let (open, named) = (open.metadata().ok()?, std::fs::metadata(path).ok()?);
+    let open = open.metadata().ok()?;
+    let named = std::fs::metadata(path).ok()?;
     Some(open.dev() == named.dev() && open.ino() == named.ino())
 }
 

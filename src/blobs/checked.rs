@@ -134,7 +134,8 @@ impl CheckedFile {
         if !trusted {
             self.verify(whole.start, buffer.as_ref())?;
         }
-        let (from, to) = (range.start - whole.start, range.end - whole.start);
+        let from = range.start - whole.start;
+        let to = range.end - whole.start;
         Ok(buffer.freeze().slice(from as usize..to as usize))
     }
 

@@ -166,7 +166,8 @@ impl Partials<'_> {
     /// Drops fetches that nobody holds and nobody touched for `older_than`; answers how many.
     pub(crate) async fn expire(self, older_than: Duration) -> usize {
         let _alone = self.store.shared.fetches.opening.lock().await;
-        let (mut expired, mut running) = (Vec::new(), Vec::new());
+        let mut expired = Vec::new();
+        let mut running = Vec::new();
         self.store.shared.fetches.running.lock().retain(|root, fetch| {
             let idle = Arc::strong_count(fetch) == 1 && fetch.touched.lock().elapsed() >= older_than;
             if idle {
@@ -237,7 +238,8 @@ impl Fetch {
     /// Blocking. Checks and writes whole groups; those that are there already are written again, which
     /// changes nothing.
     pub(crate) fn write(&self, start: u64, bytes: &[u8]) -> Result<(), BlobError> {
-        let (root, size) = (self.data.root, self.data.size);
+        let root = self.data.root;
+        let size = self.data.size;
         let list = self.data.list().ok_or(BlobError::Incomplete(root))?;
         for (index, group) in (start / GROUP..).zip(bytes.chunks(GROUP as usize)) {
             if !group_matches(&root, list, index, group) {
@@ -307,7 +309,8 @@ impl Fetch {
 
     /// Blocking. Digests over the whole, if it is there and right.
     pub(crate) fn digests(&self) -> Result<Digests, BlobError> {
-        let (root, size) = (self.data.root, self.data.size);
+        let root = self.data.root;
+        let size = self.data.size;
         self.follow(true)?;
         let follower = self.sha256.lock();
         if follower.at < size || self.present.next(0, false).is_some() {

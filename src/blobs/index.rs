@@ -146,7 +146,8 @@ impl Index {
     }
 
     fn all(&self, prefix: &[u8]) -> Result<Vec<Pair>, BlobError> {
-        let (mut rows, mut start) = (Vec::new(), prefix.to_vec());
+        let mut rows = Vec::new();
+        let mut start = prefix.to_vec();
         loop {
             let page = self.kv.scan(&start, &end_of(prefix), PAGE)?;
             let last = page.len() < PAGE;

@@ -1,6 +1,6 @@
 //! The one pass over an upload's bytes: written to disk and hashed as they arrive.
 //!
-//! A chunk goes to three [lanes](crate::lane) at once, which write it, feed the group hashes, and feed
+//! A chunk goes to three [strands](crate::serial) at once, which write it, feed the group hashes, and feed
 //! SHA-256; a fourth feeds SHA-512 if the client named it. `push` returns when the chunk is queued, so
 //! receiving, hashing and writing overlap and use all cores; at most [`ROOM`] bytes are queued.
 //!
@@ -22,12 +22,12 @@ use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::Semaphore;
 
 use crate::BlobError;
-use crate::lane::{Chunk, Lane, Worker};
 use crate::paths::Files;
+use crate::serial::{Chunk, Serial, Worker};
 use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
 use crate::writer::{Disk, Writer};
 
-/// Most bytes of one upload that are queued for the lanes.
+/// Most bytes of one upload that are queued for the strands.
 const ROOM: usize = 4 << 20;
 /// Largest piece that is queued as one.
 pub(crate) const SLICE: usize = 1 << 20;
@@ -95,7 +95,7 @@ impl Worker for Lister {
     }
 }
 
-/// A SHA-2 lane.
+/// A SHA-2 strand.
 struct Sha<D>(D);
 
 impl<D: Digest + Send + 'static> Worker for Sha<D> {
@@ -105,18 +105,18 @@ impl<D: Digest + Send + 'static> Worker for Sha<D> {
 }
 
 impl<D: Digest + Clone + Send + 'static> Sha<D> {
-    async fn digest(lane: &Lane<Sha<D>>) -> Result<Output<D>, BlobError> {
-        lane.call(|sha| sha.0.clone().finalize()).await
+    async fn digest(strand: &Serial<Sha<D>>) -> Result<Output<D>, BlobError> {
+        strand.call(|sha| sha.0.clone().finalize()).await
     }
 }
 
 /// An upload while bytes arrive. Owned by its session, which lets one caller at a time in.
 pub(crate) struct Ingest {
     disk: Arc<Disk>,
-    writer: Lane<Writer>,
-    lister: Lane<Lister>,
-    sha256: Lane<Sha<Sha256>>,
-    sha512: Option<Lane<Sha<Sha512>>>,
+    writer: Serial<Writer>,
+    lister: Serial<Lister>,
+    sha256: Serial<Sha<Sha256>>,
+    sha512: Option<Serial<Sha<Sha512>>>,
     room: Arc<Semaphore>,
     end: u64,
     /// What `seal` found, until more bytes come.
@@ -133,14 +133,16 @@ impl Ingest {
         std::fs::create_dir_all(dir).map_err(failed)?;
         let files = Files::in_dir(dir);
         let open = |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let (file, ob) = (open(&files.data).map_err(failed)?, open(&files.ob).map_err(failed)?);
+        let file = open(&files.data).map_err(failed)?;
+        let ob = open(&files.ob).map_err(failed)?;
         if file.metadata().map_err(failed)?.len() < durable {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
         file.set_len(durable).and_then(|()| ob.set_len(0)).map_err(failed)?;
 
         let disk = Arc::new(Disk::new(file, durable));
-        let (tree, list) = (TreeHasher::new(), Vec::new());
+        let tree = TreeHasher::new();
+        let list = Vec::new();
         let mut lister = Lister { disk: disk.clone(), ob, end: 0, tree, list, list_at: 0 };
         let mut sha256 = Sha256::new();
         let mut sha512 = sha512.then(Sha512::new);
@@ -153,11 +155,11 @@ impl Ingest {
         })
         .map_err(failed)?;
         Ok(Ingest {
-            writer: Lane::new(Writer::new(disk.clone(), &files.data, durable)),
-            lister: Lane::new(lister),
+            writer: Serial::new(Writer::new(disk.clone(), &files.data, durable)),
+            lister: Serial::new(lister),
             disk,
-            sha256: Lane::new(Sha(sha256)),
-            sha512: sha512.map(|sha512| Lane::new(Sha(sha512))),
+            sha256: Serial::new(Sha(sha256)),
+            sha512: sha512.map(|sha512| Serial::new(Sha(sha512))),
             room: Arc::new(Semaphore::new(ROOM)),
             end: durable,
             sealed: None,
@@ -216,10 +218,11 @@ impl Ingest {
             self.lister.call(|lister| lister.tree.finish().root),
             Sha::digest(&self.sha256)
         );
-        let (size, root) = (written?, root?);
+        let size = written?;
+        let root = root?;
         self.disk.check()?;
         let sha512 = match &self.sha512 {
-            Some(lane) => Some(Sha::digest(lane).await?.into()),
+            Some(strand) => Some(Sha::digest(strand).await?.into()),
             None if want_sha512 => {
                 let disk = self.disk.clone();
                 Some(blocking(move || digest_file::<Sha512>(&disk.file, size)).await?.into())

@@ -93,9 +93,11 @@ impl Partial {
     /// # Errors
     /// [`BlobError::Corrupt`] if it is not this root's, [`BlobError::Io`].
     pub async fn set_groups(&self, list: Bytes) -> Result<(), BlobError> {
-        let (fetch, store) = (self.fetch.clone(), self.store.clone());
+        let fetch = self.fetch.clone();
+        let store = self.store.clone();
         blocking(move || {
-            let (root, size) = (fetch.data.root, fetch.data.size);
+            let root = fetch.data.root;
+            let size = fetch.data.size;
             if fetch.data.list().is_some() {
                 return Ok(());
             }
@@ -128,7 +130,8 @@ impl Partial {
     /// the source is to blame. [`BlobError::Range`] if these are not whole groups,
     /// [`BlobError::Incomplete`] without a group list, [`BlobError::NoSpace`], [`BlobError::Io`].
     pub async fn write(&self, group_start: u64, bytes: Bytes) -> Result<(), BlobError> {
-        let (size, length) = (self.size(), bytes.len() as u64);
+        let size = self.size();
+        let length = bytes.len() as u64;
         let end = group_start.checked_add(length).filter(|end| *end <= size);
         let whole = end.is_some_and(|end| end == size || end.is_multiple_of(GROUP));
         if !whole || !group_start.is_multiple_of(GROUP) {
@@ -162,7 +165,8 @@ impl Partial {
         if self.fetch.saving.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (fetch, store) = (self.fetch.clone(), self.store.clone());
+        let fetch = self.fetch.clone();
+        let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = fetch.checkpoint(&store) {
                 tracing::error!(root = %fetch.data.root, %error, "a partial blob's checkpoint");
@@ -182,7 +186,8 @@ impl Partial {
         detached(async move {
             let hasher = fetch.clone();
             let digests = blocking(move || hasher.digests()).await?;
-            let (root, size) = (fetch.data.root, fetch.data.size);
+            let root = fetch.data.root;
+            let size = fetch.data.size;
             let sealed = Sealed { root, size, digests };
             let mut batch = Batch::default();
             delete_partial(&mut batch, &root);

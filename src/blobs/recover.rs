@@ -49,7 +49,8 @@ fn names(dir: &Path) -> Result<Vec<String>, BlobError> {
 
 /// The sessions that go on.
 pub(crate) fn uploads(paths: &Paths, index: &Index) -> Result<HashMap<UploadId, Arc<Session>>, BlobError> {
-    let (mut sessions, mut batch) = (HashMap::new(), Batch::default());
+    let mut sessions = HashMap::new();
+    let mut batch = Batch::default();
     for (id, row) in index.uploads()? {
         let bytes = fs::metadata(Files::in_dir(&paths.upload(&id)).data).map_or(0, |file| file.len());
         if bytes >= row.durable {
@@ -71,7 +72,8 @@ pub(crate) fn uploads(paths: &Paths, index: &Index) -> Result<HashMap<UploadId, 
 
 /// Leaves only fetches that have row and data; whether the rest fits shows when one is resumed.
 pub(crate) fn fetches(paths: &Paths, index: &Index) -> Result<(), BlobError> {
-    let (mut known, mut batch) = (Vec::new(), Batch::default());
+    let mut known = Vec::new();
+    let mut batch = Batch::default();
     for (root, _) in index.partials()? {
         if paths.partial(&root).data.try_exists().map_err(failed)? {
             known.push(root.hex());
@@ -94,7 +96,8 @@ pub(crate) fn fetches(paths: &Paths, index: &Index) -> Result<(), BlobError> {
 pub(crate) fn replicas(paths: &Paths, index: &Index) -> Result<(), BlobError> {
     for first in 0..=u8::MAX {
         let mut files = shard_files(paths, first)?;
-        let (mut from, mut batch) = (Some(lowest(first)), Batch::default());
+        let mut from = Some(lowest(first));
+        let mut batch = Batch::default();
         while let Some(start) = from.take() {
             let page = index.blobs(start, PAGE)?;
             let full = page.len() == PAGE;
@@ -193,7 +196,9 @@ fn rehash(paths: &Paths, root: &Root) -> io::Result<Option<BlobRow>> {
     let files = paths.blob(root);
     let data = File::open(&files.data)?;
     let size = data.metadata()?.len();
-    let (mut tree, mut list, mut sha256) = (TreeHasher::new(), Vec::new(), Sha256::new());
+    let mut tree = TreeHasher::new();
+    let mut list = Vec::new();
+    let mut sha256 = Sha256::new();
     read_through(&data, size, |bytes| {
         sha256.update(bytes);
         tree.update(bytes, &mut list);

@@ -142,7 +142,8 @@ impl Replicas<'_> {
     /// # Errors
     /// [`BlobError::Io`], [`BlobError::Index`]; what is then left goes, or returns, at the next start.
     pub async fn remove(self, root: &Root) -> Result<bool, BlobError> {
-        let (store, root) = (self.store.clone(), *root);
+        let store = self.store.clone();
+        let root = *root;
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             {
@@ -169,7 +170,8 @@ impl Replicas<'_> {
     /// # Errors
     /// [`BlobError::Io`], [`BlobError::Index`].
     pub async fn quarantine(self, root: &Root) -> Result<(), BlobError> {
-        let (store, root) = (self.store.clone(), *root);
+        let store = self.store.clone();
+        let root = *root;
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             store.replicas().condemn(&root).await
@@ -184,7 +186,8 @@ impl Replicas<'_> {
         root: &Root,
         is_it: impl FnOnce(&Path) -> bool + Send + 'static,
     ) -> Result<(), BlobError> {
-        let (store, root) = (self.store.clone(), *root);
+        let store = self.store.clone();
+        let root = *root;
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
@@ -209,7 +212,8 @@ impl Replicas<'_> {
         if self.store.is_held_back() {
             return Ok(());
         }
-        let (store, root) = (self.store.clone(), *root);
+        let store = self.store.clone();
+        let root = *root;
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
@@ -231,7 +235,8 @@ impl Replicas<'_> {
         }
         tracing::error!(%root, "a stored copy is corrupt and goes to quarantine");
         self.forget(root).await?;
-        let (shared, root) = (self.store.shared.clone(), *root);
+        let shared = self.store.shared.clone();
+        let root = *root;
         blocking(move || shared.paths.condemn(&root).map_err(BlobError::io("moving a blob to quarantine")))
             .await
     }
@@ -248,7 +253,8 @@ impl Replicas<'_> {
 
     /// Drops the row of a copy whose file is gone, unless it has come back.
     pub(crate) async fn forget_missing(self, root: &Root) -> Result<(), BlobError> {
-        let (store, root) = (self.store.clone(), *root);
+        let store = self.store.clone();
+        let root = *root;
         detached(async move {
             let _exclusive = store.shared.locks.lock(&root).await;
             let path = store.shared.paths.blob(&root).data;
@@ -264,7 +270,8 @@ impl Replicas<'_> {
 fn stage(dir: &Path, bytes: &[u8]) -> Result<Staged, BlobError> {
     let failed = |error| BlobError::io("writing a blob")(error);
     let size = bytes.len() as u64;
-    let (mut tree, mut list) = (TreeHasher::new(), Vec::new());
+    let mut tree = TreeHasher::new();
+    let mut list = Vec::new();
     tree.update(bytes, &mut list);
     let tree = tree.finish();
     std::fs::create_dir(dir).map_err(failed)?;

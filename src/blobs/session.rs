@@ -65,7 +65,8 @@ impl Session {
         let UploadRow { repo, sha512, opened_at, touched_at, durable } = row;
         let idle_before = Duration::from_millis(now_millis().saturating_sub(touched_at));
         let progress = Progress { offset: durable, durable, touched: Instant::now(), idle_before };
-        let (progress, work) = (Mutex::new(progress), Arc::new(tokio::sync::Mutex::new(Work::Cold)));
+        let progress = Mutex::new(progress);
+        let work = Arc::new(tokio::sync::Mutex::new(Work::Cold));
         Session { id, repo, sha512, opened_at, progress, work }
     }
 
@@ -81,7 +82,8 @@ impl Session {
 
     pub(crate) fn touch(&self) {
         let mut progress = self.progress.lock();
-        (progress.touched, progress.idle_before) = (Instant::now(), Duration::ZERO);
+        progress.touched = Instant::now();
+        progress.idle_before = Duration::ZERO;
     }
 
     pub(crate) fn idle(&self) -> Duration {

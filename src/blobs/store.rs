@@ -104,7 +104,8 @@ impl BlobStore {
 
     pub(crate) fn receipt_of(&self, root: &Root, row: BlobRow, generation: u64) -> Receipt {
         let BlobRow { size, digests } = row;
-        let (node, epoch) = (self.shared.config.node, self.epoch());
+        let node = self.shared.config.node;
+        let epoch = self.epoch();
         Receipt { node, epoch, generation, digests, root: *root, size }
     }
 

@@ -176,7 +176,8 @@ mod tests {
     }
 
     fn hash(bytes: &[u8], step: usize) -> (Root, Vec<u8>) {
-        let (mut hasher, mut list) = (TreeHasher::new(), Vec::new());
+        let mut hasher = TreeHasher::new();
+        let mut list = Vec::new();
         bytes.chunks(step).for_each(|piece| hasher.update(piece, &mut list));
         let tree = hasher.finish();
         list.extend_from_slice(tree.last.as_ref().map_or(&[], |value| value.as_slice()));

@@ -149,7 +149,8 @@ impl Uploads<'_> {
     /// [`BlobError::DigestMismatch`], [`BlobError::UploadUnknown`]; after [`BlobError::Io`] the session
     /// stands at its durable offset.
     pub async fn seal(self, id: UploadId, expect: &Digest) -> Result<Sealed, BlobError> {
-        let (store, expect) = (self.store.clone(), expect.clone());
+        let store = self.store.clone();
+        let expect = expect.clone();
         detached(async move {
             let mut entered = store.uploads().enter(id).await?;
             let want_sha512 = matches!(expect, Digest::Sha512(_));
@@ -174,7 +175,8 @@ impl Uploads<'_> {
     /// [`BlobError::UploadUnknown`]; after [`BlobError::Io`] or [`BlobError::Index`] the outcome is
     /// unknown until the next start.
     pub async fn keep(self, id: UploadId, sealed: &Sealed, generation: u64) -> Result<Receipt, BlobError> {
-        let (store, sealed) = (self.store.clone(), sealed.clone());
+        let store = self.store.clone();
+        let sealed = sealed.clone();
         detached(async move {
             let mut entered = store.uploads().enter(id).await?;
             // After a restart in between, the bytes are what the durable prefix says.
@@ -251,7 +253,9 @@ impl Uploads<'_> {
         let mut count = 0;
         for session in sessions {
             let Ok(work) = session.work.clone().try_lock_owned() else { continue };
-            let (store, id, idle) = (self.store.clone(), session.id, session.idle());
+            let store = self.store.clone();
+            let id = session.id;
+            let idle = session.idle();
             let entered = Entered { session, work };
             let outcome = match *entered.work {
                 Work::Hot(_) | Work::Cold if idle >= older_than => {
@@ -316,7 +320,8 @@ impl Uploads<'_> {
         mut work: OwnedMutexGuard<Work>,
     ) -> Result<Entered, BlobError> {
         let dir = self.store.shared.paths.upload(&session.id);
-        let (durable, sha512) = (session.progress.lock().durable, session.sha512);
+        let durable = session.progress.lock().durable;
+        let sha512 = session.sha512;
         match blocking(move || Ingest::resume(&dir, durable, sha512)).await {
             Ok(ingest) => {
                 *work = Work::Hot(Box::new(ingest));

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use crate::BlobError;
-use crate::lane::Worker;
+use crate::serial::Worker;
 
 /// Bytes of every file that go through the page cache.
 const CACHED: u64 = 8 << 20;
@@ -48,7 +48,8 @@ pub(crate) struct Disk {
 impl Disk {
     /// The state of a file whose first `durable` bytes are.
     pub(crate) fn new(file: File, durable: u64) -> Disk {
-        let (early, fault) = (AtomicBool::new(false), Mutex::new(None));
+        let early = AtomicBool::new(false);
+        let fault = Mutex::new(None);
         Disk { file, durable: Mutex::new(durable), early, fault }
     }
 
@@ -89,7 +90,7 @@ fn copy_of(error: &io::Error) -> io::Error {
 }
 
 /// How bytes get to the file.
-enum Way {
+enum WriteMode {
     /// Through the page cache, until the file is large.
     Cache,
     /// Straight to the device.
@@ -105,18 +106,18 @@ pub(crate) struct Writer {
     /// Where the next byte goes.
     end: u64,
     early_at: u64,
-    way: Way,
+    mode: WriteMode,
 }
 
 impl Writer {
     /// Goes on writing the file at `path`, which `disk` has open, at `end`.
     pub(crate) fn new(disk: Arc<Disk>, path: &Path, end: u64) -> Writer {
-        Writer { disk, path: path.to_owned(), end, early_at: end, way: Way::Cache }
+        Writer { disk, path: path.to_owned(), end, early_at: end, mode: WriteMode::Cache }
     }
 
     /// Puts into the file what still waits for a full block, and answers where it ends then. Blocking.
     pub(crate) fn settle(&mut self) -> u64 {
-        if let Way::Direct(block) = &mut self.way
+        if let WriteMode::Direct(block) = &mut self.mode
             && let Err(error) = block.write_rest(&self.disk.file)
         {
             self.disk.fail(error);
@@ -126,11 +127,11 @@ impl Writer {
 
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.choose_way();
-            let taken = match &mut self.way {
-                Way::Direct(block) => block.take(bytes),
-                Way::Cache => self.write_cached(&bytes[..bytes.len().min(self.until_direct())])?,
-                Way::CacheOnly => self.write_cached(bytes)?,
+            self.choose_mode();
+            let taken = match &mut self.mode {
+                WriteMode::Direct(block) => block.take(bytes),
+                WriteMode::Cache => self.write_cached(&bytes[..bytes.len().min(self.until_direct())])?,
+                WriteMode::CacheOnly => self.write_cached(bytes)?,
             };
             self.end += taken as u64;
             bytes = &bytes[taken..];
@@ -140,10 +141,10 @@ impl Writer {
     }
 
     /// Changes over once the file is large, at a place where a direct write may begin.
-    fn choose_way(&mut self) {
-        if matches!(self.way, Way::Cache) && self.until_direct() == 0 {
+    fn choose_mode(&mut self) {
+        if matches!(self.mode, WriteMode::Cache) && self.until_direct() == 0 {
             let block = Block::open(&self.path, self.end);
-            self.way = block.map_or(Way::CacheOnly, |block| Way::Direct(Box::new(block)));
+            self.mode = block.map_or(WriteMode::CacheOnly, |block| WriteMode::Direct(Box::new(block)));
         }
     }
 
@@ -160,11 +161,11 @@ impl Writer {
     /// Sends the block to the device if it is full; a device that refuses gets it through the cache, like
     /// everything after it.
     fn write_block(&mut self) -> io::Result<()> {
-        let Way::Direct(block) = &mut self.way else { return Ok(()) };
+        let WriteMode::Direct(block) = &mut self.mode else { return Ok(()) };
         match block.write_full() {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 block.write_rest(&self.disk.file)?;
-                self.way = Way::CacheOnly;
+                self.mode = WriteMode::CacheOnly;
                 Ok(())
             }
             done => done,
@@ -177,7 +178,8 @@ impl Writer {
         if self.disk.early.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (disk, end) = (self.disk.clone(), self.end);
+        let disk = self.disk.clone();
+        let end = self.end;
         tokio::task::spawn_blocking(move || {
             // A failure stays in the fault and meets the next caller.
             let _ = disk.sync(end);
@@ -195,7 +197,7 @@ impl Worker for Writer {
             return self.disk.fail(error);
         }
         // What went to the device needs no write-back.
-        if !matches!(self.way, Way::Direct(_)) && self.end - self.early_at >= STEP {
+        if !matches!(self.mode, WriteMode::Direct(_)) && self.end - self.early_at >= STEP {
             self.sync_early();
         }
     }
@@ -244,7 +246,9 @@ impl Block {
         }
         // What is in the file already is overwritten with itself.
         self.file.write_all_at(&self.memory[self.start..self.start + BLOCK], self.at)?;
-        (self.at, self.filled, self.written) = (self.at + BLOCK as u64, 0, 0);
+        self.at += BLOCK as u64;
+        self.filled = 0;
+        self.written = 0;
         Ok(())
     }
 
@@ -324,12 +328,14 @@ mod tests {
         let mut writer = writer(dir.path(), 0);
         let (first, rest) = bytes.split_at(CACHED as usize + 10);
         writer.write(first).unwrap();
-        let Way::Direct(block) = &mut writer.way else { panic!("the file system here takes direct writes") };
+        let WriteMode::Direct(block) = &mut writer.mode else {
+            panic!("the file system here takes direct writes")
+        };
         // As a device with larger sectors would: nothing starts where it should.
         block.start += 1;
         block.memory.copy_within(block.start - 1..block.start + 9, block.start);
         writer.write(rest).unwrap();
-        assert!(matches!(writer.way, Way::CacheOnly));
+        assert!(matches!(writer.mode, WriteMode::CacheOnly));
         assert_eq!(writer.settle(), bytes.len() as u64);
         assert!(read(dir.path()) == bytes);
     }

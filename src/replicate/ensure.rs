@@ -73,7 +73,7 @@ impl Replicate {
                     let right = receipt.node == node && receipt.root == wanted.root;
                     return right.then_some(receipt).ok_or(ReplicateError::NotHeld(node));
                 }
-                Some(Outcome::Failed(reason)) => return Err(ReplicateError::Refused { node, reason }),
+                Some(Outcome::Failed(failed)) => return Err(ReplicateError::refused(node, failed)),
                 None => return Err(ReplicateError::unreachable(node, "an empty reply")),
             }
         }

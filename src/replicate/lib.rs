@@ -9,6 +9,7 @@
 //! This crate returns receipts and never proposes: what a copy means is for the layers above.
 
 mod ensure;
+mod failure;
 mod fetch;
 mod mirror;
 mod relay;
@@ -24,12 +25,14 @@ use clawhub_peer::{Endpoint, PeerError};
 use clawhub_policy::Layout;
 use clawhub_state::View;
 use clawhub_types::{Digests, NodeId, Root};
+use clawhub_wire::blob as pb;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use clawhub_peer::frame::{
     BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message,
 };
+pub use failure::CopyFailure;
 pub use fetch::Fetch;
 pub use mirror::Mirror;
 pub use relay::{MEMORY as RELAY_MEMORY, Relay};
@@ -53,6 +56,8 @@ pub enum ReplicateError {
     Refused {
         /// The peer.
         node: NodeId,
+        /// What the asker decides by.
+        failure: CopyFailure,
         /// Its words.
         reason: String,
     },
@@ -67,6 +72,16 @@ pub enum ReplicateError {
 impl ReplicateError {
     fn unreachable(node: NodeId, reason: impl ToString) -> Self {
         ReplicateError::Unreachable { node, reason: reason.to_string() }
+    }
+
+    /// What the peer said that does not make a copy, or does not go on with one.
+    fn refused(node: NodeId, failed: pb::CopyFailed) -> Self {
+        let failure = CopyFailure::from(failed.kind());
+        if failure == CopyFailure::OtherBytes {
+            // The bytes changed on their way or on its disk, or its owner sends others under the same name.
+            tracing::error!(%node, reason = failed.text, "a peer's copy is not of the bytes that it should be of");
+        }
+        ReplicateError::Refused { node, failure, reason: failed.text }
     }
 
     fn peer(node: NodeId, error: PeerError) -> Self {

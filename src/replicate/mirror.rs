@@ -18,7 +18,7 @@ use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream, VarInt};
 
-use crate::{FrameError, Replicate, ReplicateError, read_message, write_message};
+use crate::{CopyFailure, FrameError, Replicate, ReplicateError, read_message, write_message};
 
 /// An fsync of everything written so far may take this long on a busy disk, and so may hashing a copy
 /// again whose files were closed.
@@ -65,14 +65,23 @@ impl Replicate {
             };
             if (1..=sound).contains(&mirror.offset) {
                 // Its files may be closed. Opening them takes longer than an append may.
-                mirror.offset = mirror.flush().await?;
+                match mirror.flush().await {
+                    Ok(offset) => mirror.offset = offset,
+                    // Its bytes were lost, and the session with them: it begins again.
+                    Err(ReplicateError::Refused { failure: CopyFailure::UploadUnknown, .. }) => continue,
+                    Err(error) => return Err(error),
+                }
             }
             if mirror.offset <= sound {
                 return Ok(mirror);
             }
             mirror.abort().await;
         }
-        Err(ReplicateError::Refused { node: partner, reason: "it keeps bytes that its owner lost".into() })
+        Err(ReplicateError::Refused {
+            node: partner,
+            failure: CopyFailure::OtherBytes,
+            reason: "it keeps bytes that its owner lost".into(),
+        })
     }
 
     async fn open_mirror(&self, partner: NodeId, open: pb::Mirror) -> Result<Mirror, ReplicateError> {
@@ -113,12 +122,14 @@ impl Mirror {
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), ReplicateError> {
         let length = u32::try_from(bytes.len()).map_err(|_| ReplicateError::Refused {
             node: self.partner,
+            failure: CopyFailure::Other,
             reason: "a piece of more than 4 GiB".into(),
         })?;
         let data = pb::MirrorData { at: self.offset, length };
         self.frame(Op::Data(data)).await?;
         self.offset += u64::from(length);
-        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        let replicate = self.replicate.clone();
+        let partner = self.partner;
         let sent = async {
             let sent = write_chunk(&mut self.send, bytes).await;
             sent.map_err(|error| ReplicateError::unreachable(partner, error))
@@ -160,7 +171,8 @@ impl Mirror {
     /// Has the partner forget the copy; returns when it has. One that cannot be told expires the session by
     /// itself.
     pub async fn abort(mut self) {
-        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        let replicate = self.replicate.clone();
+        let partner = self.partner;
         let told = async {
             self.frame(Op::Abort(pb::MirrorAbort {})).await?;
             // It ends the stream when the session is gone.
@@ -178,14 +190,15 @@ impl Mirror {
     }
 
     async fn reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
-        let (replicate, partner) = (self.replicate.clone(), self.partner);
+        let replicate = self.replicate.clone();
+        let partner = self.partner;
         replicate.while_alive(partner, self.read_reply(patience)).await
     }
 
     async fn read_reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
         let reply: Result<pb::MirrorReply, FrameError> = read_message(&mut self.recv, patience).await;
         match reply.map_err(|error| self.gone(error))?.outcome {
-            Some(Outcome::Failed(reason)) => Err(ReplicateError::Refused { node: self.partner, reason }),
+            Some(Outcome::Failed(failed)) => Err(ReplicateError::refused(self.partner, failed)),
             Some(outcome) => Ok(outcome),
             None => Err(self.gone("an empty reply")),
         }

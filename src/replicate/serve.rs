@@ -13,6 +13,7 @@ use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream};
 
+use crate::failure::{mirror_failed, replica_failed};
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// An owner whose client pauses ends the mirror itself, within minutes; this is for one that forgets to. A
@@ -79,7 +80,7 @@ impl Replicate {
         };
         let outcome = match outcome {
             Ok(receipt) => Outcome::Receipt((&receipt).into()),
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(error) => Outcome::Failed(replica_failed(&error)),
         };
         write_message(&mut send, &pb::ReplicaReply { outcome: Some(outcome) }).await?;
         finish(send)
@@ -93,7 +94,8 @@ impl Replicate {
         if let Some(receipt) = self.inner.blobs.receipt(&wanted.root, wanted.generation) {
             return Ok(receipt);
         }
-        let (root, generation) = (wanted.root, wanted.generation);
+        let root = wanted.root;
+        let generation = wanted.generation;
         match self.fetch(wanted, class).await {
             Ok(fetch) => fetch.receipt().await,
             // A fetch for a reader ended between the two looks.
@@ -121,7 +123,7 @@ impl Replicate {
             Some(status) => Ok(status.offset),
             None => self.inner.blobs.uploads().begin(id, &repo, open.sha512).await.map(|()| 0),
         };
-        let outcome = opened.map_or_else(|e| Outcome::Failed(e.to_string()), Outcome::Opened);
+        let outcome = opened.map_or_else(|error| Outcome::Failed(mirror_failed(&error)), Outcome::Opened);
         let refused = matches!(outcome, Outcome::Failed(_));
         write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?;
         if refused {
@@ -137,7 +139,7 @@ impl Replicate {
                 }
                 Err(MirrorError::Stream(error)) => return Err(error),
                 Err(MirrorError::Store(error)) => {
-                    let outcome = Some(Outcome::Failed(error.to_string()));
+                    let outcome = Some(Outcome::Failed(mirror_failed(&error)));
                     write_message(&mut send, &pb::MirrorReply { outcome }).await?;
                     break;
                 }

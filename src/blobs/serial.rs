@@ -1,8 +1,8 @@
-//! A lane: work on one stream of chunks, in order, on the blocking threads.
+//! Work on one stream of chunks, one after the other, on the blocking threads: a strand.
 //!
-//! A lane occupies a thread only while it has work, so idle sessions cost none, and several lanes over
+//! A [`Serial`] occupies a thread only while it has work, so idle sessions cost none, and several of them over
 //! the same chunks use several cores. How much may be queued is the pusher's business: a chunk carries
-//! the permit for its bytes and gives it back when the last lane has dropped it.
+//! the permit for its bytes and gives it back when the last one has dropped it. Nothing here outlives the process.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::BlobError;
 
-/// Bytes on their way through the lanes, and the room they take.
+/// Bytes on their way through the strands, and the room they take.
 pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
-/// What a lane does with each chunk.
+/// What is done with each chunk.
 pub(crate) trait Worker: Send + 'static {
     fn chunk(&mut self, bytes: &[u8]);
 }
@@ -38,11 +38,11 @@ struct State<W> {
 }
 
 /// See the module.
-pub(crate) struct Lane<W>(Arc<Mutex<State<W>>>);
+pub(crate) struct Serial<W>(Arc<Mutex<State<W>>>);
 
-impl<W: Worker> Lane<W> {
-    pub(crate) fn new(worker: W) -> Lane<W> {
-        Lane(Arc::new(Mutex::new(State { queue: VecDeque::new(), worker: Some(worker), dead: false })))
+impl<W: Worker> Serial<W> {
+    pub(crate) fn new(worker: W) -> Serial<W> {
+        Serial(Arc::new(Mutex::new(State { queue: VecDeque::new(), worker: Some(worker), dead: false })))
     }
 
     pub(crate) fn push(&self, chunk: Arc<Chunk>) {
@@ -74,7 +74,7 @@ impl<W: Worker> Lane<W> {
     }
 }
 
-/// Marks the lane dead if the thread that drains it unwinds, so that nobody waits for it.
+/// Marks the strand dead if the thread that drains it unwinds, so that nobody waits for it.
 struct Alive<W>(Arc<Mutex<State<W>>>);
 
 impl<W> Drop for Alive<W> {
@@ -87,10 +87,10 @@ impl<W> Drop for Alive<W> {
     }
 }
 
-fn drain<W: Worker>(lane: Alive<W>, mut worker: W) {
+fn drain<W: Worker>(serial: Alive<W>, mut worker: W) {
     loop {
         let jobs = {
-            let mut state = lane.0.lock();
+            let mut state = serial.0.lock();
             if state.queue.is_empty() {
                 state.worker = Some(worker);
                 return;
@@ -117,28 +117,28 @@ mod tests {
         }
     }
 
-    async fn push(lane: &Lane<Sum>, byte: u8) {
+    async fn push(serial: &Serial<Sum>, byte: u8) {
         let room = Arc::new(tokio::sync::Semaphore::new(1)).acquire_owned().await.unwrap();
-        lane.push(Arc::new(Chunk { bytes: Bytes::from(vec![byte]), _room: room }));
+        serial.push(Arc::new(Chunk { bytes: Bytes::from(vec![byte]), _room: room }));
     }
 
     #[tokio::test]
     async fn work_is_done_in_order_and_calls_see_all_before_them() {
-        let lane = Lane::new(Sum(0));
+        let serial = Serial::new(Sum(0));
         let mut expected = 0u64;
         for byte in 0..200u8 {
-            push(&lane, byte).await;
+            push(&serial, byte).await;
             expected = expected.wrapping_mul(31) + u64::from(byte);
         }
-        assert_eq!(lane.call(|sum| sum.0).await.unwrap(), expected);
+        assert_eq!(serial.call(|sum| sum.0).await.unwrap(), expected);
     }
 
     #[tokio::test]
     async fn a_panicking_worker_fails_its_callers_and_leaves_nobody_waiting() {
-        let lane = Lane::new(Sum(0));
-        let first = lane.call(|_| -> u64 { panic!("expected by the test") }).await;
+        let serial = Serial::new(Sum(0));
+        let first = serial.call(|_| -> u64 { panic!("expected by the test") }).await;
         assert!(matches!(first, Err(BlobError::Worker(_))));
-        let second = lane.call(|sum| sum.0).await;
+        let second = serial.call(|sum| sum.0).await;
         assert!(matches!(second, Err(BlobError::Worker(_))));
     }
 }
