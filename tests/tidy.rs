@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-wire", 0),
     ("clawhub-durable", 0),
     ("clawhub-config", 1),
+    ("clawhub-devices", 1),
     ("clawhub-policy", 1),
     ("clawhub-kv", 1),
     ("clawhub-state", 2),

@@ -8,13 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use clawhub_cluster::Bootstrap;
+use clawhub_devices::Devices;
 use clawhub_state::View;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::member::{Member, Slot};
 use crate::stop::Stop;
-use crate::storage::Storage;
 
 /// How long a readiness check may wait for the cluster.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(crate) async fn readyz(State(health): State<Health>) -> Response {
 pub(crate) struct Health {
     pub(crate) bootstrap: Bootstrap,
     pub(crate) member: Slot,
-    pub(crate) storage: Arc<Storage>,
+    pub(crate) devices: Arc<Devices>,
     pub(crate) stop: Stop,
 }
 
@@ -56,7 +56,7 @@ impl Health {
         let Some(member) = self.member.get() else {
             return vec![self.phase().to_owned()];
         };
-        let mut reasons = self.storage.condition().reasons();
+        let mut reasons = self.devices.condition().reasons();
         if !reasons.is_empty() {
             // Waiting for the cluster would tell nothing more.
             return reasons;
@@ -80,7 +80,7 @@ impl Health {
 
     /// What is wrong with the node's storage; `sound` if nothing is.
     pub(crate) fn storage(&self) -> String {
-        let condition = self.storage.condition();
+        let condition = self.devices.condition();
         let full = self.member.get().is_some_and(|member| condition.is_sound() && !member.blobs.accepts());
         if full { "below min_free: uploads are refused".to_owned() } else { condition.summary() }
     }

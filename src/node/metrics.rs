@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clawhub_api_http::Protocol;
+use clawhub_devices::Devices;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +19,6 @@ use prometheus_client::registry::Registry;
 
 use crate::logging;
 use crate::member::{Member, Slot};
-use crate::storage::Storage;
 
 /// The part of the interface that a path is for: the protocols name their own.
 pub(crate) fn route(protocols: &[&Protocol], path: &str) -> &'static str {
@@ -82,7 +82,7 @@ struct Gauge {
 pub(crate) struct Sources {
     pub(crate) counters: Arc<Metrics>,
     pub(crate) member: Slot,
-    pub(crate) storage: Arc<Storage>,
+    pub(crate) devices: Arc<Devices>,
 }
 
 pub(crate) async fn render(State(sources): State<Sources>) -> Response {
@@ -90,14 +90,14 @@ pub(crate) async fn render(State(sources): State<Sources>) -> Response {
     if let Some(member) = sources.member.get() {
         gauges.extend(cluster(member));
         gauges.extend(storage(member));
-        let failing = u64::from(!sources.storage.condition().reasons().is_empty());
+        let failing = u64::from(!sources.devices.condition().reasons().is_empty());
         gauges.push(Gauge {
             name: "storage_failing",
             help: "1 while a device of this node fails",
             value: failing,
         });
         let (name, help) = ("ballast_bytes", "Room kept for metadata; 0 once it was given up");
-        gauges.push(Gauge { name, help, value: sources.storage.ballast() });
+        gauges.push(Gauge { name, help, value: sources.devices.ballast() });
     }
     match sources.counters.text(&gauges) {
         Ok(text) => {

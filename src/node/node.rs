@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use clawhub_api_operator as operator;
 use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Owner, Wish, bootstrap};
+use clawhub_devices::Devices;
 use clawhub_peer::NodeKey;
 use tokio::task::JoinSet;
 
@@ -18,7 +19,6 @@ use crate::http::ReadyGate;
 use crate::member::{Member, Slot};
 use crate::stack::Stack;
 use crate::stop::Stop;
-use crate::storage::Storage;
 use crate::upkeep;
 
 /// What is opened to others when the node runs as a member. Cheap to clone.
@@ -36,7 +36,7 @@ pub(crate) struct Doors {
 pub(crate) struct Node {
     base: Base,
     bootstrap: Bootstrap,
-    storage: Arc<Storage>,
+    devices: Arc<Devices>,
     doors: Doors,
     stop: Stop,
     running: Option<Running>,
@@ -54,11 +54,11 @@ impl Node {
     pub(crate) fn new(
         base: Base,
         bootstrap: Bootstrap,
-        storage: Arc<Storage>,
+        devices: Arc<Devices>,
         doors: Doors,
         stop: Stop,
     ) -> Node {
-        Node { base, bootstrap, storage, doors, stop, running: None }
+        Node { base, bootstrap, devices, doors, stop, running: None }
     }
 
     /// Starts as the member that the data directory names, if it names one.
@@ -123,7 +123,7 @@ impl Node {
         let stack = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
         let holdings = Holdings::of(stack.blobs.clone());
-        let upkeep = upkeep::start(&self.base, &stack, &self.storage, &holdings, &self.stop);
+        let upkeep = upkeep::start(&self.base, &stack, &self.devices, &holdings, &self.stop);
         self.open_doors(&stack, holdings);
         self.running = Some(Running { stack, _upkeep: upkeep });
         Ok(())

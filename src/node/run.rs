@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clawhub_api_operator::{self as operator, AdminSocket};
 use clawhub_cluster::Bootstrap;
 use clawhub_config::Config;
+use clawhub_devices::{Devices, Folders};
 use clawhub_types::Durability;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -19,7 +20,6 @@ use crate::node::{Doors, Node};
 use crate::node_store::NodeStore;
 use crate::port::PeerPort;
 use crate::stop::{End, Stop};
-use crate::storage::Storage;
 use crate::{budget, http, stores};
 
 /// What follows a life that ended as it should.
@@ -42,15 +42,15 @@ pub(crate) async fn run(
     stop: Stop,
     life: u32,
 ) -> Result<Then, NodeError> {
-    let Opened { base, listener, socket, storage } = open(config, consensus_runtime, life).await?;
+    let Opened { base, listener, socket, devices } = open(config, consensus_runtime, life).await?;
     let (bootstrap, mut requests) = Bootstrap::new(base.dir.owner());
     let doors = Doors::default();
     let member = doors.member.clone();
     let health =
-        Health { bootstrap: bootstrap.clone(), member, storage: storage.clone(), stop: stop.clone() };
+        Health { bootstrap: bootstrap.clone(), member, devices: devices.clone(), stop: stop.clone() };
     let operators = tokio::spawn(serve_operators(socket, operators(&base, &doors, &health), stop.clone()));
     let counters = Arc::new(Metrics::new());
-    let sources = Sources { counters, member: doors.member.clone(), storage: storage.clone() };
+    let sources = Sources { counters, member: doors.member.clone(), devices: devices.clone() };
     let site = http::site(doors.gate.clone(), health, sources);
     let limits = http::limits(&base.config.limits);
     let told = stop.clone();
@@ -58,7 +58,7 @@ pub(crate) async fn run(
         told.told().await;
     }));
 
-    let mut node = Node::new(base, bootstrap, storage, doors, stop.clone());
+    let mut node = Node::new(base, bootstrap, devices, doors, stop.clone());
     let resumed = node.resume().await;
     if let Err(error) = &resumed {
         stop.fault(error.to_string());
@@ -119,7 +119,7 @@ struct Opened {
     base: Base,
     listener: TcpListener,
     socket: AdminSocket,
-    storage: Arc<Storage>,
+    devices: Arc<Devices>,
 }
 
 /// Opens what a node needs from its first moment. Nothing is changed before the data directory has been
@@ -157,11 +157,13 @@ async fn open(config: Config, consensus_runtime: Handle, life: u32) -> Result<Op
         "started"
     );
     let boot = Boot { count, nonce: rand::random() };
-    let storage = Storage::open(&dir, config.raft.ballast, life);
-    let storage = storage.map_err(|source| NodeError::Io { path: dir.root().to_owned(), source })?;
+    let folders =
+        Folders { log: dir.raft(), state: dir.state(), local: dir.local(), blobs: dir.root().to_owned() };
+    let devices = Devices::open(folders, config.raft.ballast, life);
+    let devices = devices.map_err(|source| NodeError::Io { path: dir.root().to_owned(), source })?;
     let http_addr = config.http.advertise.clone().unwrap_or_else(|| client_address(&config, http));
     let base = Base { config, dir, local, store, boot, http_addr, peer_port, consensus_runtime };
-    Ok(Opened { base, listener, socket, storage: Arc::new(storage) })
+    Ok(Opened { base, listener, socket, devices: Arc::new(devices) })
 }
 
 /// Where clients reach a node that does not say so: where it listens, or, if that is everywhere, at the

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_cluster::{Dismissal, Dismissed, Following, Leadership, Membership, Registration, RemovalWatch};
+use clawhub_cluster::{
+    Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch,
+};
+use clawhub_devices::Devices;
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
@@ -14,13 +17,13 @@ use crate::holdings::Holdings;
 use crate::node_store::NodeStore;
 use crate::stack::Stack;
 use crate::stop::Stop;
-use crate::storage::{self, FailureNotice, Storage, Watch};
+use crate::storage::{self, Watch};
 
 /// Starts all of it. Dropping the set ends it.
 pub(crate) fn start(
     base: &Base,
     stack: &Stack,
-    storage: &Arc<Storage>,
+    devices: &Arc<Devices>,
     holdings: &Holdings,
     stop: &Stop,
 ) -> JoinSet<()> {
@@ -37,9 +40,11 @@ pub(crate) fn start(
     let leadership = Leadership::new(stack.consensus.clone(), stack.liveness.clone());
     tasks.spawn(lead(leadership, stop.clone()));
     tasks.spawn(count(holdings.clone(), stop.clone()));
-    let watch = Watch::new(storage.clone(), watched(base, stack), stop.clone());
+    let watch = Watch::new(devices.clone(), watched(base, stack), stop.clone());
     tasks.spawn(watch_storage(watch, stop.clone()));
-    let notice = FailureNotice::new(storage.clone(), stack.consensus.clone(), base.boot.count);
+    let failing = devices.clone();
+    let failing = move || failing.condition().is_failing();
+    let notice = FailureNotice::new(stack.consensus.clone(), base.boot.count, failing);
     tasks.spawn(tell_of_failure(notice, stop.clone()));
     tasks
 }
@@ -152,6 +157,6 @@ async fn watch_storage(mut watch: Watch, stop: Stop) {
 async fn tell_of_failure(mut notice: FailureNotice, stop: Stop) {
     let mut every = every(FailureNotice::EVERY);
     while next(&mut every, &stop).await {
-        notice.pass().await;
+        let _ = notice.pass().await;
     }
 }

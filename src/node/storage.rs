@@ -1,17 +1,33 @@
-//! The watch itself: looks at the devices, keeps what was found, and does what a change asks for.
+//! Whether this node's storage can be relied on, and what the node does when it cannot.
+//!
+//! Two parts: **metadata** (`raft/`, `state/`, `local/`, each perhaps a device of its own) and **blobs** (the
+//! data directory itself). `clawhub_devices` looks at them every second and says what that means.
+//!
+//! | what is found | what the node does |
+//! |---|---|
+//! | metadata runs full | gives up its ballast and is not eligible to lead (`cluster`'s leadership); follows on |
+//! | metadata fails, or is full all the same | stops taking part; what it holds is still served by digest |
+//! | blobs fail | takes no bytes and passes through what it cannot read; votes on |
+//!
+//! In the last two cases the log is told that the node's copies do not count for now, so that the others make
+//! up for them. Nothing is repaired in place: what a device holds after a failed fsync is unknown, so a part that
+//! failed stays so for this life of the node. When everything has been sound for a while the node begins a new
+//! life in the same process: it closes its stores, opens them again, finds out what is there, and registers as
+//! it does at every start.
+//!
+//! A crash loses nothing but what was found; the next look finds it again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::{Consensus, Failure};
+use clawhub_devices::{Condition, Devices, Look, Part, Seen};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::volume::Look;
-use super::{Condition, Part, Seen, Storage, judge};
 use crate::stop::Stop;
 
 /// A device that has not kept a block by then does not answer.
@@ -37,9 +53,9 @@ impl Parts {
     }
 }
 
-/// See the [module](self).
+/// Looks at the devices, keeps what was found, and does what a change asks for.
 pub(crate) struct Watch {
-    storage: Arc<Storage>,
+    devices: Arc<Devices>,
     parts: Parts,
     stop: Stop,
     metadata: Looking,
@@ -56,10 +72,10 @@ impl Watch {
     /// Between two looks.
     pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
-    /// Watches over `storage`, and ends the node through `stop` where it must not go on.
-    pub(crate) fn new(storage: Arc<Storage>, parts: Parts, stop: Stop) -> Watch {
+    /// Watches over `devices`, and ends the node through `stop` where it must not go on.
+    pub(crate) fn new(devices: Arc<Devices>, parts: Parts, stop: Stop) -> Watch {
         Watch {
-            storage,
+            devices,
             parts,
             stop,
             metadata: Looking::default(),
@@ -87,17 +103,16 @@ impl Watch {
     /// Looks once, and acts on it.
     pub(crate) async fn pass(&mut self) {
         let looked = tokio::join!(
-            self.metadata.look(&self.storage, Storage::look_at_metadata),
-            self.blobs.look(&self.storage, |storage| storage.blobs.look())
+            self.metadata.look(&self.devices, Devices::look_at_metadata),
+            self.blobs.look(&self.devices, Devices::look_at_blobs)
         );
         let (Some(metadata), Some(blobs)) = looked else { return };
         let mut seen = Seen { metadata, blobs };
-        let before = self.storage.condition();
-        let ballast = self.storage.ballast.bytes();
+        let before = self.devices.condition();
         if !before.metadata.is_failing()
             && let Some(Failure { reason: why, corrupt }) = self.gave_up()
         {
-            let found = judge(&before, &seen, ballast).metadata;
+            let found = self.devices.judge(&seen).metadata;
             let store_failed = self.parts.stores().iter().any(|kv| kv.fault().is_some());
             // No device's fault, so a new life would meet it again.
             if corrupt {
@@ -111,14 +126,13 @@ impl Watch {
                 seen.metadata = Look::Failing("a store gave up; the log has the details".to_owned());
             }
         }
-        let now = judge(&before, &seen, ballast);
+        let now = self.devices.judge(&seen);
         self.sound = if before.is_failing() && now.is_sound() { self.sound + 1 } else { 0 };
-        if self.sound >= self.storage.looks_needed() {
+        if self.sound >= self.devices.looks_needed() {
             return self.stop.again("the storage is sound again: opening it anew");
         }
-        let after =
-            Condition { metadata: before.metadata.then(now.metadata), blobs: before.blobs.then(now.blobs) };
-        *self.storage.condition.lock() = after.clone();
+        let after = before.then(now);
+        self.devices.set_condition(after.clone());
         self.act(&before, &after).await;
     }
 
@@ -157,10 +171,10 @@ struct Looking(Option<(Instant, JoinHandle<Look>)>);
 impl Looking {
     /// Begins a look, or goes on with one that its device has outlasted so far: nothing is known of it then, and
     /// after a while that it does not answer. `None` if the runtime is going down.
-    async fn look(&mut self, storage: &Arc<Storage>, part: fn(&Storage) -> Look) -> Option<Look> {
+    async fn look(&mut self, devices: &Arc<Devices>, part: fn(&Devices) -> Look) -> Option<Look> {
         let (since, under_way) = self.0.get_or_insert_with(|| {
-            let storage = storage.clone();
-            (Instant::now(), tokio::task::spawn_blocking(move || part(&storage)))
+            let devices = devices.clone();
+            (Instant::now(), tokio::task::spawn_blocking(move || part(&devices)))
         });
         match timeout(Watch::EVERY, under_way).await {
             Err(_) if since.elapsed() >= ANSWER => Some(Look::Failing("a device does not answer".to_owned())),

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use rustix::fs::statvfs;
 use rustix::io::Errno;
 
+use crate::look::Look;
+
 /// Written over again at every look: a file that was never anybody's.
 const NAME: &str = "PROBE";
 /// One block: less would be read first and then written.
@@ -26,17 +28,6 @@ const OF_A_DEVICE: [Errno; 10] = [
     Errno::TIMEDOUT,
     Errno::REMOTEIO,
 ];
-
-/// What a look found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// It takes what it is given, and offers so many bytes.
-    Room(u64),
-    /// It fails, or is another one than at the start.
-    Failing(String),
-    /// It could not be looked at, for a reason that is not the device's.
-    Unknown,
-}
 
 /// A folder, and the device it lies on.
 pub(crate) struct Volume {
