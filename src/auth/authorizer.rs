@@ -3,6 +3,7 @@
 use clawhub_state::{Fault, View};
 use clawhub_types::{AccessRevisions, Action, Resource};
 
+use crate::principal::may_authenticate;
 use crate::{Permit, Principal};
 
 /// How a node decides. Chosen once, when the node starts.
@@ -50,7 +51,7 @@ impl Authorizer {
                 let access = revisions(scope, view)?;
                 Ok(Permit::new(principal.actor(), action, scope.clone(), access))
             }
-            Authorizer::DenyAll if principal.may_authenticate() => Err(Denied::Unauthenticated),
+            Authorizer::DenyAll if may_authenticate(principal) => Err(Denied::Unauthenticated),
             Authorizer::DenyAll => Err(Denied::Forbidden { principal: principal.clone(), action }),
         }
     }
@@ -59,9 +60,12 @@ impl Authorizer {
 /// The revisions that a decision about `scope` depends on. A project that does not exist yet has none:
 /// whatever creates it creates it at its first revision.
 fn revisions(scope: &Resource, view: &View<'_>) -> Result<AccessRevisions, Fault> {
-    let Some(project) = scope.project() else { return Ok(AccessRevisions::default()) };
-    let project = view.project().by_name(&project)?.map(|record| (record.id, record.access_rev));
-    Ok(AccessRevisions { project, principal: 0 })
+    let cluster = view.cluster().record()?.map_or(0, |record| record.access_rev);
+    let project = match scope.project() {
+        Some(name) => view.project().by_name(&name)?.map(|record| (record.id, record.access_rev)),
+        None => None,
+    };
+    Ok(AccessRevisions { cluster, project, source: None, principal: None })
 }
 
 fn verb(action: Action) -> &'static str {
@@ -95,7 +99,7 @@ mod tests {
         let entry = Entry {
             tick: index,
             at: index,
-            actor: Actor::Operator,
+            actor: Actor::operator(),
             access: AccessRevisions::default(),
             request,
             deadline: None,
@@ -148,16 +152,16 @@ mod tests {
             let permit = Authorizer::Open.authorize(&Principal::Anonymous, action, &scope, &view).unwrap();
             assert_eq!(permit.access().project, Some((project.id, project.access_rev)));
             assert_eq!((permit.action(), permit.scope()), (action, &scope));
-            assert_eq!(permit.actor(), &Actor::Anonymous);
+            assert_eq!(permit.actor(), &Actor::anonymous());
         }
         let fresh = repository("new/app");
         let permit = Authorizer::Open.authorize(&Principal::System, Action::Push, &fresh, &view).unwrap();
         assert_eq!(permit.access(), AccessRevisions::default());
-        assert_eq!(permit.actor(), &Actor::System);
+        assert_eq!(permit.actor(), &Actor::system());
         let cluster = Authorizer::Open
             .authorize(&Principal::Operator, Action::Catalog, &Resource::Cluster, &view)
             .unwrap();
-        assert_eq!((cluster.repo(), cluster.actor()), (None, &Actor::Operator));
+        assert_eq!((cluster.repo(), cluster.actor()), (None, &Actor::operator()));
     }
 
     #[test]

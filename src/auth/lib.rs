@@ -11,5 +11,5 @@ mod permit;
 mod principal;
 
 pub use authorizer::{Authorizer, Denied};
+pub use clawhub_types::Principal;
 pub use permit::Permit;
-pub use principal::Principal;

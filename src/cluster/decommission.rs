@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use clawhub_consensus::Who;
 use clawhub_policy::complete;
 use clawhub_state::blob::BlobCmd;
-use clawhub_state::cluster::ClusterCmd;
-use clawhub_state::{Command, Fault, View};
+use clawhub_state::{Command, Fault, LifecycleCmd, View};
 use clawhub_types::{Digest, Durability, NodeId, Root};
 use tokio::time::{sleep, timeout};
 
@@ -65,7 +64,7 @@ impl Cluster {
         }
         let removed = async {
             patiently(|| self.release_copies(node, force)).await?;
-            self.propose(ClusterCmd::Remove { node, force }).await
+            self.propose(LifecycleCmd::RemoveNode { node, force }).await
         };
         removed.await.map_err(|cause| match force {
             true => cause,

@@ -147,7 +147,7 @@ mod tests {
     use clawhub_kv::Kv;
     use clawhub_kv::memory::MemoryKv;
     use clawhub_state::cluster::{ClusterCmd, NodeSpec};
-    use clawhub_state::{Command, Entry, LogItem, LogPos, Machine, Payload};
+    use clawhub_state::{Command, Entry, LifecycleCmd, LogItem, LogPos, Machine, Payload};
     use clawhub_types::{
         AccessRevisions, Actor, ClusterId, Durability, Location, RequestId, Roles, SessionId,
     };
@@ -168,10 +168,10 @@ mod tests {
     }
 
     /// Nodes 1 and 2 are members, node 2 at boot 5; node 3 was one.
-    fn commands() -> Vec<ClusterCmd> {
+    fn commands() -> Vec<Command> {
         let token = |hash| ClusterCmd::TokenCreate { hash: [hash; 32], ttl: 60_000 };
         let join = |hash, node| ClusterCmd::Join { token: [hash; 32], node: spec(node) };
-        vec![
+        let cluster = [
             ClusterCmd::Init {
                 cluster: CLUSTER,
                 ca_cert: vec![1],
@@ -192,21 +192,22 @@ mod tests {
                 peer_addr: "moved:7000".into(),
                 http_addr: "moved:5000".into(),
             },
-            ClusterCmd::Remove { node: NodeId(3), force: false },
-        ]
+        ];
+        let remove = LifecycleCmd::RemoveNode { node: NodeId(3), force: false };
+        cluster.into_iter().map(Command::from).chain([remove.into()]).collect()
     }
 
-    fn members(commands: &[ClusterCmd], seeds: Vec<Seed>) -> (tempfile::TempDir, Members) {
+    fn members(commands: &[Command], seeds: Vec<Seed>) -> (tempfile::TempDir, Members) {
         let temp = tempfile::tempdir().unwrap();
         let state = StateStore::open(temp.path(), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
         let mut machine = Machine::open(state.kv()).unwrap();
         for (index, cmd) in commands.iter().enumerate() {
-            let cmd = Command::Cluster(cmd.clone());
+            let cmd = cmd.clone();
             let request = RequestId { session: SessionId(1), seq: index as u64 };
             let entry = Entry {
                 tick: 1,
                 at: 1,
-                actor: Actor::System,
+                actor: Actor::system(),
                 access: AccessRevisions::default(),
                 request: cmd.needs_identity().then_some(request),
                 deadline: None,

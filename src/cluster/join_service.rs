@@ -6,7 +6,7 @@
 
 use clawhub_consensus::{Consensus, Who};
 use clawhub_peer::{Ca, ClusterKey, Csr, JoinSecret};
-use clawhub_state::cluster::{ClusterCmd, ClusterRecord, NodeRecord, NodeSpec};
+use clawhub_state::cluster::{ClusterCmd, ClusterRecord, ClusterReply, NodeRecord, NodeSpec};
 use clawhub_state::{Command, Reply, View};
 use clawhub_types::NodeId;
 
@@ -49,7 +49,7 @@ impl JoinService {
         let name = spec.name.clone();
         let cmd = ClusterCmd::Join { token: secret.hash(), node: spec };
         let committed = self.consensus.propose(Command::Cluster(cmd), Who::system(), PATIENCE).await?;
-        let Reply::Joined(node) = committed.reply else {
+        let Reply::Cluster(ClusterReply::Joined(node)) = committed.reply else {
             return Err(ClusterError::internal("an unexpected answer to a join"));
         };
         // The leader has applied it; this node's own state may be a moment behind.

@@ -62,9 +62,9 @@ impl Cluster {
     }
 
     /// Proposes in the operator's name; the log index.
-    pub(crate) async fn propose(&self, cmd: ClusterCmd) -> Result<u64, ClusterError> {
-        let who = Who { actor: Actor::Operator, access: AccessRevisions::default() };
-        let committed = self.consensus.propose(Command::Cluster(cmd), who, PATIENCE).await?;
+    pub(crate) async fn propose(&self, cmd: impl Into<Command>) -> Result<u64, ClusterError> {
+        let who = Who { actor: Actor::operator(), access: AccessRevisions::default() };
+        let committed = self.consensus.propose(cmd.into(), who, PATIENCE).await?;
         Ok(committed.index)
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clawhub_consensus::{Consensus, ProposeError, Who};
-use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::cluster::{ClusterCmd, ClusterRejected};
 use clawhub_state::{Command, Rejected};
 
 use crate::operations::PATIENCE;
@@ -63,11 +63,13 @@ impl Registration {
         });
         match self.consensus.propose(boot, Who::system(), PATIENCE).await {
             Ok(_) => tracing::info!(%node, boot = self.start.boot, "registered"),
-            Err(ProposeError::Rejected(rejected @ Rejected::StaleBoot { .. })) => {
+            Err(ProposeError::Rejected(rejected @ Rejected::Cluster(ClusterRejected::StaleBoot { .. }))) => {
                 let why = "an old copy of its data directory, or a second process with the same one";
                 self.dismissal.tell(Dismissed::Refused(format!("{rejected}: {why}")));
             }
-            Err(ProposeError::Rejected(Rejected::NodeUnknown(_))) => self.dismissal.tell(Dismissed::Removed),
+            Err(ProposeError::Rejected(Rejected::Cluster(ClusterRejected::NodeUnknown(_)))) => {
+                self.dismissal.tell(Dismissed::Removed)
+            }
             Err(error) => {
                 tracing::debug!(%error, "not registered yet");
                 return Err(error.into());

@@ -3,7 +3,8 @@
 //! `UNAVAILABLE` is worth trying again and may have happened; `FAILED_PRECONDITION` and the like are
 //! decisions; `INTERNAL` is this node's fault, with the details in its log.
 
-use clawhub_state::Rejected;
+use clawhub_state::cluster::ClusterRejected;
+use clawhub_state::{Rejected, RequestRejected};
 use tonic::Status;
 
 use crate::ClusterError;
@@ -32,10 +33,12 @@ impl From<ClusterError> for Status {
 fn rejection(rejected: &Rejected) -> Status {
     let text = rejected.to_string();
     match rejected {
-        Rejected::TokenInvalid => Status::permission_denied(text),
-        Rejected::NameTaken => Status::already_exists(text),
-        Rejected::NodeUnknown(_) => Status::not_found(text),
-        Rejected::SessionGone | Rejected::DeadlinePassed | Rejected::StalePermit => Status::unavailable(text),
+        Rejected::Cluster(ClusterRejected::TokenInvalid) => Status::permission_denied(text),
+        Rejected::Cluster(ClusterRejected::NameTaken) => Status::already_exists(text),
+        Rejected::Cluster(ClusterRejected::NodeUnknown(_)) => Status::not_found(text),
+        Rejected::Request(
+            RequestRejected::SessionGone | RequestRejected::DeadlinePassed | RequestRejected::StalePermit,
+        ) => Status::unavailable(text),
         _ => Status::failed_precondition(text),
     }
 }
@@ -56,6 +59,9 @@ mod tests {
             status.code()
         };
         assert_eq!(left(ClusterError::Unavailable("no leader".into())), Code::Unavailable);
-        assert_eq!(left(ClusterError::Rejected(Rejected::NodeUnknown(NodeId(3)))), Code::NotFound);
+        assert_eq!(
+            left(ClusterError::Rejected(Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(3))))),
+            Code::NotFound
+        );
     }
 }

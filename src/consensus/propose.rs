@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawhub_state::cluster::ClusterCmd;
-use clawhub_state::{Command, Entry, Outcome, Rejected, Reply, View, decode_entry, encode_entry};
+use clawhub_state::cluster::{ClusterCmd, ClusterReply};
+use clawhub_state::{
+    Command, Entry, Outcome, Rejected, Reply, RequestRejected, View, decode_entry, encode_entry,
+};
 use clawhub_types::{AccessRevisions, Actor, NodeId, SessionId};
 use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
@@ -40,7 +42,7 @@ pub struct Who {
 impl Who {
     /// The cluster itself.
     pub fn system() -> Who {
-        Who { actor: Actor::System, access: AccessRevisions::default() }
+        Who { actor: Actor::system(), access: AccessRevisions::default() }
     }
 }
 
@@ -113,7 +115,11 @@ impl<R: AsyncRuntime> Consensus<R> {
             let ticket = self.ticket(deadline).await?;
             entry.request = Some(ticket.id);
             match self.attempts(&entry, deadline).await {
-                End::Answer { outcome: Err(Rejected::SessionGone), doubtful, .. } => {
+                End::Answer {
+                    outcome: Err(Rejected::Request(RequestRejected::SessionGone)),
+                    doubtful,
+                    ..
+                } => {
                     self.shared.sessions.gone(ticket.id.session);
                     if doubtful {
                         // An attempt before this one may have been applied while the session lived.
@@ -165,7 +171,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let open =
             ClusterCmd::SessionOpen { node: settings.node, boot: settings.boot, nonce: settings.nonce };
         match self.attempts(&system_entry(open), deadline).await {
-            End::Answer { outcome: Ok(Reply::Session(id)), .. } => Ok(id),
+            End::Answer { outcome: Ok(Reply::Cluster(ClusterReply::Session(id))), .. } => Ok(id),
             End::Answer { outcome: Err(rejected), .. } => Err(rejected.into()),
             End::Answer { outcome: Ok(other), .. } => {
                 Err(self.unavailable(format!("opening a session answered {other:?}")).into())

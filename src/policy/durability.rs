@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use clawhub_types::{Durability, NodeId};
+use serde::{Deserialize, Serialize};
 
 use crate::{Layout, NodeFacts, Policy};
 
-/// Why a policy cannot be satisfied. Its text is for the client of a 503 or the operator of a refusal.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a policy cannot be satisfied. It travels in replicated answers, so it is made of facts only; its text is for
+/// the client of a 503 or the operator of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct Shortfall {
     /// What is asked for.
     pub durability: Durability,
-    /// The failure domains that could take a copy, as text, ascending.
-    pub found: Vec<String>,
+    /// The failure domains that could take a copy, ascending.
+    pub found: Vec<Domain>,
     /// How many it takes.
-    pub needed: usize,
+    pub needed: u32,
     /// The only regions that count, if the policy is confined.
     pub confined_to: Option<Vec<String>>,
 }
@@ -34,40 +36,72 @@ impl fmt::Display for Shortfall {
         }
         match self.found.as_slice() {
             [] => f.write_str("; there is none to use"),
-            found => write!(f, "; there is only {} to use", found.join(", ")),
+            [first, others @ ..] => {
+                write!(f, "; there is only {first}")?;
+                others.iter().try_for_each(|domain| write!(f, ", {domain}"))?;
+                f.write_str(" to use")
+            }
         }
     }
 }
 
-/// The failure domains that count for a durability.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Domain<'l> {
+/// A failure domain that counts for a durability.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Domain {
+    /// One node.
     Node(NodeId),
-    Zone(&'l str, &'l str),
-    Region(&'l str),
+    /// One zone of a region.
+    Zone {
+        /// The region.
+        region: String,
+        /// The zone within it.
+        zone: String,
+    },
+    /// One region.
+    Region(String),
 }
 
-impl fmt::Display for Domain<'_> {
+impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Domain::Node(id) => write!(f, "node {id}"),
-            Domain::Zone(region, zone) => write!(f, "{region}/{zone}"),
+            Domain::Zone { region, zone } => write!(f, "{region}/{zone}"),
             Domain::Region(region) => f.write_str(region),
         }
     }
 }
 
-fn domain(durability: Durability, node: &NodeFacts) -> Domain<'_> {
+/// A [`Domain`] of a layout, borrowed: what is compared on the way of every push.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum DomainRef<'l> {
+    Node(NodeId),
+    Zone(&'l str, &'l str),
+    Region(&'l str),
+}
+
+impl From<&DomainRef<'_>> for Domain {
+    fn from(domain: &DomainRef<'_>) -> Self {
+        match *domain {
+            DomainRef::Node(id) => Domain::Node(id),
+            DomainRef::Zone(region, zone) => {
+                Domain::Zone { region: region.to_owned(), zone: zone.to_owned() }
+            }
+            DomainRef::Region(region) => Domain::Region(region.to_owned()),
+        }
+    }
+}
+
+fn domain(durability: Durability, node: &NodeFacts) -> DomainRef<'_> {
     let at = &node.location;
     match durability {
-        Durability::Local => Domain::Node(node.id),
-        Durability::Zone => Domain::Zone(&at.region, &at.zone),
-        Durability::Region => Domain::Region(&at.region),
+        Durability::Local => DomainRef::Node(node.id),
+        Durability::Zone => DomainRef::Zone(&at.region, &at.zone),
+        Durability::Region => DomainRef::Region(&at.region),
     }
 }
 
 /// How many distinct failure domains need a copy.
-fn needed(durability: Durability) -> usize {
+fn needed(durability: Durability) -> u32 {
     match durability {
         Durability::Local => 1,
         Durability::Zone | Durability::Region => 2,
@@ -75,20 +109,25 @@ fn needed(durability: Durability) -> usize {
 }
 
 /// The failure domains that copies on `nodes` cover.
-fn covered<'l>(policy: &Policy, nodes: impl Iterator<Item = &'l NodeFacts>) -> BTreeSet<Domain<'l>> {
+fn covered<'l>(policy: &Policy, nodes: impl Iterator<Item = &'l NodeFacts>) -> BTreeSet<DomainRef<'l>> {
     nodes.filter(|node| policy.admits(node)).map(|node| domain(policy.durability, node)).collect()
+}
+
+/// Whether these failure domains are enough for a durability.
+fn enough(durability: Durability, covered: &BTreeSet<DomainRef<'_>>) -> bool {
+    u32::try_from(covered.len()).is_ok_and(|found| found >= needed(durability))
 }
 
 /// Whether copies on `holders` are enough to acknowledge a push. Holders that are no members, store no
 /// blobs or lie outside a confined placement do not count.
 pub fn satisfied(policy: &Policy, layout: &Layout, holders: &[NodeId]) -> bool {
-    covered(policy, layout.among(holders)).len() >= needed(policy.durability)
+    enough(policy.durability, &covered(policy, layout.among(holders)))
 }
 
 /// Whether one more copy, on `node`, would bring unsatisfied durability closer.
 pub(crate) fn brings_closer(policy: &Policy, layout: &Layout, holders: &[NodeId], node: &NodeFacts) -> bool {
     let covered = covered(policy, layout.among(holders));
-    covered.len() < needed(policy.durability)
+    !enough(policy.durability, &covered)
         && policy.admits(node)
         && !covered.contains(&domain(policy.durability, node))
 }
@@ -128,22 +167,21 @@ pub fn possible(policy: &Policy, layout: &Layout, live: &[NodeId]) -> Result<(),
 /// `local`.
 ///
 /// # Errors
-/// The reason, for the operator.
-pub fn accepts(durability: Durability, layout: &Layout) -> Result<(), String> {
+/// [`Shortfall`] says what is missing.
+pub fn accepts(durability: Durability, layout: &Layout) -> Result<(), Shortfall> {
     let policy = Policy { durability, regions: None, confined: false };
-    check(&policy, layout.nodes.iter()).map_err(|shortfall| shortfall.to_string())
+    check(&policy, layout.nodes.iter())
 }
 
 fn check<'l>(policy: &Policy, nodes: impl Iterator<Item = &'l NodeFacts>) -> Result<(), Shortfall> {
     let covered = covered(policy, nodes);
-    let needed = needed(policy.durability);
-    if covered.len() >= needed {
+    if enough(policy.durability, &covered) {
         return Ok(());
     }
     Err(Shortfall {
         durability: policy.durability,
-        found: covered.iter().map(ToString::to_string).collect(),
-        needed,
+        found: covered.iter().map(Domain::from).collect(),
+        needed: needed(policy.durability),
         confined_to: policy.regions.clone().filter(|_| policy.confined),
     })
 }

@@ -14,7 +14,7 @@ mod testing;
 
 use clawhub_types::{Durability, Location, NodeId};
 
-pub use durability::{Shortfall, accepts, complete, possible, satisfied};
+pub use durability::{Domain, Shortfall, accepts, complete, possible, satisfied};
 pub use placement::{needs_copy_here, partners, target};
 
 /// What the rules know of a member.

@@ -10,7 +10,10 @@ use clawhub_auth::Denied;
 use clawhub_blobs::BlobError;
 use clawhub_consensus::{ProposeError, Unavailable};
 use clawhub_replicate::ReplicateError;
-use clawhub_state::{Fault, Rejected};
+use clawhub_state::artifact::ArtifactRejected;
+use clawhub_state::blob::BlobRejected;
+use clawhub_state::project::ProjectRejected;
+use clawhub_state::{Fault, Rejected, RequestRejected};
 use clawhub_types::Digest;
 
 use crate::{BodyError, UploadView};
@@ -181,19 +184,24 @@ impl From<Rejected> for Error {
     fn from(rejected: Rejected) -> Self {
         let text = rejected.to_string();
         match rejected {
-            Rejected::NameUnknown => Error::not_found(What::Repository, text),
-            Rejected::BlobUnknown => Error::not_found(What::Blob(None), text),
-            Rejected::ManifestUnknown => Error::not_found(What::Manifest, text),
-            Rejected::BlobReferenced(manifest) => Error::new(Kind::InUse { manifest }, text),
-            Rejected::PreconditionFailed(current) => Error::new(Kind::Precondition { current }, text),
-            Rejected::ReferencesUnknown(digests) => {
+            Rejected::Project(ProjectRejected::NameUnknown) => Error::not_found(What::Repository, text),
+            Rejected::Blob(BlobRejected::BlobUnknown) => Error::not_found(What::Blob(None), text),
+            Rejected::Artifact(ArtifactRejected::ManifestUnknown) => Error::not_found(What::Manifest, text),
+            Rejected::Blob(BlobRejected::BlobReferenced(manifest)) => {
+                Error::new(Kind::InUse { manifest }, text)
+            }
+            Rejected::Artifact(ArtifactRejected::PreconditionFailed(current)) => {
+                Error::new(Kind::Precondition { current }, text)
+            }
+            Rejected::Artifact(ArtifactRejected::ReferencesUnknown(digests)) => {
                 Error::new(Kind::MissingReferences(digests), "the repository has no such blob or manifest")
             }
-            Rejected::SessionGone
-            | Rejected::DeadlinePassed
-            | Rejected::StalePermit
-            | Rejected::NeedCopies(_)
-            | Rejected::BadReceipt => Error::unavailable(RETRY, text),
+            Rejected::Request(
+                RequestRejected::SessionGone | RequestRejected::DeadlinePassed | RequestRejected::StalePermit,
+            )
+            | Rejected::Blob(BlobRejected::NeedCopies(_) | BlobRejected::BadReceipt) => {
+                Error::unavailable(RETRY, text)
+            }
             _ => {
                 tracing::error!(%text, "an unexpected refusal");
                 Error::internal(text)

@@ -151,17 +151,11 @@ fn message(
         Step::Status => Op::Status(pb::UploadStatus {}),
         Step::Cancel => Op::Cancel(pb::UploadCancel {}),
     };
-    let access = permit.access();
     let range = chunk.as_ref().and_then(|chunk| chunk.range);
     let message = pb::UploadStep {
         upload: id.map(|id| id.to_string()).unwrap_or_default(),
         repo: repo.to_string(),
-        access: Some(pb::Access {
-            actor: permit.actor().to_string(),
-            project: access.project.map(|(project, _)| project.0),
-            project_revision: access.project.map_or(0, |(_, revision)| revision),
-            principal_revision: access.principal,
-        }),
+        access: Some(pb::Access::new(permit.actor(), &permit.access())),
         range_start: range.map(|(start, _)| start),
         range_end: range.map(|(_, end)| end),
         length: chunk.as_ref().and_then(|chunk| chunk.length),

@@ -120,7 +120,7 @@ impl Registry {
 
     /// Proposes what the cluster itself wants.
     async fn propose_system(&self, cmd: impl Into<Command>) -> Result<Committed, ProposeError> {
-        self.propose_as(Who { actor: Actor::System, access: AccessRevisions::default() }, cmd.into()).await
+        self.propose_as(Who { actor: Actor::system(), access: AccessRevisions::default() }, cmd.into()).await
     }
 
     /// Boxed: the compiler cannot prove the generic future `Send` once it is nested in others.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clawhub_auth::Permit;
 use clawhub_consensus::ProposeError;
-use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
-use clawhub_state::blob::StoredBytes;
+use clawhub_state::artifact::{ArtifactCmd, ArtifactRejected, ArtifactReply, Body, Condition, ManifestFacts};
+use clawhub_state::blob::{BlobRejected, StoredBytes};
+use clawhub_state::project::ProjectRejected;
 use clawhub_state::{Command, Rejected, Reply};
 use clawhub_types::{Algorithm, Digest, Digests, Reference, RepoName};
 use futures::stream;
@@ -73,7 +74,9 @@ impl Registry {
         };
         match self.propose(permit, Command::Artifact(cmd)).await {
             Ok(_) => Ok(()),
-            Err(ProposeError::Rejected(Rejected::NameUnknown)) => Err(Rejected::ManifestUnknown.into()),
+            Err(ProposeError::Rejected(Rejected::Project(ProjectRejected::NameUnknown))) => {
+                Err(Rejected::from(ArtifactRejected::ManifestUnknown).into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -90,10 +93,10 @@ impl Registry {
         for _ in 0..PUTS {
             match self.propose(permit, Command::Artifact(cmd.clone())).await {
                 Ok(committed) => match committed.reply {
-                    Reply::Stored { digest, tags } => return Ok((digest, tags)),
+                    Reply::Artifact(ArtifactReply::Stored { digest, tags }) => return Ok((digest, tags)),
                     other => return Err(Error::internal(format!("an unexpected answer: {other:?}"))),
                 },
-                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => {
+                Err(ProposeError::Rejected(Rejected::Blob(BlobRejected::NeedCopies(roots)))) => {
                     let copies = tokio::time::timeout(COPIES, self.more_copies(repo, &roots)).await;
                     copies.map_err(|_| short())??;
                 }

@@ -3,11 +3,13 @@
 
 use clawhub_auth::Permit;
 use clawhub_consensus::ProposeError;
+use clawhub_consensus::Who;
 use clawhub_policy::{partners, satisfied};
 use clawhub_replicate::Wanted;
-use clawhub_state::blob::BlobCmd;
+use clawhub_state::blob::{BlobCmd, BlobRejected, BlobReply};
+use clawhub_state::project::ProjectRejected;
 use clawhub_state::{Command, Rejected, Reply, View};
-use clawhub_types::{Algorithm, Digest, Digests, NodeId, Receipt, RepoName, Root, UploadId};
+use clawhub_types::{AccessRevisions, Algorithm, Digest, Digests, NodeId, Receipt, RepoName, Root, UploadId};
 
 use crate::error::RETRY;
 use crate::forward::Step;
@@ -143,12 +145,15 @@ impl Registry {
         source: Option<&RepoName>,
         digest: &Digest,
     ) -> Result<bool, Error> {
-        let (Some(_), Some(source)) = (from, source) else { return Ok(false) };
+        let (Some(from), Some(source)) = (from, source) else { return Ok(false) };
+        // Apply compares the rights to both repositories.
+        let access = AccessRevisions { source: from.access().project, ..to.access() };
+        let who = Who { actor: to.actor().clone(), access };
         for _ in 0..COMMITS {
             let cmd = BlobCmd::Mount { from: source.clone(), to: repo.clone(), digest: digest.clone() };
-            match self.propose(to, Command::Blob(cmd)).await {
-                Ok(committed) => return Ok(matches!(committed.reply, Reply::Linked { .. })),
-                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => {
+            match self.propose_as(who.clone(), Command::Blob(cmd)).await {
+                Ok(committed) => return Ok(matches!(committed.reply, Reply::Blob(BlobReply::Linked { .. }))),
+                Err(ProposeError::Rejected(Rejected::Blob(BlobRejected::NeedCopies(roots)))) => {
                     self.more_copies(repo, &roots).await?
                 }
                 Err(error) => return Err(error.into()),
@@ -169,7 +174,9 @@ impl Registry {
         match self.propose(permit, Command::Blob(cmd)).await {
             Ok(_) => Ok(()),
             // A DELETE of a blob answers about the blob, whatever is missing.
-            Err(ProposeError::Rejected(Rejected::NameUnknown)) => Err(Rejected::BlobUnknown.into()),
+            Err(ProposeError::Rejected(Rejected::Project(ProjectRejected::NameUnknown))) => {
+                Err(Rejected::from(BlobRejected::BlobUnknown).into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -189,11 +196,11 @@ impl Registry {
                 BlobCmd::Commit { repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
             match self.propose(permit, Command::Blob(cmd)).await {
                 Ok(_) => return Ok(()),
-                Err(ProposeError::Rejected(Rejected::NeedCopies(roots))) => {
+                Err(ProposeError::Rejected(Rejected::Blob(BlobRejected::NeedCopies(roots)))) => {
                     self.more_copies(repo, &roots).await?
                 }
                 // The root began a new generation, or a holder deleted since: what is here counts anew.
-                Err(ProposeError::Rejected(Rejected::BadReceipt)) => {
+                Err(ProposeError::Rejected(Rejected::Blob(BlobRejected::BadReceipt))) => {
                     receipts = self.renewed(repo, receipts).await?
                 }
                 Err(error) => return Err(error.into()),

@@ -52,9 +52,11 @@ impl Registry {
     /// next pass records them.
     pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
         let began = Instant::now();
-        let Found { missing, gone, next, short } = self.reading(move |this| this.look(after)).await?;
+        let Found { missing, gone, misjudged, next, short } =
+            self.reading(move |this| this.look(after)).await?;
         let reading = began.elapsed();
         self.report_gone(gone).await?;
+        self.review(misjudged).await?;
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -109,6 +111,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Has the state look anew at roots whose row under target is not what this node finds: the layout or a policy
+    /// changed since it was written. Several nodes may find the same; the second look changes nothing.
+    async fn review(&self, roots: Vec<Root>) -> Result<(), Error> {
+        if !roots.is_empty() {
+            self.propose_system(Command::Blob(BlobCmd::Review { roots })).await?;
+        }
+        Ok(())
+    }
+
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
     pub fn applied(&self) -> u64 {
         self.inner.consensus.status().applied
@@ -156,13 +167,20 @@ impl Registry {
         let layout = view.cluster().layout()?;
         let roots = view.blob().roots(after, PAGE)?;
         let next = (roots.len() == PAGE).then(|| roots.last().map(|(root, _)| *root)).flatten();
-        let (mut missing, mut gone, mut short) = (Vec::new(), Vec::new(), 0);
+        let mut missing = Vec::new();
+        let mut gone = Vec::new();
+        let mut misjudged = Vec::new();
+        let mut short = 0;
         // A store whose device fails as a whole says nothing about one copy.
         let sound = !self.blobs().is_held_back();
         for (root, record) in roots {
             let policies = view.blob().policies(&root)?;
             let enough = complete(&policies, &layout, &record.holders);
             short += u64::from(!enough);
+            let lacks = record.links > 0 && !enough;
+            if lacks != record.short_since.is_some() {
+                misjudged.push(root);
+            }
             let recorded = record.holders.contains(&self.me());
             if sound && recorded && !self.blobs().has(&root)? {
                 gone.push(root);
@@ -183,7 +201,7 @@ impl Registry {
                 });
             }
         }
-        Ok(Found { missing, gone, next, short })
+        Ok(Found { missing, gone, misjudged, next, short })
     }
 }
 
@@ -193,6 +211,8 @@ struct Found {
     missing: Vec<Wanted>,
     /// Copies that this node is said to hold and does not.
     gone: Vec<Root>,
+    /// Roots that the state lists among those under target and should not, or the other way round.
+    misjudged: Vec<Root>,
     next: Option<Root>,
     short: u64,
 }

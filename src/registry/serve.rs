@@ -6,8 +6,8 @@ use std::time::Duration;
 use clawhub_auth::Permit;
 use clawhub_peer::StreamHandler;
 use clawhub_replicate::{BodyFrame, FrameError, read_body, read_message, write_message};
-use clawhub_types::{AccessRevisions, Actor, Digest, NodeId, ProjectId, RepoName, UploadId};
-use clawhub_wire::blob as pb;
+use clawhub_types::{Digest, NodeId, RepoName, UploadId};
+use clawhub_wire::{Invalid, blob as pb};
 use futures::future::BoxFuture;
 use futures::stream;
 use pb::blob_request::Op as Request;
@@ -100,15 +100,9 @@ fn position(view: UploadView) -> Outcome {
 }
 
 fn permit(access: pb::Access, repo: &RepoName) -> Result<Permit, Error> {
-    let actors = [Actor::Anonymous, Actor::System, Actor::Operator];
-    let actor = actors.into_iter().find(|actor| actor.to_string() == access.actor);
-    let actor = actor.ok_or_else(|| Error::internal("a peer vouched for an unknown kind of client"))?;
-    let project = access.project.map(|project| (ProjectId(project), access.project_revision));
-    Ok(Permit::vouched(
-        actor,
-        repo.clone(),
-        AccessRevisions { project, principal: access.principal_revision },
-    ))
+    let (actor, access) =
+        access.try_into().map_err(|invalid: Invalid| Error::internal(invalid.to_string()))?;
+    Ok(Permit::vouched(actor, repo.clone(), access))
 }
 
 /// The client's body as the ingress sends it on. It is read by a task of its own, so that a stream that

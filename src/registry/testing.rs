@@ -16,7 +16,7 @@ use clawhub_liveness::Liveness;
 use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Refusal};
 use clawhub_replicate::Replicate;
 use clawhub_state::blob::{BlobCmd, RootRecord};
-use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
 use clawhub_types::{
     Action, ClusterId, Digest, Durability, Location, NodeId, RepoName, Resource, Roles, Root, UploadId,
@@ -104,7 +104,7 @@ impl World {
             let create = ClusterCmd::TokenCreate { hash: token, ttl: 1_000_000 };
             self.system(Command::Cluster(create)).await;
             let joined = self.system(Command::Cluster(ClusterCmd::Join { token, node })).await;
-            assert_eq!(joined, Reply::Joined(id));
+            assert_eq!(joined, Reply::Cluster(ClusterReply::Joined(id)));
         }
     }
 

@@ -6,8 +6,14 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::ArtifactCmd;
 use crate::blob::BlobCmd;
 use crate::cluster::ClusterCmd;
+use crate::domain::commands;
+use crate::fault::{Fault, Stop};
+use crate::lifecycle::LifecycleCmd;
+use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
-use crate::reply::{Rejected, Reply};
+use crate::record::{Record, record};
+use crate::reply::{Outcome, Reply};
+use crate::tx::{ApplyContext, Tx};
 
 /// One proposal, complete: apply consults nothing but this and the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,48 +35,52 @@ pub struct Entry {
     /// What to do.
     pub cmd: Command,
 }
+record!(Entry, 0x0001, "log entry");
 
-/// A command, by domain. A domain writes its own keys; a later one may call an earlier one's
-/// functions.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one per log entry, handled by reference; a box would add an allocation"
-)]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Membership, identity, tokens, sessions, cluster level.
-    Cluster(ClusterCmd),
-    /// Projects and their policies.
-    Project(ProjectCmd),
-    /// Roots, holders, links.
-    Blob(BlobCmd),
-    /// Manifests, tags, referrers.
-    Artifact(ArtifactCmd),
-}
-
-impl Command {
-    /// Whether an entry with this command must carry a request identity, since applying it a second
-    /// time, later, would do harm. The others are idempotent by themselves, or are what a session needs
-    /// before it exists.
-    pub fn needs_identity(&self) -> bool {
-        match self {
-            Command::Cluster(cmd) => cmd.needs_identity(),
-            Command::Project(cmd) => cmd.needs_identity(),
-            Command::Blob(cmd) => cmd.needs_identity(),
-            Command::Artifact(cmd) => cmd.needs_identity(),
-        }
-    }
-
-    /// What the command touches: who proposes it must have the right to.
-    pub fn resource(&self) -> Touched {
-        match self {
-            Command::Cluster(cmd) => cmd.resource(),
-            Command::Project(cmd) => cmd.resource(),
-            Command::Blob(cmd) => cmd.resource(),
-            Command::Artifact(cmd) => cmd.resource(),
-        }
+commands! {
+    /// A command, by domain. A domain writes its own keys; a later one may call an earlier one's functions.
+    #[expect(
+        clippy::large_enum_variant,
+        reason = "one per log entry, handled by reference; a box would add an allocation"
+    )]
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum Command {
+        Outbox(OutboxCmd),
+        Cluster(ClusterCmd),
+        Project(ProjectCmd),
+        Blob(BlobCmd),
+        Artifact(ArtifactCmd),
+        Lifecycle(LifecycleCmd),
+        #[cfg(test)] Toy(crate::toy::ToyCmd),
     }
 }
 
-/// The replicated answer to an entry.
-pub type Outcome = Result<Reply, Rejected>;
+/// The bytes of an entry, as they stand in the log and travel between nodes.
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    entry.encode()
+}
+
+/// The entry in `bytes`.
+///
+/// # Errors
+/// [`Fault::UnknownShape`] if a newer version wrote it; [`Fault::Corrupt`] if it is no entry.
+pub fn decode_entry(bytes: &[u8]) -> Result<Entry, Fault> {
+    Entry::decode(bytes)
+}
+
+/// The bytes of an outcome, as a leader sends it back to the node that forwarded the entry.
+pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+    outcome.encode()
+}
+
+/// The outcome in `bytes`.
+///
+/// # Errors
+/// As [`decode_entry`].
+pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, Fault> {
+    Outcome::decode(bytes)
+}
+
+#[cfg(test)]
+#[path = "entry_test.rs"]
+mod tests;

@@ -11,8 +11,8 @@ pub enum Fault {
     /// The store failed.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// Bytes of a shape this version does not know: written by a newer one.
-    #[error("{what} has shape {shape:#06x}, which this version does not know")]
+    /// Bytes of a shape, or with a variant, that this version does not know: written by a newer one.
+    #[error("{what} of shape {shape:#06x} is of a kind that this version does not know")]
     UnknownShape {
         /// The kind of record.
         what: &'static str,
@@ -46,9 +46,9 @@ pub(crate) enum Stop {
     Fault(Fault),
 }
 
-impl From<Rejected> for Stop {
-    fn from(rejected: Rejected) -> Self {
-        Stop::Rejected(rejected)
+impl<R: Into<Rejected>> From<R> for Stop {
+    fn from(rejected: R) -> Self {
+        Stop::Rejected(rejected.into())
     }
 }
 

@@ -7,22 +7,29 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
+use clawhub_policy::{Domain, Shortfall};
 use clawhub_types::{
-    AccessRevisions, Actor, ClusterId, Durability, NodeId, ProjectId, RepoId, RequestId, SessionId,
+    AccessRevisions, Actor, ClusterId, CredentialId, Durability, NodeId, Origin, Principal, PrincipalId,
+    ProjectId, RepoId, RequestId, SessionId,
 };
 
 use crate::artifact::{
-    ArtifactCmd, Body, BodyRef, Condition, ManifestFacts, ManifestRecord, Ref, RefKind, TagRecord,
+    ArtifactCmd, ArtifactEvent, ArtifactRejected, ArtifactReply, Body, BodyRef, Condition, ManifestFacts,
+    ManifestRecord, Ref, RefKind, TagChange, TagRecord,
 };
-use crate::blob::{BlobCmd, LinkRecord, RootRecord, StoredBytes};
-use crate::cluster::{ClusterCmd, ClusterRecord, NodeRecord, SessionRecord};
+use crate::blob::{BlobCmd, BlobEvent, BlobRejected, BlobReply, LinkRecord, RootRecord, StoredBytes};
+use crate::cluster::{
+    ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord, SessionRecord,
+};
 use crate::log::MembershipRecord;
-use crate::outbox::{Event, OutboxRow};
-use crate::project::{ProjectCmd, ProjectRecord, RepoRecord, RepoRef};
+use crate::outbox::{Event, OutboxCmd, OutboxRow};
+use crate::project::{
+    ProjectCmd, ProjectEvent, ProjectRecord, ProjectRejected, ProjectReply, RepoRecord, RepoRef,
+};
 use crate::record::Record;
 use crate::state_hash::StateHash;
 use crate::testing::{digest, digest512, init, policy, receipt512, repo, root, spec, tag};
-use crate::{Command, Entry, Fault, LogPos, Outcome, Rejected, Reply};
+use crate::{Command, Entry, Fault, LifecycleCmd, LogPos, Outcome, Rejected, Reply, RequestRejected};
 
 /// One shape's samples, and how to read them.
 struct Shape {
@@ -65,8 +72,13 @@ fn entry(cmd: impl Into<Command>) -> Entry {
     Entry {
         tick: 1_000_000,
         at: 1_700_000_000_123,
-        actor: Actor::Anonymous,
-        access: AccessRevisions { project: Some((ProjectId(3), 4)), principal: 5 },
+        actor: Actor::anonymous(),
+        access: AccessRevisions {
+            cluster: 2,
+            project: Some((ProjectId(3), 4)),
+            source: Some((ProjectId(5), 6)),
+            principal: Some((PrincipalId(7), 8)),
+        },
         request: Some(RequestId { session: SessionId(600), seq: 7 }),
         deadline: Some(1_003_000),
         cmd: cmd.into(),
@@ -103,14 +115,12 @@ fn cluster_entries() -> Vec<(&'static str, Entry)> {
                 http_addr: "h:5000".into(),
             }),
         ),
-        ("remove", entry(ClusterCmd::Remove { node, force: true })),
         (
             "session-open",
             Entry { request: None, ..entry(ClusterCmd::SessionOpen { node, boot: 3, nonce: 9 }) },
         ),
         ("session-close", entry(ClusterCmd::SessionClose { session: SessionId(600) })),
         ("session-floor", entry(ClusterCmd::SessionFloor { session: SessionId(600), floor: 12 })),
-        ("outbox-cursor", entry(ClusterCmd::OutboxCursor { reader: "hooks".into(), done: Some(300) })),
         ("drain", entry(ClusterCmd::Drain { node, on: true })),
         ("failing", Entry { request: None, ..entry(ClusterCmd::Failing { node, boot: 3 }) }),
     ]
@@ -129,7 +139,8 @@ fn blob_entries() -> Vec<(&'static str, Entry)> {
         ("renew", entry(BlobCmd::Renew { repo: repo("a/b"), digest: digest(1) })),
         ("hold", entry(BlobCmd::Hold { receipts })),
         ("release", entry(BlobCmd::Release { node, roots: roots.clone() })),
-        ("lost", entry(BlobCmd::Lost { node, roots })),
+        ("lost", entry(BlobCmd::Lost { node, roots: roots.clone() })),
+        ("review", Entry { request: None, ..entry(BlobCmd::Review { roots }) }),
         ("epoch", entry(BlobCmd::Epoch { node, epoch: 4 })),
     ]
 }
@@ -157,79 +168,140 @@ fn artifact_entries() -> Vec<(&'static str, Entry)> {
     ]
 }
 
-fn entries() -> Vec<(&'static str, Entry)> {
+fn other_entries() -> Vec<(&'static str, Entry)> {
     let policy = policy(Some(Durability::Region), Some(&["eu", "us"]), true);
+    vec![
+        ("set-policy", entry(ProjectCmd::SetPolicy { name: "a".parse().unwrap(), policy })),
+        ("outbox-cursor", entry(OutboxCmd::Cursor { reader: "hooks".into(), done: Some(300) })),
+        ("remove-node", entry(LifecycleCmd::RemoveNode { node: NodeId(2), force: true })),
+    ]
+}
+
+/// Every kind of principal, and everything that may be said of one.
+fn actors() -> Vec<(&'static str, Actor)> {
+    let origin = |address: &str| Origin {
+        address: Some(address.parse().unwrap()),
+        request: Some("4bf92f35-1".parse().unwrap()),
+    };
+    let user = Actor {
+        principal: Principal::User(PrincipalId(7)),
+        credential: Some(CredentialId(8)),
+        on_behalf_of: Some(PrincipalId(9)),
+        origin: origin("192.0.2.1"),
+    };
+    let service = Actor { origin: origin("2001:db8::1"), ..Principal::Service(PrincipalId(10)).actor() };
+    vec![
+        ("by-anonymous", Actor::anonymous()),
+        ("by-system", Actor::system()),
+        ("by-operator", Actor::operator()),
+        ("by-user", user),
+        ("by-service", service),
+        ("by-node", Principal::Node(NodeId(2)).actor()),
+    ]
+}
+
+fn entries() -> Vec<(&'static str, Entry)> {
     let mut all = cluster_entries();
-    all.push(("set-policy", entry(ProjectCmd::SetPolicy { name: "a".parse().unwrap(), policy })));
+    all.extend(other_entries());
     all.extend(blob_entries());
     all.extend(artifact_entries());
-    let system = Entry { actor: Actor::System, ..entry(BlobCmd::Epoch { node: NodeId(1), epoch: 1 }) };
-    all.push(("by-system", system.clone()));
-    all.push(("by-operator", Entry { actor: Actor::Operator, deadline: None, ..system }));
+    let epoch = || entry(BlobCmd::Epoch { node: NodeId(1), epoch: 1 });
+    all.extend(actors().into_iter().map(|(name, actor)| (name, Entry { actor, deadline: None, ..epoch() })));
     all
+}
+
+fn shortfall() -> Shortfall {
+    let zone = Domain::Zone { region: "eu".into(), zone: "a".into() };
+    Shortfall {
+        durability: Durability::Region,
+        found: vec![Domain::Node(NodeId(2)), zone, Domain::Region("us".into())],
+        needed: 2,
+        confined_to: Some(vec!["eu".into()]),
+    }
 }
 
 fn outcomes() -> Vec<(&'static str, Outcome)> {
     let node = NodeId(2);
     vec![
         ("done", Ok(Reply::Done)),
-        ("joined", Ok(Reply::Joined(node))),
-        ("session", Ok(Reply::Session(SessionId(600)))),
-        ("project", Ok(Reply::Project(ProjectId(3)))),
-        ("linked", Ok(Reply::Linked { root: root(1), size: 5_000_000_000 })),
-        ("not-mounted", Ok(Reply::NotMounted)),
-        ("stored", Ok(Reply::Stored { digest: digest(1), tags: vec![tag("t")] })),
-        ("count", Ok(Reply::Count(300))),
-        ("session-gone", Err(Rejected::SessionGone)),
-        ("deadline-passed", Err(Rejected::DeadlinePassed)),
-        ("stale-permit", Err(Rejected::StalePermit)),
-        ("wrong-phase", Err(Rejected::WrongPhase)),
-        ("token-invalid", Err(Rejected::TokenInvalid)),
-        ("node-unknown", Err(Rejected::NodeUnknown(node))),
-        ("name-taken", Err(Rejected::NameTaken)),
-        ("key-taken", Err(Rejected::KeyTaken(node))),
-        ("stale-boot", Err(Rejected::StaleBoot { node, boot: 3, logged: 4 })),
-        ("layout", Err(Rejected::Layout("why".into()))),
-        ("name-unknown", Err(Rejected::NameUnknown)),
-        ("need-copies", Err(Rejected::NeedCopies(vec![root(1)]))),
-        ("bad-receipt", Err(Rejected::BadReceipt)),
-        ("blob-unknown", Err(Rejected::BlobUnknown)),
-        ("blob-referenced", Err(Rejected::BlobReferenced(digest(1)))),
-        ("references-unknown", Err(Rejected::ReferencesUnknown(vec![digest(1), digest512(2)]))),
-        ("manifest-unknown", Err(Rejected::ManifestUnknown)),
-        ("precondition-failed", Err(Rejected::PreconditionFailed(Some(digest(1))))),
+        ("joined", Ok(Reply::Cluster(ClusterReply::Joined(node)))),
+        ("session", Ok(Reply::Cluster(ClusterReply::Session(SessionId(600))))),
+        ("project", Ok(Reply::Project(ProjectReply::Project(ProjectId(3))))),
+        ("linked", Ok(Reply::Blob(BlobReply::Linked { root: root(1), size: 5_000_000_000 }))),
+        ("not-mounted", Ok(Reply::Blob(BlobReply::NotMounted))),
+        ("stored", Ok(Reply::Artifact(ArtifactReply::Stored { digest: digest(1), tags: vec![tag("t")] }))),
+        ("count", Ok(Reply::Blob(BlobReply::Count(300)))),
+        ("session-gone", Err(Rejected::Request(RequestRejected::SessionGone))),
+        ("deadline-passed", Err(Rejected::Request(RequestRejected::DeadlinePassed))),
+        ("stale-permit", Err(Rejected::Request(RequestRejected::StalePermit))),
+        ("wrong-phase", Err(Rejected::Request(RequestRejected::WrongPhase))),
+        ("token-invalid", Err(Rejected::Cluster(ClusterRejected::TokenInvalid))),
+        ("node-unknown", Err(Rejected::Cluster(ClusterRejected::NodeUnknown(node)))),
+        ("name-taken", Err(Rejected::Cluster(ClusterRejected::NameTaken))),
+        ("key-taken", Err(Rejected::Cluster(ClusterRejected::KeyTaken(node)))),
+        ("stale-boot", Err(Rejected::Cluster(ClusterRejected::StaleBoot { node, boot: 3, logged: 4 }))),
+        ("last-member", Err(Rejected::Cluster(ClusterRejected::LastMember))),
+        ("too-few-domains", Err(Rejected::Cluster(ClusterRejected::TooFewDomains(shortfall())))),
+        ("policy-too-few-domains", Err(Rejected::Project(ProjectRejected::TooFewDomains(shortfall())))),
+        ("root-short", Err(Rejected::Blob(BlobRejected::RootShort { root: root(1), node }))),
+        ("name-unknown", Err(Rejected::Project(ProjectRejected::NameUnknown))),
+        ("need-copies", Err(Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)])))),
+        ("bad-receipt", Err(Rejected::Blob(BlobRejected::BadReceipt))),
+        ("blob-unknown", Err(Rejected::Blob(BlobRejected::BlobUnknown))),
+        ("blob-referenced", Err(Rejected::Blob(BlobRejected::BlobReferenced(digest(1))))),
+        (
+            "references-unknown",
+            Err(Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(1), digest512(2)]))),
+        ),
+        ("manifest-unknown", Err(Rejected::Artifact(ArtifactRejected::ManifestUnknown))),
+        (
+            "precondition-failed",
+            Err(Rejected::Artifact(ArtifactRejected::PreconditionFailed(Some(digest(1))))),
+        ),
     ]
 }
 
 fn events() -> Vec<(&'static str, OutboxRow)> {
     let (repo, digest, node) = (repo("a/b"), digest(1), NodeId(2));
-    let row = |event| OutboxRow { at: 1_700_000_000_123, actor: Actor::Operator, event };
-    let put = Event::ManifestPut {
+    let row = |event: Event| OutboxRow { at: 1_700_000_000_123, actor: Actor::operator(), event };
+    let put = Event::Artifact(ArtifactEvent::ManifestPut {
         repo: repo.clone(),
         digest: digest.clone(),
         media_type: sample_facts().media_type,
         tags: vec![tag("t")],
-    };
-    let deleted = Event::ManifestDeleted { repo: repo.clone(), digest: digest.clone(), tags: vec![tag("t")] };
+    });
+    let deleted = Event::Artifact(ArtifactEvent::ManifestDeleted {
+        repo: repo.clone(),
+        digest: digest.clone(),
+        tags: vec![tag("t")],
+    });
     vec![
         ("manifest-put", row(put)),
         ("manifest-deleted", row(deleted)),
-        ("tag-deleted", row(Event::TagDeleted { repo: repo.clone(), tag: tag("t"), digest: digest.clone() })),
-        ("blob-unlinked", row(Event::BlobUnlinked { repo, digest })),
-        ("policy-set", row(Event::PolicySet { project: "a".parse().unwrap() })),
-        ("node-joined", row(Event::NodeJoined { node })),
-        ("node-removed", row(Event::NodeRemoved { node, forced: true })),
+        (
+            "tag-deleted",
+            row(Event::Artifact(ArtifactEvent::TagDeleted {
+                repo: repo.clone(),
+                tag: tag("t"),
+                digest: digest.clone(),
+            })),
+        ),
+        ("blob-unlinked", row(Event::Blob(BlobEvent::BlobUnlinked { repo, digest }))),
+        ("policy-set", row(Event::Project(ProjectEvent::PolicySet { project: "a".parse().unwrap() }))),
+        ("node-joined", row(Event::Cluster(ClusterEvent::NodeJoined { node }))),
+        ("node-removed", row(Event::Cluster(ClusterEvent::NodeRemoved { node, forced: true }))),
     ]
 }
 
 fn cluster_shapes() -> Vec<Shape> {
-    use crate::cluster::records::{AnswerRecord, IdsRecord, TickRecord, TokenRecord};
+    use crate::cluster::records::{AnswerRecord, IdsRecord, TokenRecord};
     let cluster = ClusterRecord {
         id: ClusterId([7; 16]),
         epoch: 1,
         ca_cert: b"certificate".to_vec(),
         ca_key_sealed: b"sealed".to_vec(),
         durability: Durability::Region,
+        access_rev: 2,
         level: 1,
     };
     let node = NodeRecord {
@@ -253,7 +325,7 @@ fn cluster_shapes() -> Vec<Shape> {
         one(session),
         one(AnswerRecord { index: 300, outcome: Ok(Reply::Done) }),
         one(IdsRecord { node: 4, project: 5 }),
-        one(TickRecord(1_000_000)),
+        one(crate::meta::TickRecord(1_000_000)),
     ]
 }
 
@@ -277,6 +349,7 @@ fn data_shapes() -> Vec<Shape> {
         projects: 1,
         links: 2,
         unlinked_since: Some(9),
+        short_since: Some(10),
     };
     let link = LinkRecord { root: root(1), size: 1001, lease_until: Some(86_400_000) };
     let manifest = |body| ManifestRecord { facts: sample_facts(), body, pushed_at: 1_700_000_000_123 };
@@ -291,8 +364,17 @@ fn data_shapes() -> Vec<Shape> {
         shape(vec![("leased", link), ("held", LinkRecord { lease_until: None, ..link })]),
         shape(vec![("inline", manifest(BodyRef::Inline)), ("stored", manifest(BodyRef::Stored(root(1))))]),
         one(TagRecord { digest: digest(1), at: 1_700_000_000_123, index: 300 }),
+        shape(tag_changes()),
         shape(events()),
         one(crate::outbox::records::CursorRecord(300)),
+    ]
+}
+
+fn tag_changes() -> Vec<(&'static str, TagChange)> {
+    let change = |digest, actor| TagChange { index: 300, digest, tick: 9, at: 1_700_000_000_123, actor };
+    vec![
+        ("moved", change(Some(digest(1)), Principal::User(PrincipalId(7)).actor())),
+        ("deleted", change(None, Actor::anonymous())),
     ]
 }
 

@@ -3,15 +3,18 @@
 //!
 //! ```text
 //! m a                       log position applied last        m g   last membership
-//! m h                       state hash (not part of itself)  m t   tick
+//! m h                       state hash (not part of itself)  m t   tick (`meta.rs`)
 //! c c                       the cluster                      c i   next ids
 //! c n <node>                a node, member or removed        c j <token hash>   a join token
 //! c s <session>             a proposer session               c a <session> <seq>   an answer
 //! p i <project>             a project with its counters      p n <project name>   its id
+//! p r <project> <name>      a repository of the project, by its full name
 //! n <repository name>       project and repository id; catalog order
 //! r <root>                  a root: size, digests, holders   g <digest>   its root
 //! k <root> <project>        links of the project to the root
 //! h <node> <root>           the node is a holder
+//! w <copies> <tick> <root>  the root is linked and lacks copies since the tick; so many are left (one byte)
+//! x <tick> <root>           nobody links the root since the tick
 //! o <log index> <n>         an outbox row                    q <reader>   its cursor
 //! d <project> <repo> r      the repository
 //! d <project> <repo> l <root>               a link to a blob
@@ -21,6 +24,7 @@
 //! d <project> <repo> t <tag>                a tag
 //! d <project> <repo> v <digest> <tag>       the tag names the manifest
 //! d <project> <repo> s <subject> <digest>   the manifest refers to the subject
+//! d <project> <repo> y <tag> 0 <n>          the n-th change of the tag; the last 100 are kept
 //! ```
 //!
 //! Values are [records](crate::record), but for raw manifest bytes and for rows that say all in their
@@ -116,6 +120,10 @@ impl<'a> Parts<'a> {
 
     pub(crate) fn number(&mut self) -> Result<u64, Fault> {
         self.take().map(u64::from_be_bytes)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Fault> {
+        self.take().map(|[byte]| byte)
     }
 
     pub(crate) fn root(&mut self) -> Result<Root, Fault> {

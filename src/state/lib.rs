@@ -4,35 +4,44 @@
 //! nothing else: no clock, randomness, float, hash-map order, configuration or IO but its own store.
 //! It parses no user input either; the proposer extracts what it needs and the entry carries it.
 //!
-//! Each domain is a folder `cmd, apply, records, keys, view` and writes its own keys, laid out in
-//! `key.rs`; a later one may call an earlier one: cluster, project, blob, artifact. [`View`] reads.
+//! Each domain is a folder `cmd, apply, reply, event, records, keys, view` and writes its own keys, laid out in
+//! `key.rs`; a later one may call an earlier one: outbox, cluster, project, blob, artifact. What crosses them is
+//! `lifecycle.rs`, what belongs to none `meta.rs`. [`View`] reads. A crash loses what was not synced of the store;
+//! the log replays it.
 
 #![deny(clippy::float_arithmetic)]
 
+mod access;
 pub mod artifact;
 pub mod blob;
 pub mod cluster;
+mod domain;
 mod entry;
 mod fault;
 #[cfg(test)]
 mod golden_test;
 mod key;
+mod lifecycle;
 mod log;
 mod machine;
+mod meta;
 pub mod outbox;
 pub mod project;
+mod read;
 mod record;
 mod reply;
 mod state_hash;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+pub mod toy;
 mod tx;
 mod view;
 
-pub use entry::{Command, Entry, Outcome};
+pub use entry::{Command, Entry, decode_entry, decode_outcome, encode_entry, encode_outcome};
 pub use fault::Fault;
+pub use lifecycle::LifecycleCmd;
 pub use log::{LogItem, LogPos, Payload};
 pub use machine::{Applied, Machine};
-pub use record::{decode_entry, decode_outcome, encode_entry, encode_outcome};
-pub use reply::{Rejected, Reply};
+pub use reply::{Outcome, Rejected, Reply, RequestRejected};
 pub use view::View;

@@ -6,18 +6,17 @@
 
 use std::sync::Arc;
 
-use clawhub_kv::{Kv, KvRead};
+use clawhub_kv::Kv;
 
-use crate::cluster::ClusterCmd;
+use crate::access;
+use crate::cluster;
 use crate::cluster::session::{self, Dedup};
-use crate::entry::{Entry, Outcome};
+use crate::entry::Entry;
 use crate::fault::{Fault, Stop};
-use crate::key::Key;
 use crate::log::{LogItem, LogPos, MembershipRecord, Payload};
-use crate::record::Record;
-use crate::reply::{Rejected, Reply};
+use crate::meta::{self, TickRecord};
+use crate::reply::{Outcome, Reply, RequestRejected};
 use crate::tx::{ApplyContext, Tx};
-use crate::{artifact, blob, cluster, entry::Command, project};
 
 /// The last applied position, and the last membership with its own.
 pub type Applied = (Option<LogPos>, Option<(LogPos, Vec<u8>)>);
@@ -25,22 +24,6 @@ pub type Applied = (Option<LogPos>, Option<(LogPos, Vec<u8>)>);
 /// The replicated state machine over a store.
 pub struct Machine {
     kv: Arc<dyn Kv>,
-}
-
-fn applied_key() -> Key {
-    Key::new(b"ma")
-}
-
-fn membership_key() -> Key {
-    Key::new(b"mg")
-}
-
-pub(crate) fn hash_key() -> Key {
-    Key::new(b"mh")
-}
-
-pub(crate) fn read_applied(kv: &dyn KvRead) -> Result<Option<LogPos>, Fault> {
-    kv.get(applied_key().as_bytes())?.map(|bytes| LogPos::decode(&bytes)).transpose()
 }
 
 impl Machine {
@@ -64,9 +47,8 @@ impl Machine {
     /// # Errors
     /// [`Fault`] if the store cannot be read.
     pub fn applied(&self) -> Result<Applied, Fault> {
-        let membership = self.kv.get(membership_key().as_bytes())?;
-        let membership = membership.map(|bytes| MembershipRecord::decode(&bytes)).transpose()?;
-        Ok((read_applied(&*self.kv)?, membership.map(|m| (m.pos, m.bytes))))
+        let membership = meta::membership(&*self.kv)?;
+        Ok((meta::applied(&*self.kv)?, membership.map(|m| (m.pos, m.bytes))))
     }
 
     /// Applies committed log items in one write batch. The answers come in the items' order; `None` for
@@ -77,7 +59,7 @@ impl Machine {
     /// applied last. Nothing was applied then; the node must stop.
     pub fn apply(&mut self, items: &[LogItem]) -> Result<Vec<Option<Outcome>>, Fault> {
         let mut tx = Tx::new(&*self.kv);
-        let mut last = read_applied(&*self.kv)?;
+        let mut last = meta::applied(&*self.kv)?;
         let mut outcomes = Vec::with_capacity(items.len());
         for item in items {
             follows(last, item.pos)?;
@@ -87,15 +69,15 @@ impl Machine {
                 Payload::Entry(entry) => Some(apply_entry(&mut tx, item.pos.index, entry)?),
                 Payload::Membership(bytes) => {
                     let record = MembershipRecord { pos: item.pos, bytes: bytes.clone() };
-                    tx.put(membership_key(), &record);
+                    tx.put(meta::membership_key(), &record);
                     None
                 }
             });
         }
         if let Some(pos) = last {
-            tx.put(applied_key(), &pos);
+            tx.put(meta::applied_key(), &pos);
         }
-        self.kv.write(tx.finish(hash_key())?)?;
+        self.kv.write(tx.finish(meta::hash_key())?)?;
         Ok(outcomes)
     }
 }
@@ -112,10 +94,10 @@ fn follows(last: Option<LogPos>, next: LogPos) -> Result<(), Fault> {
 /// Answers an entry. A request answered before gets the same answer; a refused command leaves only its
 /// answer behind.
 fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fault> {
-    let tick = cluster::advance_tick(tx, entry.tick)?;
+    let tick = advance_tick(tx, entry.tick)?;
     if let Some(request) = entry.request {
         match session::admit(tx, request)? {
-            Dedup::Gone => return Ok(Err(Rejected::SessionGone)),
+            Dedup::Gone => return Ok(Err(RequestRejected::SessionGone.into())),
             Dedup::Answered(outcome) => return Ok(outcome),
             Dedup::New => {}
         }
@@ -138,22 +120,23 @@ fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fa
 
 fn decide(tx: &mut Tx<'_>, cx: &mut ApplyContext, entry: &Entry) -> Result<Reply, Stop> {
     if entry.request.is_none() && entry.cmd.needs_identity() {
-        return Err(Rejected::SessionGone.into());
+        return Err(RequestRejected::SessionGone.into());
     }
     if entry.deadline.is_some_and(|deadline| cx.tick > deadline) {
-        return Err(Rejected::DeadlinePassed.into());
+        return Err(RequestRejected::DeadlinePassed.into());
     }
     cluster::check_phase(tx, &entry.cmd)?;
-    project::check_access(tx, entry)?;
-    if let Command::Cluster(ClusterCmd::Remove { node, force }) = &entry.cmd {
-        blob::forget_holder(tx, *node, *force)?;
+    access::check(tx, entry)?;
+    entry.cmd.apply(tx, cx)
+}
+
+/// Takes the greater of the cluster clock and an entry's tick, and answers it.
+fn advance_tick(tx: &mut Tx<'_>, stamped: u64) -> Result<u64, Fault> {
+    let last = tx.view().cluster().tick()?;
+    if stamped > last {
+        tx.put(meta::tick_key(), &TickRecord(stamped));
     }
-    match &entry.cmd {
-        Command::Cluster(cmd) => cluster::apply(tx, cx, cmd),
-        Command::Project(cmd) => project::apply(tx, cx, cmd),
-        Command::Blob(cmd) => blob::apply(tx, cx, cmd),
-        Command::Artifact(cmd) => artifact::apply(tx, cx, cmd),
-    }
+    Ok(stamped.max(last))
 }
 
 #[cfg(test)]

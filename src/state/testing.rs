@@ -10,8 +10,8 @@ use clawhub_types::{
 
 use crate::artifact::{ArtifactCmd, Body, Condition, ManifestFacts, Ref, RefKind};
 use crate::blob::BlobCmd;
-use crate::cluster::{ClusterCmd, NodeSpec};
-use crate::project::{ProjectCmd, ProjectPolicy, RepoRef};
+use crate::cluster::{ClusterCmd, ClusterReply, NodeSpec};
+use crate::project::{ProjectPolicy, RepoRef};
 use crate::{Command, Entry, LogItem, LogPos, Machine, Outcome, Payload, View};
 
 /// An hour in ticks.
@@ -52,7 +52,7 @@ impl World {
 
     pub(crate) fn open_session(&mut self, node: NodeId, boot: u64) -> SessionId {
         match self.ok(ClusterCmd::SessionOpen { node, boot, nonce: boot * 7 }) {
-            crate::Reply::Session(id) => {
+            crate::Reply::Cluster(ClusterReply::Session(id)) => {
                 self.request = Some(RequestId { session: id, seq: 0 });
                 id
             }
@@ -75,7 +75,7 @@ impl World {
         Entry {
             tick: self.tick,
             at: 1_700_000_000_000 + self.tick,
-            actor: Actor::System,
+            actor: Actor::system(),
             access: AccessRevisions::default(),
             request,
             deadline: None,
@@ -125,30 +125,6 @@ impl World {
     /// Commits a blob with receipts of these nodes.
     pub(crate) fn blob(&mut self, name: &str, n: u64, nodes: &[u64]) -> crate::Reply {
         self.ok(commit(name, n, nodes))
-    }
-}
-
-impl From<ClusterCmd> for Command {
-    fn from(cmd: ClusterCmd) -> Command {
-        Command::Cluster(cmd)
-    }
-}
-
-impl From<ProjectCmd> for Command {
-    fn from(cmd: ProjectCmd) -> Command {
-        Command::Project(cmd)
-    }
-}
-
-impl From<BlobCmd> for Command {
-    fn from(cmd: BlobCmd) -> Command {
-        Command::Blob(cmd)
-    }
-}
-
-impl From<ArtifactCmd> for Command {
-    fn from(cmd: ArtifactCmd) -> Command {
-        Command::Artifact(cmd)
     }
 }
 

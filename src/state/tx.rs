@@ -52,7 +52,7 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn record<R: Record>(&self, key: &Key) -> Result<Option<R>, Fault> {
-        self.view().get(key)
+        self.view().read().get(key)
     }
 
     pub(crate) fn put<R: Record>(&mut self, key: Key, record: &R) {

@@ -1,32 +1,9 @@
-//! Who does what to what. Until access control is configured, every request is the anonymous
-//! principal's, but each already passes through these types.
-
-use std::fmt;
+//! What is done to what, and the revisions of the rights that allowed it. Until access control is configured
+//! everybody may do everything, but each request already passes through these types.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ProjectId, ProjectName, RepoName};
-
-/// Who caused a log entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Actor {
-    /// An unauthenticated client.
-    Anonymous,
-    /// The cluster itself: reconcilers, membership, sessions.
-    System,
-    /// A local operator, over the admin socket.
-    Operator,
-}
-
-impl fmt::Display for Actor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Actor::Anonymous => "anonymous",
-            Actor::System => "system",
-            Actor::Operator => "operator",
-        })
-    }
-}
+use crate::{PrincipalId, ProjectId, ProjectName, RepoName};
 
 /// What a request wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,14 +66,18 @@ impl From<Resource> for Touched {
     }
 }
 
-/// The revisions a decision was taken at. They move only when rights shrink; apply refuses a command
-/// whose permit was judged at an older one.
+/// The revisions a decision was taken at. Each moves only when rights shrink; apply refuses a command whose
+/// permit was judged at an older one. A project that did not exist yet has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRevisions {
-    /// The project the decision was about and its access revision, if it exists.
+    /// The cluster's: of rights that are given over everything.
+    pub cluster: u64,
+    /// The project that the command changes.
     pub project: Option<(ProjectId, u64)>,
-    /// The principal's revision; 0 for anonymous.
-    pub principal: u64,
+    /// The project of the repository that a blob is mounted from.
+    pub source: Option<(ProjectId, u64)>,
+    /// The principal itself, with its groups and credentials.
+    pub principal: Option<(PrincipalId, u64)>,
 }
 
 #[cfg(test)]

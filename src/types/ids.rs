@@ -35,6 +35,14 @@ numeric_id!(
     RepoId
 );
 numeric_id!(
+    /// A registered principal: a person or a service.
+    PrincipalId
+);
+numeric_id!(
+    /// A credential of a principal: a password, key, token or session.
+    CredentialId
+);
+numeric_id!(
     /// A proposer session: the log index of the entry that opened it.
     SessionId
 );

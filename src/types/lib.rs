@@ -5,6 +5,7 @@
 //! records on disk: a field may only be added by minting a new record shape.
 
 mod access;
+mod actor;
 mod digest;
 mod ids;
 mod layout;
@@ -12,9 +13,13 @@ mod media;
 mod name;
 mod receipt;
 
-pub use access::{AccessRevisions, Action, Actor, Resource, Touched};
+pub use access::{AccessRevisions, Action, Resource, Touched};
+pub use actor::{Actor, HttpRequestId, HttpRequestIdError, Origin, Principal};
 pub use digest::{Algorithm, Digest, DigestError, Digests, Root};
-pub use ids::{ClusterId, NodeId, ProjectId, RepoId, RequestId, SessionId, UploadId, UploadIdError};
+pub use ids::{
+    ClusterId, CredentialId, NodeId, PrincipalId, ProjectId, RepoId, RequestId, SessionId, UploadId,
+    UploadIdError,
+};
 pub use layout::{Durability, LabelError, Location, Roles, label};
 pub use media::{MediaType, MediaTypeError};
 pub use name::{NameError, ProjectName, Reference, RepoName, Tag};

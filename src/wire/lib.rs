@@ -4,6 +4,7 @@
 //!
 //! The crate owns no state. Messages tolerate unknown fields; nothing here is ever written to disk.
 
+mod access;
 mod convert;
 mod receipt;
 mod secret;

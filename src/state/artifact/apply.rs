@@ -6,21 +6,26 @@ use clawhub_policy::satisfied;
 use clawhub_types::{Digest, RepoName, Root, Tag};
 
 use super::records::{BodyRef, ManifestRecord, TagRecord};
-use super::{ArtifactCmd, Body, Condition, ManifestFacts, RefKind, keys};
-use crate::blob::{self, LinkRecord, StoredBytes};
+use super::{
+    ArtifactCmd, ArtifactEvent, ArtifactRejected, ArtifactReply, Body, Condition, ManifestFacts, RefKind,
+    history, keys,
+};
+use crate::blob::{self, BlobRejected, LinkRecord, StoredBytes};
 use crate::fault::{Fault, Stop};
-use crate::outbox::{self, Event};
-use crate::project::{self, Delta, RepoRef, ensure_repo};
-use crate::reply::{Rejected, Reply};
+use crate::outbox;
+use crate::project::{self, Delta, ProjectRejected, RepoRef, ensure_repo};
+use crate::reply::Reply;
 use crate::tx::{ApplyContext, Tx};
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ArtifactCmd) -> Result<Reply, Stop> {
-    match cmd {
-        ArtifactCmd::Put { repo, digest, facts, body, tags, condition } => {
-            put(tx, cx, &Put { repo, digest, facts, body, tags, condition })
+impl ArtifactCmd {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
+        match self {
+            ArtifactCmd::Put { repo, digest, facts, body, tags, condition } => {
+                put(tx, cx, &Put { repo, digest, facts, body, tags, condition })
+            }
+            ArtifactCmd::Delete { repo, digest } => delete(tx, cx, repo, digest),
+            ArtifactCmd::Untag { repo, tag, condition } => untag(tx, cx, repo, tag, condition),
         }
-        ArtifactCmd::Delete { repo, digest } => delete(tx, cx, repo, digest),
-        ArtifactCmd::Untag { repo, tag, condition } => untag(tx, cx, repo, tag, condition),
     }
 }
 
@@ -68,37 +73,37 @@ fn put(tx: &mut Tx<'_>, cx: &mut ApplyContext, put: &Put<'_>) -> Result<Reply, S
     outbox::emit(
         tx,
         cx,
-        Event::ManifestPut {
+        ArtifactEvent::ManifestPut {
             repo: put.repo.clone(),
             digest: put.digest.clone(),
             media_type: put.facts.media_type.clone(),
             tags: put.tags.to_vec(),
         },
     )?;
-    Ok(Reply::Stored { digest: put.digest.clone(), tags: put.tags.to_vec() })
+    Ok(ArtifactReply::Stored { digest: put.digest.clone(), tags: put.tags.to_vec() }.into())
 }
 
 /// Refuses if a condition does not hold for what a tag names now.
-fn check(condition: &Condition, now: Option<Digest>) -> Result<(), Rejected> {
+fn check(condition: &Condition, now: Option<Digest>) -> Result<(), ArtifactRejected> {
     let holds = match condition {
         Condition::Any => true,
         Condition::Exists => now.is_some(),
         Condition::Matches(wanted) => now.as_ref().is_some_and(|now| wanted.contains(now)),
         Condition::Absent => now.is_none(),
     };
-    if holds { Ok(()) } else { Err(Rejected::PreconditionFailed(now)) }
+    if holds { Ok(()) } else { Err(ArtifactRejected::PreconditionFailed(now)) }
 }
 
 /// The links that a manifest's references stand for. A child that is a manifest needs none.
 ///
-/// `Rejected::ReferencesUnknown` lists what the repository lacks.
+/// `ArtifactRejected::ReferencesUnknown` lists what the repository lacks.
 fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<LinkRecord>, Stop> {
     let view = tx.view();
     let mut links = Vec::new();
     let mut unknown = Vec::new();
     for reference in &facts.refs {
         let is_child = reference.kind == RefKind::Child;
-        if is_child && view.has(&keys::manifest(at, &reference.digest))? {
+        if is_child && view.read().has(&keys::manifest(at, &reference.digest))? {
             continue;
         }
         match view.blob().link(&at, &reference.digest)? {
@@ -106,7 +111,7 @@ fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<Lin
             None => unknown.push(reference.digest.clone()),
         }
     }
-    if unknown.is_empty() { Ok(links) } else { Err(Rejected::ReferencesUnknown(unknown).into()) }
+    if unknown.is_empty() { Ok(links) } else { Err(ArtifactRejected::ReferencesUnknown(unknown).into()) }
 }
 
 /// Binds and links the bytes of a large manifest. Receipts prove the bytes; that the digest is theirs is
@@ -120,7 +125,7 @@ fn bind_body(
 ) -> Result<Root, Stop> {
     let record = blob::bind(tx, cx, stored.root, &stored.receipts)?;
     if !stored.digests.contains(digest) || stored.digests.sha256 != record.digests.sha256 {
-        return Err(Rejected::BadReceipt.into());
+        return Err(BlobRejected::BadReceipt.into());
     }
     blob::link(tx, cx, at, stored.root)?;
     Ok(stored.root)
@@ -144,14 +149,15 @@ fn check_copies(
             roots.insert(root);
         }
     }
-    let (policy, layout) = (view.project().policy_of(repo)?, view.cluster().layout()?);
+    let policy = view.project().policy_of(repo)?;
+    let layout = view.cluster().layout()?;
     let mut short = Vec::new();
     for root in roots {
         if !satisfied(&policy, &layout, &blob::known(tx, &root)?.holders) {
             short.push(root);
         }
     }
-    if short.is_empty() { Ok(()) } else { Err(Rejected::NeedCopies(short).into()) }
+    if short.is_empty() { Ok(()) } else { Err(BlobRejected::NeedCopies(short).into()) }
 }
 
 /// The parts of a new manifest that no later push of the same bytes changes.
@@ -206,9 +212,13 @@ fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fa
 }
 
 fn move_tag(tx: &mut Tx<'_>, cx: &ApplyContext, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
-    match tx.view().artifact().tag(&at, tag)? {
-        Some(before) => tx.delete(keys::tag_on(at, &before.digest, tag.as_str())),
+    let before = tx.view().artifact().tag(&at, tag)?.map(|before| before.digest);
+    match &before {
+        Some(before) => tx.delete(keys::tag_on(at, before, tag.as_str())),
         None => project::count(tx, at.project, Delta { tags: 1, ..Delta::default() })?,
+    }
+    if before.as_ref() != Some(digest) {
+        history::note(tx, cx, at, tag, Some(digest))?;
     }
     let record = TagRecord { digest: digest.clone(), at: cx.at, index: cx.index };
     tx.put(keys::tag(at, tag.as_str()), &record);
@@ -216,19 +226,20 @@ fn move_tag(tx: &mut Tx<'_>, cx: &ApplyContext, at: RepoRef, tag: &Tag, digest: 
     Ok(())
 }
 
-fn drop_tag(tx: &mut Tx<'_>, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
+fn drop_tag(tx: &mut Tx<'_>, cx: &ApplyContext, at: RepoRef, tag: &Tag, digest: &Digest) -> Result<(), Stop> {
     tx.delete(keys::tag(at, tag.as_str()));
     tx.delete(keys::tag_on(at, digest, tag.as_str()));
+    history::note(tx, cx, at, tag, None)?;
     project::count(tx, at.project, Delta { tags: -1, ..Delta::default() })?;
     Ok(())
 }
 
 fn delete(tx: &mut Tx<'_>, cx: &mut ApplyContext, repo: &RepoName, digest: &Digest) -> Result<Reply, Stop> {
-    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
-    let record = tx.view().artifact().manifest(&at, digest)?.ok_or(Rejected::ManifestUnknown)?;
+    let at = tx.view().project().repo(repo)?.ok_or(ProjectRejected::NameUnknown)?;
+    let record = tx.view().artifact().manifest(&at, digest)?.ok_or(ArtifactRejected::ManifestUnknown)?;
     let tags = tx.view().artifact().tags_on(&at, digest)?;
     for tag in &tags {
-        drop_tag(tx, at, tag, digest)?;
+        drop_tag(tx, cx, at, tag, digest)?;
     }
     let mut bytes = 0;
     if let Some(body) = tx.view().artifact().manifest_bytes(&at, digest)? {
@@ -243,7 +254,7 @@ fn delete(tx: &mut Tx<'_>, cx: &mut ApplyContext, repo: &RepoName, digest: &Dige
     }
     tx.delete(keys::manifest(at, digest));
     project::count(tx, at.project, Delta { bytes, manifests: -1, tags: 0 })?;
-    let event = Event::ManifestDeleted { repo: repo.clone(), digest: digest.clone(), tags };
+    let event = ArtifactEvent::ManifestDeleted { repo: repo.clone(), digest: digest.clone(), tags };
     outbox::emit(tx, cx, event)?;
     Ok(Reply::Done)
 }
@@ -255,12 +266,12 @@ fn untag(
     tag: &Tag,
     condition: &Condition,
 ) -> Result<Reply, Stop> {
-    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
+    let at = tx.view().project().repo(repo)?.ok_or(ProjectRejected::NameUnknown)?;
     let now = tx.view().artifact().tag(&at, tag)?.map(|tag| tag.digest);
     check(condition, now.clone())?;
-    let digest = now.ok_or(Rejected::ManifestUnknown)?;
-    drop_tag(tx, at, tag, &digest)?;
-    let event = Event::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest };
+    let digest = now.ok_or(ArtifactRejected::ManifestUnknown)?;
+    drop_tag(tx, cx, at, tag, &digest)?;
+    let event = ArtifactEvent::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest };
     outbox::emit(tx, cx, event)?;
     Ok(Reply::Done)
 }

@@ -4,11 +4,14 @@ use clawhub_types::{Durability, NodeId};
 
 use super::super::Ref;
 use super::*;
+use crate::Rejected;
+use crate::artifact::TagChange;
 use crate::blob::{BlobCmd, LEASE};
 use crate::project::{ProjectCmd, ProjectRecord};
 use crate::testing::{
     HOUR, World, digest, digest512, facts, policy, put, receipt, receipt512, receipts, repo, root, size, tag,
 };
+use clawhub_types::Actor;
 
 fn project(world: &World, name: &str) -> ProjectRecord {
     world.view().project().by_name(&name.parse().unwrap()).unwrap().unwrap()
@@ -48,7 +51,10 @@ fn a_manifest_comes_with_its_tags_and_holds_its_blobs() {
     world.blob("a/b", 1, &[1, 2]);
     world.blob("a/b", 2, &[1, 2]);
     let reply = world.ok(put("a/b", 10, &[1, 2], &["latest", "v1"]));
-    assert_eq!(reply, Reply::Stored { digest: digest(10), tags: vec![tag("latest"), tag("v1")] });
+    assert_eq!(
+        reply,
+        Reply::Artifact(ArtifactReply::Stored { digest: digest(10), tags: vec![tag("latest"), tag("v1")] })
+    );
     let at = world.at("a/b");
     let view = world.view();
     let record = view.artifact().manifest(&at, &digest(10)).unwrap().unwrap();
@@ -68,8 +74,15 @@ fn references_must_be_linked_in_that_repository() {
     world.blob("a/b", 1, &[1, 2]);
     world.blob("a/c", 2, &[1, 2]);
     let refused = world.refused(put("a/b", 10, &[1, 2, 3], &["t"]));
-    assert_eq!(refused, Rejected::ReferencesUnknown(vec![digest(2), digest(3)]), "all of them at once");
-    assert_eq!(world.refused(put("x/y", 10, &[1], &[])), Rejected::ReferencesUnknown(vec![digest(1)]));
+    assert_eq!(
+        refused,
+        Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(2), digest(3)])),
+        "all of them at once"
+    );
+    assert_eq!(
+        world.refused(put("x/y", 10, &[1], &[])),
+        Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(1)]))
+    );
     assert_eq!(world.view().project().repo(&repo("x/y")).unwrap(), None);
     assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
 }
@@ -85,7 +98,7 @@ fn children_are_manifests_or_else_blobs() {
     };
     assert_eq!(
         world.refused(children(&[(10, RefKind::Blob), (11, RefKind::Child)])),
-        Rejected::ReferencesUnknown(vec![digest(10), digest(11)]),
+        Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(10), digest(11)])),
         "a manifest is no blob"
     );
     world.ok(children(&[(10, RefKind::Child), (1, RefKind::Child)]));
@@ -105,9 +118,12 @@ fn blobs_need_the_copies_of_the_project_at_apply() {
     });
     let mut short = vec![root(1), root(2)];
     short.sort();
-    assert_eq!(world.refused(put("a/b", 10, &[1, 2], &[])), Rejected::NeedCopies(short));
+    assert_eq!(world.refused(put("a/b", 10, &[1, 2], &[])), Rejected::Blob(BlobRejected::NeedCopies(short)));
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
-    assert_eq!(world.refused(put("a/b", 10, &[1, 2], &[])), Rejected::NeedCopies(vec![root(2)]));
+    assert_eq!(
+        world.refused(put("a/b", 10, &[1, 2], &[])),
+        Rejected::Blob(BlobRejected::NeedCopies(vec![root(2)]))
+    );
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 2)] });
     world.ok(put("a/b", 10, &[1, 2], &[]));
 }
@@ -116,7 +132,7 @@ fn blobs_need_the_copies_of_the_project_at_apply() {
 fn conditions_are_decided_at_apply_for_every_tag() {
     let on = |n: u64, tags: &[&str], wanted: Condition| with(put("a/b", n, &[], tags), |_, _, c| *c = wanted);
     let mut world = World::three();
-    let failed = |now: Option<u64>| Rejected::PreconditionFailed(now.map(digest));
+    let failed = |now: Option<u64>| Rejected::Artifact(ArtifactRejected::PreconditionFailed(now.map(digest)));
 
     assert_eq!(world.refused(on(1, &["t"], Condition::Exists)), failed(None));
     assert_eq!(world.refused(on(1, &["t"], Condition::Matches(vec![digest(1)]))), failed(None));
@@ -169,11 +185,23 @@ fn untagging_takes_the_tag_alone() {
     world.ok(put("a/b", 1, &[], &["t", "u"]));
     let untag =
         |name: &str, t: &str, condition| ArtifactCmd::Untag { repo: repo(name), tag: tag(t), condition };
-    assert_eq!(world.refused(untag("x/y", "t", Condition::Any)), Rejected::NameUnknown);
-    assert_eq!(world.refused(untag("a/b", "none", Condition::Any)), Rejected::ManifestUnknown);
-    assert_eq!(world.refused(untag("a/b", "none", Condition::Exists)), Rejected::PreconditionFailed(None));
+    assert_eq!(
+        world.refused(untag("x/y", "t", Condition::Any)),
+        Rejected::Project(ProjectRejected::NameUnknown)
+    );
+    assert_eq!(
+        world.refused(untag("a/b", "none", Condition::Any)),
+        Rejected::Artifact(ArtifactRejected::ManifestUnknown)
+    );
+    assert_eq!(
+        world.refused(untag("a/b", "none", Condition::Exists)),
+        Rejected::Artifact(ArtifactRejected::PreconditionFailed(None))
+    );
     let wrong = Condition::Matches(vec![digest(2)]);
-    assert_eq!(world.refused(untag("a/b", "t", wrong)), Rejected::PreconditionFailed(Some(digest(1))));
+    assert_eq!(
+        world.refused(untag("a/b", "t", wrong)),
+        Rejected::Artifact(ArtifactRejected::PreconditionFailed(Some(digest(1))))
+    );
     assert_eq!(world.ok(untag("a/b", "t", Condition::Matches(vec![digest(1)]))), Reply::Done);
     assert_eq!((tagged(&world, "t"), tagged(&world, "u")), (None, Some(digest(1))));
     assert!(world.view().artifact().manifest(&world.at("a/b"), &digest(1)).unwrap().is_some());
@@ -198,9 +226,9 @@ fn deleting_a_manifest_takes_its_tags_and_leases_its_blobs() {
     assert_eq!(world.view().artifact().manifest_bytes(&at, &digest(10)).unwrap(), None);
     let counted = project(&world, "a");
     assert_eq!((counted.manifests, counted.tags, counted.bytes), (1, 1, size(1) + size(2) + 3));
-    assert_eq!(world.refused(delete_cmd(10)), Rejected::ManifestUnknown);
+    assert_eq!(world.refused(delete_cmd(10)), Rejected::Artifact(ArtifactRejected::ManifestUnknown));
     let elsewhere = ArtifactCmd::Delete { repo: repo("x/y"), digest: digest(10) };
-    assert_eq!(world.refused(elsewhere), Rejected::NameUnknown);
+    assert_eq!(world.refused(elsewhere), Rejected::Project(ProjectRejected::NameUnknown));
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
     world.ok(delete_cmd(11));
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(2) });
@@ -258,16 +286,24 @@ fn large_manifests_go_by_receipts() {
             facts.size = size(10);
         })
     };
-    assert_eq!(world.refused(large(&[1])), Rejected::NeedCopies(vec![root(10)]));
-    assert_eq!(world.refused(large(&[])), Rejected::BadReceipt);
+    assert_eq!(world.refused(large(&[1])), Rejected::Blob(BlobRejected::NeedCopies(vec![root(10)])));
+    assert_eq!(world.refused(large(&[])), Rejected::Blob(BlobRejected::BadReceipt));
     let other = with(put("a/b", 10, &[], &[]), |_, body, _| *body = stored(11, &[1, 2]));
-    assert_eq!(world.refused(other), Rejected::BadReceipt, "the bytes of another manifest");
+    assert_eq!(
+        world.refused(other),
+        Rejected::Blob(BlobRejected::BadReceipt),
+        "the bytes of another manifest"
+    );
     let lie = with(large(&[1, 2]), |_, body, _| {
         if let Body::Stored(stored) = body {
             stored.receipts.iter_mut().for_each(|receipt| receipt.digests.sha256 = [5; 32]);
         }
     });
-    assert_eq!(world.refused(lie), Rejected::BadReceipt, "the receipts prove other bytes");
+    assert_eq!(
+        world.refused(lie),
+        Rejected::Blob(BlobRejected::BadReceipt),
+        "the receipts prove other bytes"
+    );
     world.ok(large(&[1, 2]));
     let at = world.at("a/b");
     let record = world.view().artifact().manifest(&at, &digest(10)).unwrap().unwrap();
@@ -276,14 +312,14 @@ fn large_manifests_go_by_receipts() {
     assert_eq!(lease(&world, 10), None, "its own bytes are held");
     assert_eq!(project(&world, "a").bytes, size(10));
     let unlink = BlobCmd::Unlink { repo: repo("a/b"), digest: digest(10) };
-    assert_eq!(world.refused(unlink.clone()), Rejected::BlobReferenced(digest(10)));
+    assert_eq!(world.refused(unlink.clone()), Rejected::Blob(BlobRejected::BlobReferenced(digest(10))));
 
     // As a child its bytes must have their copies too.
     let index = with(put("a/b", 20, &[], &[]), |facts, _, _| {
         facts.refs = vec![Ref { digest: digest(10), kind: RefKind::Child }];
     });
     world.ok(BlobCmd::Lost { node: NodeId(2), roots: vec![root(10)] });
-    assert_eq!(world.refused(index.clone()), Rejected::NeedCopies(vec![root(10)]));
+    assert_eq!(world.refused(index.clone()), Rejected::Blob(BlobRejected::NeedCopies(vec![root(10)])));
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 10)] });
     world.ok(index);
 
@@ -305,7 +341,11 @@ fn large_manifests_may_be_named_by_sha512() {
         tags: vec![],
         condition: Condition::Any,
     };
-    assert_eq!(world.refused(put(&stored)), Rejected::BadReceipt, "not among the digests");
+    assert_eq!(
+        world.refused(put(&stored)),
+        Rejected::Blob(BlobRejected::BadReceipt),
+        "not among the digests"
+    );
     stored.digests = receipt512(1, 10).digests;
     world.ok(put(&stored));
     assert!(world.view().artifact().manifest(&world.at("a/b"), &digest512(10)).unwrap().is_some());
@@ -393,4 +433,52 @@ fn referrers_come_in_digest_order_and_pages() {
     }
     assert_eq!(seen, expected);
     assert_eq!(view.artifact().referrers(&at, &digest(3), None, 9).unwrap(), []);
+}
+
+#[test]
+fn a_tag_remembers_what_it_named() {
+    let mut world = World::three();
+    let history = |world: &World| {
+        let at = world.at("a/b");
+        let changes = world.view().artifact().tag_history(&at, &tag("t"), 9).unwrap();
+        changes.into_iter().map(|change| change.digest).collect::<Vec<_>>()
+    };
+    world.ok(put("a/b", 1, &[], &["t", "t0"]));
+    let mut entry = world.entry(put("a/b", 2, &[], &["t"]));
+    entry.actor = Actor::operator();
+    world.apply(entry).unwrap();
+    let (index, _) = world.view().state_hash().unwrap();
+    let newest = world.view().artifact().tag_history(&world.at("a/b"), &tag("t"), 1).unwrap();
+    let expected = TagChange {
+        index,
+        digest: Some(digest(2)),
+        tick: world.tick,
+        at: 1_700_000_000_000 + world.tick,
+        actor: Actor::operator(),
+    };
+    assert_eq!(newest, [expected]);
+    assert_eq!(history(&world), [Some(digest(2)), Some(digest(1))], "newest first");
+    world.ok(put("a/b", 2, &[], &["t"]));
+    assert_eq!(history(&world).len(), 2, "it was there already");
+    world.ok(ArtifactCmd::Untag { repo: repo("a/b"), tag: tag("t"), condition: Condition::Any });
+    world.ok(put("a/b", 1, &[], &["t"]));
+    world.ok(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest(1) });
+    let all = [None, Some(digest(1)), None, Some(digest(2)), Some(digest(1))];
+    assert_eq!(history(&world), all, "it outlives the tag and the manifest");
+    let other = world.view().artifact().tag_history(&world.at("a/b"), &tag("t0"), 9).unwrap();
+    assert_eq!(other.len(), 2, "a tag whose name goes on is another");
+}
+
+#[test]
+fn a_tag_remembers_its_last_hundred_changes() {
+    let mut world = World::three();
+    for n in 0..250 {
+        world.ok(put("a/b", n, &[], &["t", "u"]));
+    }
+    let at = world.at("a/b");
+    let kept = world.view().artifact().tag_history(&at, &tag("t"), usize::MAX).unwrap();
+    let expected: Vec<_> = (150..250).rev().map(|n| Some(digest(n))).collect();
+    assert_eq!(kept.into_iter().map(|change| change.digest).collect::<Vec<_>>(), expected);
+    let rows = world.view().read().all(&crate::project::keys::table(at, b'y')).unwrap();
+    assert_eq!(rows.len(), 200, "two tags");
 }

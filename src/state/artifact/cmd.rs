@@ -72,7 +72,7 @@ pub struct ManifestFacts {
 )]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArtifactCmd {
-    /// Stores a manifest and moves tags to it, all or nothing: `Reply::Stored`.
+    /// Stores a manifest and moves tags to it, all or nothing: `ArtifactReply::Stored`.
     Put {
         /// The repository, created by first use.
         repo: RepoName,

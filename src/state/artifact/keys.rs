@@ -39,3 +39,12 @@ pub(crate) fn referrers(repo: RepoRef, subject: &Digest) -> Key {
 pub(crate) fn referrer(repo: RepoRef, subject: &Digest, digest: &Digest) -> Key {
     referrers(repo, subject).digest(digest)
 }
+
+/// The changes of a tag. No tag contains the zero byte, so that none is the beginning of another's rows.
+pub(crate) fn changes(repo: RepoRef, tag: &str) -> Key {
+    table(repo, b'y').bytes(tag.as_bytes()).byte(0)
+}
+
+pub(crate) fn change(repo: RepoRef, tag: &str, n: u64) -> Key {
+    changes(repo, tag).number(n)
+}

@@ -2,11 +2,16 @@
 
 mod apply;
 mod cmd;
+mod event;
+mod history;
 pub(crate) mod keys;
 mod records;
+mod reply;
 mod view;
 
-pub(crate) use apply::apply;
 pub use cmd::{ArtifactCmd, Body, Condition, ManifestFacts, Ref, RefKind};
-pub use records::{BodyRef, ManifestRecord, TagRecord};
+pub use event::ArtifactEvent;
+pub use history::KEPT;
+pub use records::{BodyRef, ManifestRecord, TagChange, TagRecord};
+pub use reply::{ArtifactRejected, ArtifactReply};
 pub use view::ArtifactView;

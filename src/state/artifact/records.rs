@@ -1,6 +1,6 @@
 //! Records of the artifact domain.
 
-use clawhub_types::{Digest, Root};
+use clawhub_types::{Actor, Digest, Root};
 use serde::{Deserialize, Serialize};
 
 use super::ManifestFacts;
@@ -38,3 +38,19 @@ pub struct TagRecord {
     pub index: u64,
 }
 record!(TagRecord, 0x0401, "tag");
+
+/// A change of what a tag names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagChange {
+    /// Log index of the change.
+    pub index: u64,
+    /// The manifest it names from then on; `None` if it was deleted.
+    pub digest: Option<Digest>,
+    /// The cluster clock, milliseconds.
+    pub tick: u64,
+    /// Wall time, Unix milliseconds.
+    pub at: u64,
+    /// Who changed it.
+    pub actor: Actor,
+}
+record!(TagChange, 0x0402, "tag change");

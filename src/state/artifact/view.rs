@@ -3,19 +3,19 @@
 use clawhub_types::{Digest, Tag};
 
 use super::keys;
-use super::records::{ManifestRecord, TagRecord};
+use super::records::{ManifestRecord, TagChange, TagRecord};
 use crate::fault::Fault;
 use crate::key::Key;
 use crate::project::RepoRef;
-use crate::view::{Row, View, page};
+use crate::read::{Reader, Row, page};
 
 /// What the state says of manifests, tags and referrers.
 #[derive(Clone, Copy)]
-pub struct ArtifactView<'a>(View<'a>);
+pub struct ArtifactView<'a>(Reader<'a>);
 
-impl<'a> From<View<'a>> for ArtifactView<'a> {
-    fn from(view: View<'a>) -> Self {
-        ArtifactView(view)
+impl<'a> From<Reader<'a>> for ArtifactView<'a> {
+    fn from(read: Reader<'a>) -> Self {
+        ArtifactView(read)
     }
 }
 
@@ -42,6 +42,16 @@ impl ArtifactView<'_> {
     /// [`Fault`] if the state cannot be read.
     pub fn tag(&self, repo: &RepoRef, tag: &Tag) -> Result<Option<TagRecord>, Fault> {
         self.0.get(&keys::tag(*repo, tag.as_str()))
+    }
+
+    /// The last changes of a tag, newest first, at most `limit`; the last [`KEPT`](super::KEPT) are known. They
+    /// stay when the tag is deleted. A push that leaves the tag where it was is no change.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn tag_history(&self, repo: &RepoRef, tag: &Tag, limit: usize) -> Result<Vec<TagChange>, Fault> {
+        let rows = self.0.all(&keys::changes(*repo, tag.as_str()))?;
+        rows.iter().rev().take(limit).map(Row::record).collect()
     }
 
     /// At most `limit` tags in byte order after `after`, which need not exist; and whether there are

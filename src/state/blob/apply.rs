@@ -6,31 +6,35 @@ use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root};
 use super::bind::{add, bind};
 use super::link::{link, renew, unlink};
 use super::records::{LinkRecord, RootRecord};
-use super::{BlobCmd, keys};
+use super::roots::{judge, known, mark, review, store};
+use super::{BlobCmd, BlobEvent, BlobRejected, BlobReply, keys};
 use crate::cluster;
 use crate::fault::{Fault, Stop};
-use crate::outbox::{self, Event};
-use crate::project::{RepoRef, ensure_repo};
-use crate::reply::{Rejected, Reply};
+use crate::outbox;
+use crate::project::{ProjectRejected, RepoRef, ensure_repo};
+use crate::reply::Reply;
 use crate::tx::{ApplyContext, Tx};
 
 /// Roots looked at together while a node's copies are forgotten.
 const PAGE: usize = 256;
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &BlobCmd) -> Result<Reply, Stop> {
-    match cmd {
-        BlobCmd::Commit { repo, digest, receipts } => commit(tx, cx, repo, digest, receipts),
-        BlobCmd::Mount { from, to, digest } => mount(tx, cx, from, to, digest),
-        BlobCmd::Unlink { repo, digest } => remove_link(tx, cx, repo, digest),
-        BlobCmd::Renew { repo, digest } => {
-            let (at, link) = linked(tx, repo, digest)?;
-            renew(tx, cx, at, link);
-            Ok(Reply::Done)
+impl BlobCmd {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
+        match self {
+            BlobCmd::Commit { repo, digest, receipts } => commit(tx, cx, repo, digest, receipts),
+            BlobCmd::Mount { from, to, digest } => mount(tx, cx, from, to, digest),
+            BlobCmd::Unlink { repo, digest } => remove_link(tx, cx, repo, digest),
+            BlobCmd::Renew { repo, digest } => {
+                let (at, link) = linked(tx, repo, digest)?;
+                renew(tx, cx, at, link);
+                Ok(Reply::Done)
+            }
+            BlobCmd::Hold { receipts } => hold(tx, cx, receipts),
+            BlobCmd::Release { node, roots } => release(tx, cx, *node, roots),
+            BlobCmd::Lost { node, roots } => lost(tx, cx, *node, roots),
+            BlobCmd::Review { roots } => review(tx, cx, roots),
+            BlobCmd::Epoch { node, epoch } => cluster::raise_epoch(tx, *node, *epoch),
         }
-        BlobCmd::Hold { receipts } => hold(tx, receipts),
-        BlobCmd::Release { node, roots } => release(tx, *node, roots),
-        BlobCmd::Lost { node, roots } => lost(tx, *node, roots),
-        BlobCmd::Epoch { node, epoch } => cluster::raise_epoch(tx, *node, *epoch),
     }
 }
 
@@ -41,16 +45,16 @@ fn commit(
     digest: &Digest,
     receipts: &[Receipt],
 ) -> Result<Reply, Stop> {
-    let Some(first) = receipts.first() else { return Err(Rejected::BadReceipt.into()) };
+    let Some(first) = receipts.first() else { return Err(BlobRejected::BadReceipt.into()) };
     let root = first.root;
     let record = bind(tx, cx, root, receipts)?;
     if !record.digests.contains(digest) {
-        return Err(Rejected::BadReceipt.into());
+        return Err(BlobRejected::BadReceipt.into());
     }
     check_copies(tx, repo, root, &record)?;
     let at = ensure_repo(tx, cx, repo)?;
     link(tx, cx, at, root)?;
-    Ok(Reply::Linked { root, size: record.size })
+    Ok(BlobReply::Linked { root, size: record.size }.into())
 }
 
 /// Refuses while a root's holders do not satisfy a repository's policy.
@@ -59,7 +63,7 @@ fn check_copies(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -
     if satisfied(&view.project().policy_of(repo)?, &view.cluster().layout()?, &record.holders) {
         Ok(())
     } else {
-        Err(Rejected::NeedCopies(vec![root]).into())
+        Err(BlobRejected::NeedCopies(vec![root]).into())
     }
 }
 
@@ -75,12 +79,12 @@ fn mount(
         Some(at) => view.blob().link(&at, digest)?,
         None => None,
     };
-    let Some(LinkRecord { root, .. }) = source else { return Ok(Reply::NotMounted) };
+    let Some(LinkRecord { root, .. }) = source else { return Ok(BlobReply::NotMounted.into()) };
     let record = known(tx, &root)?;
     check_copies(tx, to, root, &record)?;
     let at = ensure_repo(tx, cx, to)?;
     link(tx, cx, at, root)?;
-    Ok(Reply::Linked { root, size: record.size })
+    Ok(BlobReply::Linked { root, size: record.size }.into())
 }
 
 fn remove_link(
@@ -91,22 +95,23 @@ fn remove_link(
 ) -> Result<Reply, Stop> {
     let (at, link) = linked(tx, repo, digest)?;
     if let Some(manifest) = tx.view().blob().referenced_by(&at, &link.root)? {
-        return Err(Rejected::BlobReferenced(manifest).into());
+        return Err(BlobRejected::BlobReferenced(manifest).into());
     }
     unlink(tx, cx, at, link.root)?;
-    let event = Event::BlobUnlinked { repo: repo.clone(), digest: digest.clone() };
+    let event = BlobEvent::BlobUnlinked { repo: repo.clone(), digest: digest.clone() };
     outbox::emit(tx, cx, event)?;
     Ok(Reply::Done)
 }
 
 /// A repository and its link to a blob, which must be there.
 fn linked(tx: &Tx<'_>, repo: &RepoName, digest: &Digest) -> Result<(RepoRef, LinkRecord), Stop> {
-    let at = tx.view().project().repo(repo)?.ok_or(Rejected::NameUnknown)?;
-    let link = tx.view().blob().link(&at, digest)?.ok_or(Rejected::BlobUnknown)?;
+    let at = tx.view().project().repo(repo)?.ok_or(ProjectRejected::NameUnknown)?;
+    let link = tx.view().blob().link(&at, digest)?.ok_or(BlobRejected::BlobUnknown)?;
     Ok((at, link))
 }
 
-fn hold(tx: &mut Tx<'_>, receipts: &[Receipt]) -> Result<Reply, Stop> {
+fn hold(tx: &mut Tx<'_>, cx: &ApplyContext, receipts: &[Receipt]) -> Result<Reply, Stop> {
+    let layout = tx.view().cluster().layout()?;
     let mut added = 0;
     for receipt in receipts {
         let Some(mut record) = tx.view().blob().root(&receipt.root)? else { continue };
@@ -117,58 +122,76 @@ fn hold(tx: &mut Tx<'_>, receipts: &[Receipt]) -> Result<Reply, Stop> {
         if record.holders.len() > before {
             added += 1;
         }
-        tx.put(keys::root(&receipt.root), &record);
+        // One more copy makes no root short that was not.
+        if record.short_since.is_some() {
+            judge(tx, cx, &layout, &receipt.root, &mut record)?;
+        }
+        store(tx, &receipt.root, &record)?;
     }
-    Ok(Reply::Count(added))
+    Ok(BlobReply::Count(added).into())
 }
 
-fn release(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
+fn release(tx: &mut Tx<'_>, cx: &ApplyContext, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
     let layout = tx.view().cluster().layout()?;
     let mut released = 0;
     for root in roots {
-        let Some(record) = tx.view().blob().root(root)? else { continue };
+        let Some(mut record) = tx.view().blob().root(root)? else { continue };
         let others = without(&record, node);
         // The last copy of an unlinked root goes by collection, not by release.
         if others.len() == record.holders.len() || others.is_empty() {
             continue;
         }
         if complete(&tx.view().blob().policies(root)?, &layout, &others) {
-            drop_holder(tx, *root, record, node);
+            mark(&mut record, cx, false);
+            drop_holder(tx, root, record, node)?;
             released += 1;
         }
     }
-    Ok(Reply::Count(released))
+    Ok(BlobReply::Count(released).into())
 }
 
-fn lost(tx: &mut Tx<'_>, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
+fn lost(tx: &mut Tx<'_>, cx: &ApplyContext, node: NodeId, roots: &[Root]) -> Result<Reply, Stop> {
+    let layout = tx.view().cluster().layout()?;
     let mut dropped = 0;
     for root in roots {
-        if let Some(record) = tx.view().blob().root(root)?
-            && record.holders.contains(&node)
-        {
-            drop_holder(tx, *root, record, node);
-            dropped += 1;
+        let Some(mut record) = tx.view().blob().root(root)? else { continue };
+        if !record.holders.contains(&node) {
+            continue;
         }
+        // One copy less makes no root complete that was not.
+        if record.short_since.is_none() {
+            let others = without(&record, node);
+            let policies = tx.view().blob().policies(root)?;
+            mark(&mut record, cx, !complete(&policies, &layout, &others));
+        }
+        drop_holder(tx, root, record, node)?;
+        dropped += 1;
     }
-    Ok(Reply::Count(dropped))
+    Ok(BlobReply::Count(dropped).into())
 }
 
 /// Drops a leaving node from the holders of every root.
 ///
-/// `Rejected::Layout` if a linked root would be left with less than its projects ask for, unless forced.
-pub(crate) fn forget_holder(tx: &mut Tx<'_>, node: NodeId, force: bool) -> Result<(), Stop> {
+/// `BlobRejected::RootShort` if a linked root would be left with less than its projects ask for, unless forced.
+pub(crate) fn forget_holder(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    node: NodeId,
+    force: bool,
+) -> Result<(), Stop> {
     let layout = tx.view().cluster().layout()?.without(node);
     let mut after = None;
     loop {
         let page = tx.view().blob().held_by(node, after, PAGE)?;
         for root in &page {
-            let record = known(tx, root)?;
+            let mut record = known(tx, root)?;
             let others = without(&record, node);
-            if !force && !complete(&tx.view().blob().policies(root)?, &layout, &others) {
-                let why = format!("root {root} would have too few copies without node {node}");
-                return Err(Rejected::Layout(why).into());
+            let enough = complete(&tx.view().blob().policies(root)?, &layout, &others);
+            if !(force || enough) {
+                return Err(BlobRejected::RootShort { root: *root, node }.into());
             }
-            drop_holder(tx, *root, record, node);
+            mark(&mut record, cx, !enough);
+            drop_holder(tx, root, record, node)?;
         }
         if page.len() < PAGE {
             return Ok(());
@@ -181,18 +204,10 @@ fn without(record: &RootRecord, node: NodeId) -> Vec<NodeId> {
     record.holders.iter().copied().filter(|holder| *holder != node).collect()
 }
 
-fn drop_holder(tx: &mut Tx<'_>, root: Root, mut record: RootRecord, node: NodeId) {
+fn drop_holder(tx: &mut Tx<'_>, root: &Root, mut record: RootRecord, node: NodeId) -> Result<(), Fault> {
     record.holders.retain(|holder| *holder != node);
-    tx.delete(keys::holder(node, &root));
-    tx.put(keys::root(&root), &record);
-}
-
-/// The record of a root that something refers to.
-pub(crate) fn known(tx: &Tx<'_>, root: &Root) -> Result<RootRecord, Fault> {
-    tx.view().blob().root(root)?.ok_or_else(|| Fault::Corrupt {
-        what: "root",
-        why: format!("{root} is linked or held, but has no record"),
-    })
+    tx.delete(keys::holder(node, root));
+    store(tx, root, &record)
 }
 
 #[cfg(test)]

@@ -4,14 +4,15 @@ use clawhub_types::{Durability, NodeId};
 
 use super::super::LEASE;
 use super::*;
-use crate::cluster::ClusterCmd;
+use crate::LifecycleCmd;
+use crate::Rejected;
 use crate::project::ProjectCmd;
 use crate::testing::{
     HOUR, World, commit, digest, digest512, policy, put, receipt, receipt512, receipts, repo, root, size,
 };
 
 fn linked_as(n: u64) -> Reply {
-    Reply::Linked { root: root(n), size: size(n) }
+    Reply::Blob(BlobReply::Linked { root: root(n), size: size(n) })
 }
 
 fn record(world: &World, n: u64) -> RootRecord {
@@ -38,6 +39,7 @@ fn a_commit_binds_and_links_under_a_lease() {
         projects: 1,
         links: 1,
         unlinked_since: None,
+        short_since: Some(world.tick),
     };
     assert_eq!(record(&world, 1), expected);
     let view = world.view();
@@ -66,7 +68,10 @@ fn a_second_commit_adds_holders_and_renews() {
 fn copies_must_satisfy_the_project() {
     let mut world = World::new(Durability::Zone, &["eu/a", "eu/b", "us/a", "eu/a", "us/w!"]);
     let short = |world: &mut World, name: &str, nodes: &[u64]| {
-        assert_eq!(world.refused(commit(name, 1, nodes)), Rejected::NeedCopies(vec![root(1)]));
+        assert_eq!(
+            world.refused(commit(name, 1, nodes)),
+            Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)]))
+        );
     };
     short(&mut world, "a/b", &[1]);
     short(&mut world, "a/b", &[1, 4]);
@@ -105,21 +110,25 @@ fn void_receipts_are_refused() {
         for (first, second) in [(receipt(1, n), bad.clone()), (bad.clone(), receipt(1, n))] {
             let receipts = vec![first, second, receipt(2, n)];
             let commit = BlobCmd::Commit { repo: repo("a/b"), digest: digest(n), receipts };
-            assert_eq!(world.refused(commit), Rejected::BadReceipt, "{name}, blob {n}");
+            assert_eq!(world.refused(commit), Rejected::Blob(BlobRejected::BadReceipt), "{name}, blob {n}");
         }
         let before = world.view().blob().root(&root(n)).unwrap();
         world.ok(BlobCmd::Hold { receipts: vec![bad] });
         assert_eq!(world.view().blob().root(&root(n)).unwrap(), before, "{name}, blob {n}");
     }
     let none = BlobCmd::Commit { repo: repo("a/b"), digest: digest(1), receipts: vec![] };
-    assert_eq!(world.refused(none), Rejected::BadReceipt);
+    assert_eq!(world.refused(none), Rejected::Blob(BlobRejected::BadReceipt));
     let other = BlobCmd::Commit { repo: repo("a/b"), digest: digest(5), receipts: receipts(&[1, 2], 1) };
-    assert_eq!(world.refused(other), Rejected::BadReceipt, "not the digest the client named");
+    assert_eq!(
+        world.refused(other),
+        Rejected::Blob(BlobRejected::BadReceipt),
+        "not the digest the client named"
+    );
     // Another root under a digest that is taken: the bytes differ, one of them lies.
     let mut stolen = receipts(&[1, 2], 1);
     stolen.iter_mut().for_each(|receipt| receipt.root = root(50));
     let steal = BlobCmd::Commit { repo: repo("a/b"), digest: digest(1), receipts: stolen };
-    assert_eq!(world.refused(steal), Rejected::BadReceipt);
+    assert_eq!(world.refused(steal), Rejected::Blob(BlobRejected::BadReceipt));
 }
 
 #[test]
@@ -141,7 +150,7 @@ fn a_second_name_joins_the_first() {
 
     let mut lie = receipt512(3, 1);
     lie.digests.sha512 = Some([1; 64]);
-    assert_eq!(world.ok(BlobCmd::Hold { receipts: vec![lie] }), Reply::Count(0));
+    assert_eq!(world.ok(BlobCmd::Hold { receipts: vec![lie] }), Reply::Blob(BlobReply::Count(0)));
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest512(1) });
     assert_eq!(world.view().blob().link(&at, &digest(1)).unwrap(), None);
 }
@@ -151,7 +160,7 @@ fn mounts_need_a_link_and_enough_copies() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);
     let mount = |from: &str, to: &str| BlobCmd::Mount { from: repo(from), to: repo(to), digest: digest(1) };
-    assert_eq!(world.ok(mount("no/where", "c/d")), Reply::NotMounted);
+    assert_eq!(world.ok(mount("no/where", "c/d")), Reply::Blob(BlobReply::NotMounted));
     assert_eq!(
         world.view().project().repo(&repo("c/d")).unwrap(),
         None,
@@ -162,9 +171,9 @@ fn mounts_need_a_link_and_enough_copies() {
     assert_eq!(world.view().blob().policies(&root(1)).unwrap().len(), 1, "both follow the default");
 
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
-    assert_eq!(world.ok(mount("a/b", "e/f")), Reply::NotMounted, "the link is gone");
+    assert_eq!(world.ok(mount("a/b", "e/f")), Reply::Blob(BlobReply::NotMounted), "the link is gone");
     set_policy(&mut world, "ap", policy(Some(Durability::Local), Some(&["ap"]), true));
-    assert_eq!(world.refused(mount("c/d", "ap/x")), Rejected::NeedCopies(vec![root(1)]));
+    assert_eq!(world.refused(mount("c/d", "ap/x")), Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)])));
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
     assert_eq!(world.ok(mount("c/d", "ap/x")), linked_as(1));
     assert_eq!(world.view().blob().policies(&root(1)).unwrap().len(), 2);
@@ -185,8 +194,8 @@ fn the_last_unlink_leaves_the_root_for_collection() {
     assert_eq!((left.links, left.projects, left.unlinked_since), (0, 0, Some(world.tick)));
     assert_eq!(left.holders.len(), 2);
     assert_eq!(world.view().blob().policies(&root(1)).unwrap(), []);
-    assert_eq!(world.refused(unlink("a/c")), Rejected::BlobUnknown);
-    assert_eq!(world.refused(unlink("z/z")), Rejected::NameUnknown);
+    assert_eq!(world.refused(unlink("a/c")), Rejected::Blob(BlobRejected::BlobUnknown));
+    assert_eq!(world.refused(unlink("z/z")), Rejected::Project(ProjectRejected::NameUnknown));
     world.blob("a/c", 1, &[1]);
     assert_eq!((record(&world, 1).links, record(&world, 1).unlinked_since), (1, None));
 }
@@ -206,9 +215,9 @@ fn leases_are_renewed_unless_a_manifest_holds_the_link() {
     world.blob("a/b", 1, &[1, 2]);
     world.ok(BlobCmd::Mount { from: repo("a/b"), to: repo("a/b"), digest: digest(1) });
     assert_eq!(lease(&world, "a/b", 1), Some(None), "held is held");
-    assert_eq!(world.refused(renew(2)), Rejected::BlobUnknown);
+    assert_eq!(world.refused(renew(2)), Rejected::Blob(BlobRejected::BlobUnknown));
     let elsewhere = BlobCmd::Renew { repo: repo("x/y"), digest: digest(1) };
-    assert_eq!(world.refused(elsewhere), Rejected::NameUnknown);
+    assert_eq!(world.refused(elsewhere), Rejected::Project(ProjectRejected::NameUnknown));
 }
 
 #[test]
@@ -218,7 +227,7 @@ fn a_referenced_blob_is_not_unlinked() {
     world.blob("a/c", 1, &[1, 2]);
     world.ok(put("a/b", 10, &[1], &[]));
     let unlink = |name: &str| BlobCmd::Unlink { repo: repo(name), digest: digest(1) };
-    assert_eq!(world.refused(unlink("a/b")), Rejected::BlobReferenced(digest(10)));
+    assert_eq!(world.refused(unlink("a/b")), Rejected::Blob(BlobRejected::BlobReferenced(digest(10))));
     assert_eq!(world.ok(unlink("a/c")), Reply::Done, "only that repository's manifests count");
 }
 
@@ -229,10 +238,10 @@ fn holders_are_added_one_by_one() {
     let hold = |receipts| BlobCmd::Hold { receipts };
     let mut stale = receipt(3, 1);
     stale.generation = 7;
-    assert_eq!(world.ok(hold(vec![stale, receipt(3, 99), receipt(2, 1)])), Reply::Count(0));
-    assert_eq!(world.ok(hold(vec![receipt(3, 1), receipt(3, 1)])), Reply::Count(1));
+    assert_eq!(world.ok(hold(vec![stale, receipt(3, 99), receipt(2, 1)])), Reply::Blob(BlobReply::Count(0)));
+    assert_eq!(world.ok(hold(vec![receipt(3, 1), receipt(3, 1)])), Reply::Blob(BlobReply::Count(1)));
     assert_eq!(record(&world, 1).holders, [1, 2, 3].map(NodeId));
-    assert_eq!(world.ok(hold(vec![receipt512(3, 1)])), Reply::Count(0), "no new holder");
+    assert_eq!(world.ok(hold(vec![receipt512(3, 1)])), Reply::Blob(BlobReply::Count(0)), "no new holder");
     assert_eq!(world.view().blob().root_of(&digest512(1)).unwrap(), Some(root(1)), "but a new name");
 }
 
@@ -245,15 +254,23 @@ fn copies_are_released_only_while_the_rest_is_complete() {
         node: NodeId(node),
         roots: roots.iter().map(|n| root(*n)).collect(),
     };
-    assert_eq!(world.ok(release(3, &[1])), Reply::Count(0), "us would have none");
-    assert_eq!(world.ok(release(2, &[1, 2, 77])), Reply::Count(1), "2 is durable only with both");
+    assert_eq!(world.ok(release(3, &[1])), Reply::Blob(BlobReply::Count(0)), "us would have none");
+    assert_eq!(
+        world.ok(release(2, &[1, 2, 77])),
+        Reply::Blob(BlobReply::Count(1)),
+        "2 is durable only with both"
+    );
     assert_eq!(record(&world, 1).holders, [1, 3].map(NodeId));
     assert_eq!(record(&world, 2).holders, [1, 2].map(NodeId));
-    assert_eq!(world.ok(release(2, &[1])), Reply::Count(0), "given up already");
+    assert_eq!(world.ok(release(2, &[1])), Reply::Blob(BlobReply::Count(0)), "given up already");
 
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(2) });
-    assert_eq!(world.ok(release(2, &[2])), Reply::Count(1), "nobody asks for it");
-    assert_eq!(world.ok(release(1, &[2])), Reply::Count(0), "the last copy goes by collection");
+    assert_eq!(world.ok(release(2, &[2])), Reply::Blob(BlobReply::Count(1)), "nobody asks for it");
+    assert_eq!(
+        world.ok(release(1, &[2])),
+        Reply::Blob(BlobReply::Count(0)),
+        "the last copy goes by collection"
+    );
 }
 
 #[test]
@@ -261,13 +278,16 @@ fn losses_are_always_recorded() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);
     let lost = |node, n| BlobCmd::Lost { node: NodeId(node), roots: vec![root(n), root(99)] };
-    assert_eq!(world.ok(lost(1, 1)), Reply::Count(1));
-    assert_eq!(world.ok(lost(1, 1)), Reply::Count(0));
-    assert_eq!(world.ok(lost(2, 1)), Reply::Count(1));
+    assert_eq!(world.ok(lost(1, 1)), Reply::Blob(BlobReply::Count(1)));
+    assert_eq!(world.ok(lost(1, 1)), Reply::Blob(BlobReply::Count(0)));
+    assert_eq!(world.ok(lost(2, 1)), Reply::Blob(BlobReply::Count(1)));
     assert_eq!(record(&world, 1).holders, []);
     assert_eq!(world.view().blob().held_by(NodeId(1), None, 9).unwrap(), []);
     assert_eq!(lease(&world, "a/b", 1), Some(Some(world.tick + LEASE)), "the link stays");
-    assert_eq!(world.refused(put("a/b", 10, &[1], &[])), Rejected::NeedCopies(vec![root(1)]));
+    assert_eq!(
+        world.refused(put("a/b", 10, &[1], &[])),
+        Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)]))
+    );
 }
 
 #[test]
@@ -296,6 +316,6 @@ fn roots_are_listed_in_pages() {
 #[test]
 fn a_node_that_left_holds_nothing_new() {
     let mut world = World::three();
-    world.ok(ClusterCmd::Remove { node: NodeId(3), force: false });
-    assert_eq!(world.refused(commit("a/b", 1, &[1, 3])), Rejected::BadReceipt);
+    world.ok(LifecycleCmd::RemoveNode { node: NodeId(3), force: false });
+    assert_eq!(world.refused(commit("a/b", 1, &[1, 3])), Rejected::Blob(BlobRejected::BadReceipt));
 }

@@ -2,16 +2,16 @@
 
 use clawhub_types::{Digests, Receipt, Root};
 
-use super::keys;
 use super::records::{DigestRecord, RootRecord};
+use super::roots::{judge, store};
+use super::{BlobRejected, keys};
 use crate::fault::{Fault, Stop};
-use crate::reply::Rejected;
 use crate::tx::{ApplyContext, Tx};
 
 /// Records what receipts prove about a root: its digests and these nodes as holders. A new root starts
 /// at generation 1.
 ///
-/// `Rejected::BadReceipt` if the receipts disagree with each other, with the record or with the nodes'
+/// `BlobRejected::BadReceipt` if the receipts disagree with each other, with the record or with the nodes'
 /// epochs, or if there are none for a root that is not known.
 pub(crate) fn bind(
     tx: &mut Tx<'_>,
@@ -30,15 +30,21 @@ pub(crate) fn bind(
             projects: 0,
             links: 0,
             unlinked_since: Some(cx.tick),
+            short_since: None,
         },
-        (None, None) => return Err(Rejected::BadReceipt.into()),
+        (None, None) => return Err(BlobRejected::BadReceipt.into()),
     };
     for receipt in receipts {
         if receipt.root != root || !add(tx, &mut record, receipt)? {
-            return Err(Rejected::BadReceipt.into());
+            return Err(BlobRejected::BadReceipt.into());
         }
     }
-    tx.put(keys::root(&root), &record);
+    // More copies make no root short that was not.
+    if record.short_since.is_some() {
+        let layout = tx.view().cluster().layout()?;
+        judge(tx, cx, &layout, &root, &mut record)?;
+    }
+    store(tx, &root, &record)?;
     Ok(record)
 }
 

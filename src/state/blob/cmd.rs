@@ -3,13 +3,16 @@
 use clawhub_types::{Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
 use serde::{Deserialize, Serialize};
 
+/// Roots that one `Review` looks at.
+pub const REVIEW: usize = 512;
+
 /// See the variants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobCmd {
     /// Binds `digest` (and the other digests the receipts agree on) to `root`, records the receipts'
-    /// nodes as holders, and links the blob in `repo` under a lease: `Reply::Linked`. The project and
-    /// repository are created by first use. `Rejected::NeedCopies` while the holders do not satisfy the
-    /// project's policy; `Rejected::BadReceipt` if receipts disagree with each other or the record.
+    /// nodes as holders, and links the blob in `repo` under a lease: `BlobReply::Linked`. The project and
+    /// repository are created by first use. `BlobRejected::NeedCopies` while the holders do not satisfy the
+    /// project's policy; `BlobRejected::BadReceipt` if receipts disagree with each other or the record.
     Commit {
         /// The repository uploaded to.
         repo: RepoName,
@@ -18,8 +21,8 @@ pub enum BlobCmd {
         /// Receipts of at least the nodes the policy asks for.
         receipts: Vec<Receipt>,
     },
-    /// Links a blob of `from` in `to` under a lease: `Reply::Linked`, or `Reply::NotMounted` if `from`
-    /// has no live link to it. `Rejected::NeedCopies` if `to`'s policy asks for more copies.
+    /// Links a blob of `from` in `to` under a lease: `BlobReply::Linked`, or `BlobReply::NotMounted` if `from`
+    /// has no live link to it. `BlobRejected::NeedCopies` if `to`'s policy asks for more copies.
     Mount {
         /// The source.
         from: RepoName,
@@ -28,8 +31,8 @@ pub enum BlobCmd {
         /// The blob.
         digest: Digest,
     },
-    /// Removes a repository's link (DELETE blob). `Rejected::BlobReferenced` names a manifest that holds
-    /// it; `Rejected::BlobUnknown` if there is no link.
+    /// Removes a repository's link (DELETE blob). `BlobRejected::BlobReferenced` names a manifest that holds
+    /// it; `BlobRejected::BlobUnknown` if there is no link.
     Unlink {
         /// The repository.
         repo: RepoName,
@@ -43,13 +46,13 @@ pub enum BlobCmd {
         /// The blob.
         digest: Digest,
     },
-    /// Records further holders: `Reply::Count`. Receipts for unknown roots are skipped, bad ones too.
+    /// Records further holders: `BlobReply::Count`. Receipts for unknown roots are skipped, bad ones too.
     Hold {
         /// The new copies.
         receipts: Vec<Receipt>,
     },
     /// A node asks to give up copies; applied for each root whose other holders are complete for every
-    /// linking project (`policy::complete`): `Reply::Count`. The last copy is never given up.
+    /// linking project (`policy::complete`): `BlobReply::Count`. The last copy is never given up.
     Release {
         /// The holder.
         node: NodeId,
@@ -61,6 +64,13 @@ pub enum BlobCmd {
         /// The former holder.
         node: NodeId,
         /// What it lost.
+        roots: Vec<Root>,
+    },
+    /// Looks anew at whether these roots, at most [`REVIEW`] of them, have the copies that their projects ask
+    /// for, after the layout or a policy changed: `BlobReply::Count`. Idempotent; the further ones and unknown
+    /// ones are skipped.
+    Review {
+        /// The roots.
         roots: Vec<Root>,
     },
     /// A node is about to delete bytes that receipts may cover: receipts of older epochs are void.
@@ -83,15 +93,17 @@ impl BlobCmd {
                 target: Resource::Repository(to.clone()),
                 source: Some(Resource::Repository(from.clone())),
             },
-            BlobCmd::Hold { .. } | BlobCmd::Release { .. } | BlobCmd::Lost { .. } | BlobCmd::Epoch { .. } => {
-                Resource::Cluster.into()
-            }
+            BlobCmd::Hold { .. }
+            | BlobCmd::Release { .. }
+            | BlobCmd::Lost { .. }
+            | BlobCmd::Review { .. }
+            | BlobCmd::Epoch { .. } => Resource::Cluster.into(),
         }
     }
 
     /// Whether it may not be applied twice.
     pub(crate) fn needs_identity(&self) -> bool {
-        !matches!(self, BlobCmd::Epoch { .. })
+        !matches!(self, BlobCmd::Review { .. } | BlobCmd::Epoch { .. })
     }
 }
 

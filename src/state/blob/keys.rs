@@ -33,6 +33,24 @@ pub(crate) fn holder(node: NodeId, root: &Root) -> Key {
     held_by(node).root(root)
 }
 
+/// Linked roots that lack copies, fewest copies first, then the oldest.
+pub(crate) fn all_under_target() -> Key {
+    Key::new(b"w")
+}
+
+pub(crate) fn under_target(copies: u8, since: u64, root: &Root) -> Key {
+    all_under_target().byte(copies).number(since).root(root)
+}
+
+/// Roots that nobody links, oldest first.
+pub(crate) fn all_unlinked() -> Key {
+    Key::new(b"x")
+}
+
+pub(crate) fn unlinked(since: u64, root: &Root) -> Key {
+    all_unlinked().number(since).root(root)
+}
+
 pub(crate) fn link(repo: RepoRef, root: &Root) -> Key {
     table(repo, b'l').root(root)
 }

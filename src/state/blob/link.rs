@@ -1,10 +1,11 @@
 //! Links of repositories to roots, their leases and their counts.
 
+use clawhub_policy::complete;
 use clawhub_types::{Digest, ProjectId, Root};
 
-use super::apply::known;
 use super::keys;
 use super::records::{LinkCountRecord, LinkRecord};
+use super::roots::{judge, known, mark, store};
 use crate::fault::Fault;
 use crate::project::{self, Delta, RepoRef};
 use crate::tx::{ApplyContext, Tx};
@@ -37,9 +38,16 @@ pub(crate) fn link(
     if count == 1 {
         record.projects += 1;
         project::count(tx, repo.project, Delta { bytes: record.size.into(), ..Delta::default() })?;
+        // One more project may ask for more; what the others ask for is judged already.
+        if record.short_since.is_none() {
+            let policy = tx.view().project().policy_by_id(repo.project)?;
+            let layout = tx.view().cluster().layout()?;
+            let short = !complete(&[policy], &layout, &record.holders);
+            mark(&mut record, cx, short);
+        }
     }
     tx.put(keys::link_count(&root, repo.project), &LinkCountRecord(count));
-    tx.put(keys::root(&root), &record);
+    store(tx, &root, &record)?;
     let link = LinkRecord { root, size: record.size, lease_until: lease(cx) };
     tx.put(keys::link(repo, &root), &link);
     Ok(link)
@@ -60,7 +68,11 @@ pub(super) fn unlink(tx: &mut Tx<'_>, cx: &ApplyContext, repo: RepoRef, root: Ro
     } else {
         tx.put(keys::link_count(&root, repo.project), &LinkCountRecord(count));
     }
-    tx.put(keys::root(&root), &record);
+    if record.short_since.is_some() && count == 0 {
+        let layout = tx.view().cluster().layout()?;
+        judge(tx, cx, &layout, &root, &mut record)?;
+    }
+    store(tx, &root, &record)?;
     tx.delete(keys::link(repo, &root));
     Ok(())
 }
@@ -81,7 +93,7 @@ pub(crate) fn release(
     manifest: &Digest,
 ) -> Result<(), Fault> {
     let held = keys::use_by(repo, &root, manifest);
-    if !tx.view().has(&held)? {
+    if !tx.view().read().has(&held)? {
         return Ok(());
     }
     tx.delete(held);

@@ -3,15 +3,21 @@
 mod apply;
 mod bind;
 mod cmd;
+mod event;
 pub(crate) mod keys;
 mod link;
 pub(crate) mod records;
+mod reply;
+mod roots;
 mod view;
 
-pub(crate) use apply::{apply, forget_holder, known};
+pub(crate) use apply::forget_holder;
 pub(crate) use bind::bind;
-pub use cmd::{BlobCmd, StoredBytes};
+pub use cmd::{BlobCmd, REVIEW, StoredBytes};
+pub use event::BlobEvent;
 pub use link::LEASE;
 pub(crate) use link::{hold, link, release};
 pub use records::{LinkRecord, RootRecord};
-pub use view::BlobView;
+pub use reply::{BlobRejected, BlobReply};
+pub(crate) use roots::known;
+pub use view::{BlobView, UnderTarget};

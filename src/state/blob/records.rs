@@ -22,6 +22,9 @@ pub struct RootRecord {
     pub links: u64,
     /// The tick at which the last link went; `None` while there is one. Collection waits from here.
     pub unlinked_since: Option<u64>,
+    /// The tick since which, linked as it is, it has had fewer copies than its projects ask for, as of the last
+    /// look at it; `None` while it has enough.
+    pub short_since: Option<u64>,
 }
 record!(RootRecord, 0x0300, "root");
 

@@ -6,16 +6,27 @@ use clawhub_types::{Digest, NodeId, ProjectId, Root};
 use super::keys;
 use super::records::{DigestRecord, LinkRecord, RootRecord};
 use crate::fault::Fault;
-use crate::project::RepoRef;
-use crate::view::View;
+use crate::project::{ProjectView, RepoRef};
+use crate::read::{Reader, Row};
+
+/// A linked root that lacks copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnderTarget {
+    /// Members that hold it, whether or not they count; 255 stands for more.
+    pub copies: u8,
+    /// The tick since which it lacks copies.
+    pub since: u64,
+    /// The root.
+    pub root: Root,
+}
 
 /// What the state says of roots, holders and links.
 #[derive(Clone, Copy)]
-pub struct BlobView<'a>(View<'a>);
+pub struct BlobView<'a>(Reader<'a>);
 
-impl<'a> From<View<'a>> for BlobView<'a> {
-    fn from(view: View<'a>) -> Self {
-        BlobView(view)
+impl<'a> From<Reader<'a>> for BlobView<'a> {
+    fn from(read: Reader<'a>) -> Self {
+        BlobView(read)
     }
 }
 
@@ -85,6 +96,39 @@ impl BlobView<'_> {
         self.0.rows(&table, &start, limit)?.iter().map(|row| row.parts()?.root()).collect()
     }
 
+    /// At most `limit` linked roots that have fewer copies than their projects ask for, after `after`: those with
+    /// the fewest copies first, then those that have been so for longest. After a change of the layout or of a
+    /// policy it is right as far as `BlobCmd::Review` has come.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn under_target(&self, after: Option<&UnderTarget>, limit: usize) -> Result<Vec<UnderTarget>, Fault> {
+        let table = keys::all_under_target();
+        let start = after
+            .map_or_else(|| table.clone(), |at| keys::under_target(at.copies, at.since, &at.root).after());
+        let rows = self.0.rows(&table, &start, limit)?;
+        let read = |row: &Row| {
+            let mut parts = row.parts()?;
+            Ok(UnderTarget { copies: parts.byte()?, since: parts.number()?, root: parts.root()? })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// At most `limit` roots that nobody links, after `after`, each with the tick since which: the oldest first.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn unlinked(&self, after: Option<(u64, Root)>, limit: usize) -> Result<Vec<(u64, Root)>, Fault> {
+        let table = keys::all_unlinked();
+        let start = after.map_or_else(|| table.clone(), |(since, root)| keys::unlinked(since, &root).after());
+        let rows = self.0.rows(&table, &start, limit)?;
+        let read = |row: &Row| {
+            let mut parts = row.parts()?;
+            Ok((parts.number()?, parts.root()?))
+        };
+        rows.iter().map(read).collect()
+    }
+
     /// The policies of every project that links a root.
     ///
     /// # Errors
@@ -93,12 +137,7 @@ impl BlobView<'_> {
         let mut policies = Vec::new();
         for row in self.0.all(&keys::link_counts(root))? {
             let id = ProjectId(row.parts()?.number()?);
-            let project = self.0.project().by_id(id)?;
-            let project = project.ok_or_else(|| Fault::Corrupt {
-                what: "link count",
-                why: format!("root {root} is linked by project {id}, which does not exist"),
-            })?;
-            let policy = self.0.project().resolve(Some(project.policy))?;
+            let policy = ProjectView::from(self.0).policy_by_id(id)?;
             // Most projects follow the default: one policy stands for all of them.
             if !policies.contains(&policy) {
                 policies.push(policy);

@@ -2,12 +2,12 @@
 
 use clawhub_types::{NodeId, ProjectId};
 
-use super::records::{ClusterRecord, IdsRecord, NodeRecord, TickRecord, TokenRecord};
-use super::{ClusterCmd, NodeSpec, keys, session};
+use super::records::{ClusterRecord, IdsRecord, NodeRecord, TokenRecord};
+use super::{ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members, session};
 use crate::entry::Command;
 use crate::fault::{Fault, Stop};
-use crate::outbox::{self, Event};
-use crate::reply::{Rejected, Reply};
+use crate::outbox;
+use crate::reply::{Reply, RequestRejected};
 use crate::tx::{ApplyContext, Tx};
 
 /// How long after its expiry a join token is kept, so that a join whose answer was lost can still be
@@ -19,58 +19,44 @@ const BLANK: [u8; 32] = [
     0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 ];
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ClusterCmd) -> Result<Reply, Stop> {
-    match cmd {
-        ClusterCmd::Init { cluster, ca_cert, ca_key_sealed, durability, node } => {
-            let record = ClusterRecord {
-                id: *cluster,
-                epoch: 1,
-                ca_cert: ca_cert.clone(),
-                ca_key_sealed: ca_key_sealed.clone(),
-                durability: *durability,
-                level: 1,
-            };
-            tx.put(keys::cluster(), &record);
-            admit(tx, cx, node)
+impl ClusterCmd {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
+        match self {
+            ClusterCmd::Init { cluster, ca_cert, ca_key_sealed, durability, node } => {
+                let record = ClusterRecord {
+                    id: *cluster,
+                    epoch: 1,
+                    ca_cert: ca_cert.clone(),
+                    ca_key_sealed: ca_key_sealed.clone(),
+                    durability: *durability,
+                    access_rev: 0,
+                    level: 1,
+                };
+                tx.put(keys::cluster(), &record);
+                Ok(admit(tx, cx, node)?.into())
+            }
+            ClusterCmd::TokenCreate { hash, ttl } => create_token(tx, cx, hash, *ttl),
+            ClusterCmd::Join { token, node } => join(tx, cx, token, node),
+            ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr } => {
+                boot_node(tx, *node, (*boot, *nonce), peer_addr, http_addr)
+            }
+            ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
+            ClusterCmd::Failing { node, boot } => fail_node(tx, *node, *boot),
+            ClusterCmd::SessionOpen { node, boot, nonce } => session::open(tx, cx, *node, *boot, *nonce),
+            ClusterCmd::SessionClose { session } => {
+                session::close(tx, *session)?;
+                Ok(Reply::Done)
+            }
+            ClusterCmd::SessionFloor { session, floor } => session::raise_floor(tx, *session, *floor),
         }
-        ClusterCmd::TokenCreate { hash, ttl } => create_token(tx, cx, hash, *ttl),
-        ClusterCmd::Join { token, node } => join(tx, cx, token, node),
-        ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr } => {
-            boot_node(tx, *node, (*boot, *nonce), peer_addr, http_addr)
-        }
-        ClusterCmd::Remove { node, force } => remove(tx, cx, *node, *force),
-        ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
-        ClusterCmd::Failing { node, boot } => fail_node(tx, *node, *boot),
-        ClusterCmd::SessionOpen { node, boot, nonce } => session::open(tx, cx, *node, *boot, *nonce),
-        ClusterCmd::SessionClose { session } => {
-            session::close(tx, *session)?;
-            Ok(Reply::Done)
-        }
-        ClusterCmd::SessionFloor { session, floor } => session::raise_floor(tx, *session, *floor),
-        ClusterCmd::OutboxCursor { reader, done } => outbox::move_cursor(tx, cx, reader, *done),
     }
-}
-
-/// Takes the greater of the clock and an entry's tick, and answers it.
-pub(crate) fn advance_tick(tx: &mut Tx<'_>, stamped: u64) -> Result<u64, Fault> {
-    let last = tx.view().cluster().tick()?;
-    if stamped > last {
-        tx.put(keys::tick(), &TickRecord(stamped));
-    }
-    Ok(stamped.max(last))
 }
 
 /// `Init` comes first and once.
 pub(crate) fn check_phase(tx: &Tx<'_>, cmd: &Command) -> Result<(), Stop> {
-    let initialised = tx.view().has(&keys::cluster())?;
+    let initialised = tx.view().read().has(&keys::cluster())?;
     let is_init = matches!(cmd, Command::Cluster(ClusterCmd::Init { .. }));
-    if initialised == is_init { Err(Rejected::WrongPhase.into()) } else { Ok(()) }
-}
-
-/// A node that is a member.
-pub(super) fn member(tx: &Tx<'_>, node: NodeId) -> Result<NodeRecord, Stop> {
-    let record = tx.view().cluster().node(node)?.filter(|record| !record.removed);
-    record.ok_or_else(|| Rejected::NodeUnknown(node).into())
+    if initialised == is_init { Err(RequestRejected::WrongPhase.into()) } else { Ok(()) }
 }
 
 fn ids(tx: &Tx<'_>) -> Result<IdsRecord, Fault> {
@@ -87,42 +73,36 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 }
 
 /// Makes a node a member under a new id.
-fn admit(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<Reply, Stop> {
+fn admit(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<ClusterReply, Stop> {
     let nodes = tx.view().cluster().nodes()?;
     if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
-        return Err(Rejected::KeyTaken(node.id).into());
+        return Err(ClusterRejected::KeyTaken(node.id).into());
     }
-    check_name(&nodes, &spec.name)?;
+    members::check_name(&nodes, &spec.name)?;
     let mut next = ids(tx)?;
     let id = NodeId(next.node);
     next.node += 1;
     tx.put(keys::ids(), &next);
     let spec = spec.clone();
-    let (draining, failing, removed) = (false, None, false);
-    let record = NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining, failing, removed };
+    let record =
+        NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining: false, failing: None, removed: false };
     tx.put(keys::node(id), &record);
-    outbox::emit(tx, cx, Event::NodeJoined { node: id })?;
-    Ok(Reply::Joined(id))
-}
-
-/// A name has one member. One that is leaving lends its name to whoever replaces it.
-fn check_name(nodes: &[NodeRecord], name: &str) -> Result<(), Stop> {
-    let taken = |node: &NodeRecord| !node.removed && !node.draining && node.spec.name == name;
-    if nodes.iter().any(taken) { Err(Rejected::NameTaken.into()) } else { Ok(()) }
+    outbox::emit(tx, cx, ClusterEvent::NodeJoined { node: id })?;
+    Ok(ClusterReply::Joined(id))
 }
 
 fn create_token(tx: &mut Tx<'_>, cx: &ApplyContext, hash: &[u8; 32], ttl: u64) -> Result<Reply, Stop> {
     if *hash == BLANK || *hash == [0; 32] {
-        return Err(Rejected::TokenInvalid.into());
+        return Err(ClusterRejected::TokenInvalid.into());
     }
-    for row in tx.view().all(&keys::tokens())? {
+    for row in tx.view().read().all(&keys::tokens())? {
         let token: TokenRecord = row.record()?;
         if cx.tick >= token.expires.saturating_add(TOKEN_KEPT) {
             tx.delete(row.key());
         }
     }
     // A repetition must neither prolong a token nor make a used one good again.
-    if !tx.view().has(&keys::token(hash))? {
+    if !tx.view().read().has(&keys::token(hash))? {
         let expires = cx.tick.saturating_add(ttl);
         tx.put(keys::token(hash), &TokenRecord { expires, used: None });
     }
@@ -131,22 +111,26 @@ fn create_token(tx: &mut Tx<'_>, cx: &ApplyContext, hash: &[u8; 32], ttl: u64) -
 
 fn join(tx: &mut Tx<'_>, cx: &mut ApplyContext, hash: &[u8; 32], spec: &NodeSpec) -> Result<Reply, Stop> {
     let Some(token) = tx.record::<TokenRecord>(&keys::token(hash))? else {
-        return Err(Rejected::TokenInvalid.into());
+        return Err(ClusterRejected::TokenInvalid.into());
     };
     if let Some(id) = token.used {
         // The answer to the first attempt may have been lost; only the same key may ask for it again.
         let same =
             tx.view().cluster().node(id)?.is_some_and(|node| !node.removed && node.spec.spki == spec.spki);
-        return if same { Ok(Reply::Joined(id)) } else { Err(Rejected::TokenInvalid.into()) };
+        return if same {
+            Ok(ClusterReply::Joined(id).into())
+        } else {
+            Err(ClusterRejected::TokenInvalid.into())
+        };
     }
     if cx.tick >= token.expires {
-        return Err(Rejected::TokenInvalid.into());
+        return Err(ClusterRejected::TokenInvalid.into());
     }
     let reply = admit(tx, cx, spec)?;
-    if let Reply::Joined(id) = reply {
+    if let ClusterReply::Joined(id) = reply {
         tx.put(keys::token(hash), &TokenRecord { used: Some(id), ..token });
     }
-    Ok(reply)
+    Ok(reply.into())
 }
 
 fn boot_node(
@@ -156,9 +140,9 @@ fn boot_node(
     peer_addr: &str,
     http_addr: &str,
 ) -> Result<Reply, Stop> {
-    let mut record = member(tx, node)?;
+    let mut record = members::member(tx, node)?;
     if (boot, nonce) != (record.boot, record.nonce) && boot <= record.boot {
-        return Err(Rejected::StaleBoot { node, boot, logged: record.boot }.into());
+        return Err(ClusterRejected::StaleBoot { node, boot, logged: record.boot }.into());
     }
     (record.boot, record.nonce) = (boot, nonce);
     peer_addr.clone_into(&mut record.spec.peer_addr);
@@ -169,7 +153,7 @@ fn boot_node(
 
 /// Voids the receipts of a node's earlier deletion epochs. An epoch never goes back.
 pub(crate) fn raise_epoch(tx: &mut Tx<'_>, node: NodeId, epoch: u64) -> Result<Reply, Stop> {
-    let mut record = member(tx, node)?;
+    let mut record = members::member(tx, node)?;
     if epoch > record.epoch {
         record.epoch = epoch;
         tx.put(keys::node(node), &record);
@@ -179,16 +163,16 @@ pub(crate) fn raise_epoch(tx: &mut Tx<'_>, node: NodeId, epoch: u64) -> Result<R
 
 /// A node that leaves must leave enough others: a cluster that could take no push would not be one.
 fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
-    let mut record = member(tx, node)?;
+    let mut record = members::member(tx, node)?;
     if on
         && !record.draining
         && let Some(cluster) = tx.view().cluster().record()?
     {
         let others = tx.view().cluster().layout()?.without(node);
-        clawhub_policy::accepts(cluster.durability, &others).map_err(Rejected::Layout)?;
+        clawhub_policy::accepts(cluster.durability, &others).map_err(ClusterRejected::TooFewDomains)?;
     }
     if !on && record.draining {
-        check_name(&tx.view().cluster().nodes()?, &record.spec.name)?;
+        members::check_name(&tx.view().cluster().nodes()?, &record.spec.name)?;
     }
     record.draining = on;
     tx.put(keys::node(node), &record);
@@ -197,7 +181,7 @@ fn drain(tx: &mut Tx<'_>, node: NodeId, on: bool) -> Result<Reply, Stop> {
 
 /// Unlike a drain it may leave too few: the storage is gone, whoever likes it or not.
 fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
-    let mut record = member(tx, node)?;
+    let mut record = members::member(tx, node)?;
     if record.failing.is_none_or(|said| said < boot) {
         record.failing = Some(boot);
         tx.put(keys::node(node), &record);
@@ -205,16 +189,21 @@ fn fail_node(tx: &mut Tx<'_>, node: NodeId, boot: u64) -> Result<Reply, Stop> {
     Ok(Reply::Done)
 }
 
-/// The roots it holds were looked after before.
-fn remove(tx: &mut Tx<'_>, cx: &mut ApplyContext, node: NodeId, force: bool) -> Result<Reply, Stop> {
-    let mut record = member(tx, node)?;
+/// The end of a membership. The copies that the node holds are looked after before.
+pub(crate) fn remove(
+    tx: &mut Tx<'_>,
+    cx: &mut ApplyContext,
+    node: NodeId,
+    force: bool,
+) -> Result<Reply, Stop> {
+    let mut record = members::member(tx, node)?;
     if tx.view().cluster().layout()?.without(node).nodes.is_empty() {
-        return Err(Rejected::Layout("the last member cannot be removed".into()).into());
+        return Err(ClusterRejected::LastMember.into());
     }
     record.removed = true;
     tx.put(keys::node(node), &record);
     session::close_all_of(tx, node)?;
-    outbox::emit(tx, cx, Event::NodeRemoved { node, forced: force })?;
+    outbox::emit(tx, cx, ClusterEvent::NodeRemoved { node, forced: force })?;
     Ok(Reply::Done)
 }
 

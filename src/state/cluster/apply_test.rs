@@ -3,6 +3,11 @@
 use clawhub_types::{Durability, NodeId, SessionId};
 
 use super::*;
+use crate::LifecycleCmd;
+use crate::Rejected;
+use crate::blob::BlobRejected;
+use crate::blob::BlobReply;
+use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
 use crate::testing::{HOUR, World, commit, digest, init, policy, put, receipt, receipts, repo, root, spec};
 use crate::{Payload, artifact::ArtifactCmd, blob::BlobCmd};
@@ -16,14 +21,20 @@ fn init_comes_first_and_once() {
         BlobCmd::Epoch { node: NodeId(1), epoch: 1 }.into(),
     ];
     for cmd in early {
-        assert_eq!(world.refused(cmd), Rejected::WrongPhase);
+        assert_eq!(world.refused(cmd), Rejected::Request(RequestRejected::WrongPhase));
     }
     assert_eq!(world.view().cluster().record().unwrap(), None);
-    assert_eq!(world.ok(init(Durability::Zone, spec(1, "eu/a"))), Reply::Joined(NodeId(1)));
+    assert_eq!(
+        world.ok(init(Durability::Zone, spec(1, "eu/a"))),
+        Reply::Cluster(ClusterReply::Joined(NodeId(1)))
+    );
     let cluster = world.view().cluster().record().unwrap().unwrap();
     assert_eq!((cluster.epoch, cluster.level, cluster.durability), (1, 1, Durability::Zone));
     assert_eq!(cluster.ca_key_sealed, b"sealed");
-    assert_eq!(world.refused(init(Durability::Local, spec(2, "eu/a"))), Rejected::WrongPhase);
+    assert_eq!(
+        world.refused(init(Durability::Local, spec(2, "eu/a"))),
+        Rejected::Request(RequestRejected::WrongPhase)
+    );
 }
 
 #[test]
@@ -34,23 +45,27 @@ fn a_token_admits_one_node_once() {
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
     assert!(world.view().cluster().token_valid(&token).unwrap());
     let join = |n| ClusterCmd::Join { token, node: spec(n, "eu/b") };
-    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)));
+    assert_eq!(world.ok(join(2)), Reply::Cluster(ClusterReply::Joined(NodeId(2))));
     assert!(!world.view().cluster().token_valid(&token).unwrap());
-    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "the answer was lost");
-    assert_eq!(world.refused(join(3)), Rejected::TokenInvalid, "another key");
+    assert_eq!(world.ok(join(2)), Reply::Cluster(ClusterReply::Joined(NodeId(2))), "the answer was lost");
+    assert_eq!(world.refused(join(3)), Rejected::Cluster(ClusterRejected::TokenInvalid), "another key");
 
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
     assert!(!world.view().cluster().token_valid(&token).unwrap(), "a used token stays used");
     assert_eq!(
         world.refused(ClusterCmd::Join { token: [8; 32], node: spec(3, "eu/b") }),
-        Rejected::TokenInvalid
+        Rejected::Cluster(ClusterRejected::TokenInvalid)
     );
     assert_eq!(world.view().cluster().nodes().unwrap().len(), 2);
 
     world.tick += 2 * HOUR;
-    assert_eq!(world.ok(join(2)), Reply::Joined(NodeId(2)), "even after it expired");
-    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
-    assert_eq!(world.refused(join(2)), Rejected::TokenInvalid, "but not once removed");
+    assert_eq!(world.ok(join(2)), Reply::Cluster(ClusterReply::Joined(NodeId(2))), "even after it expired");
+    world.ok(LifecycleCmd::RemoveNode { node: NodeId(2), force: false });
+    assert_eq!(
+        world.refused(join(2)),
+        Rejected::Cluster(ClusterRejected::TokenInvalid),
+        "but not once removed"
+    );
 }
 
 #[test]
@@ -63,19 +78,26 @@ fn tokens_expire_and_are_forgotten() {
     assert!(world.view().cluster().token_valid(&token).unwrap());
     world.tick += 1;
     let join = ClusterCmd::Join { token, node: spec(2, "eu/b") };
-    assert_eq!(world.refused(join.clone()), Rejected::TokenInvalid, "creating it again prolongs nothing");
+    assert_eq!(
+        world.refused(join.clone()),
+        Rejected::Cluster(ClusterRejected::TokenInvalid),
+        "creating it again prolongs nothing"
+    );
     assert!(!world.view().cluster().token_valid(&token).unwrap());
 
     world.tick += TOKEN_KEPT;
     world.ok(ClusterCmd::TokenCreate { hash: [10; 32], ttl: HOUR });
-    assert_eq!(world.view().all(&keys::tokens()).unwrap().len(), 1);
+    assert_eq!(world.view().read().all(&keys::tokens()).unwrap().len(), 1);
 }
 
 #[test]
 fn a_blank_secret_grants_nothing() {
     let mut world = World::new(Durability::Zone, &["eu/a"]);
     for hash in [BLANK, [0; 32]] {
-        assert_eq!(world.refused(ClusterCmd::TokenCreate { hash, ttl: HOUR }), Rejected::TokenInvalid);
+        assert_eq!(
+            world.refused(ClusterCmd::TokenCreate { hash, ttl: HOUR }),
+            Rejected::Cluster(ClusterRejected::TokenInvalid)
+        );
     }
 }
 
@@ -87,15 +109,22 @@ fn names_and_keys_are_unique() {
         world.run(ClusterCmd::Join { token: [token; 32], node })
     };
     let same_name = NodeSpec { spki: [99; 32], ..spec(2, "eu/c") };
-    assert_eq!(join(&mut world, 50, same_name.clone()), Err(Rejected::NameTaken));
+    assert_eq!(join(&mut world, 50, same_name.clone()), Err(Rejected::Cluster(ClusterRejected::NameTaken)));
     let same_key = NodeSpec { name: "other".into(), ..spec(2, "eu/c") };
-    assert_eq!(join(&mut world, 51, same_key.clone()), Err(Rejected::KeyTaken(NodeId(2))));
+    assert_eq!(
+        join(&mut world, 51, same_key.clone()),
+        Err(Rejected::Cluster(ClusterRejected::KeyTaken(NodeId(2))))
+    );
 
-    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
-    assert_eq!(join(&mut world, 52, same_key), Err(Rejected::KeyTaken(NodeId(2))), "gone for good");
+    world.ok(LifecycleCmd::RemoveNode { node: NodeId(2), force: false });
+    assert_eq!(
+        join(&mut world, 52, same_key),
+        Err(Rejected::Cluster(ClusterRejected::KeyTaken(NodeId(2)))),
+        "gone for good"
+    );
     assert_eq!(
         join(&mut world, 50, same_name),
-        Ok(Reply::Joined(NodeId(3))),
+        Ok(Reply::Cluster(ClusterReply::Joined(NodeId(3)))),
         "ids are never reused, names are"
     );
 }
@@ -117,7 +146,7 @@ fn boots_only_rise() {
         (5, "moved:1", "h:1")
     );
     assert_eq!(world.ok(boot(5, 1, "moved:1")), Reply::Done, "repeated");
-    let stale = |boot| Rejected::StaleBoot { node: NodeId(2), boot, logged: 5 };
+    let stale = |boot| Rejected::Cluster(ClusterRejected::StaleBoot { node: NodeId(2), boot, logged: 5 });
     assert_eq!(world.refused(boot(5, 2, "twin:1")), stale(5));
     assert_eq!(world.refused(boot(4, 1, "old:1")), stale(4));
     world.ok(boot(6, 2, "moved:2"));
@@ -128,7 +157,7 @@ fn boots_only_rise() {
         peer_addr: String::new(),
         http_addr: String::new(),
     };
-    assert_eq!(world.refused(unknown), Rejected::NodeUnknown(NodeId(9)));
+    assert_eq!(world.refused(unknown), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(9))));
 }
 
 #[test]
@@ -138,11 +167,11 @@ fn a_removed_node_is_gone_from_holders_layout_and_sessions() {
         world.blob("a/b", n, &[1, 2, 3]);
     }
     let session = match world.ok(ClusterCmd::SessionOpen { node: NodeId(3), boot: 1, nonce: 3 }) {
-        Reply::Session(id) => id,
+        Reply::Cluster(ClusterReply::Session(id)) => id,
         other => panic!("{other:?}"),
     };
     assert_eq!(world.view().blob().held_by(NodeId(3), None, 1000).unwrap().len(), 600);
-    assert_eq!(world.ok(ClusterCmd::Remove { node: NodeId(3), force: false }), Reply::Done);
+    assert_eq!(world.ok(LifecycleCmd::RemoveNode { node: NodeId(3), force: false }), Reply::Done);
 
     let view = world.view();
     assert!(view.cluster().node(NodeId(3)).unwrap().unwrap().removed);
@@ -154,29 +183,33 @@ fn a_removed_node_is_gone_from_holders_layout_and_sessions() {
     assert_eq!(view.cluster().session(session).unwrap(), None);
     assert_eq!(view.cluster().sessions().unwrap().len(), 1);
 
-    let again = ClusterCmd::Remove { node: NodeId(3), force: true };
-    assert_eq!(world.refused(again), Rejected::NodeUnknown(NodeId(3)));
+    let again = LifecycleCmd::RemoveNode { node: NodeId(3), force: true };
+    assert_eq!(world.refused(again), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(3))));
     let open = ClusterCmd::SessionOpen { node: NodeId(3), boot: 2, nonce: 4 };
-    assert_eq!(world.refused(open), Rejected::NodeUnknown(NodeId(3)));
+    assert_eq!(world.refused(open), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(3))));
     let hold = BlobCmd::Hold { receipts: vec![receipt(3, 0)] };
-    assert_eq!(world.ok(hold), Reply::Count(0), "its receipts are void");
+    assert_eq!(world.ok(hold), Reply::Blob(BlobReply::Count(0)), "its receipts are void");
 }
 
 #[test]
 fn a_node_whose_copies_are_needed_stays_unless_forced() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);
-    let remove = |node, force| ClusterCmd::Remove { node: NodeId(node), force };
+    let remove = |node, force| LifecycleCmd::RemoveNode { node: NodeId(node), force };
     match world.refused(remove(2, false)) {
-        Rejected::Layout(why) => assert!(why.contains(&root(1).to_string()), "{why}"),
+        Rejected::Blob(BlobRejected::RootShort { root: short, .. }) => assert_eq!(short, root(1)),
         other => panic!("{other:?}"),
     }
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
     assert_eq!(world.ok(remove(2, false)), Reply::Done);
-    assert!(matches!(world.refused(remove(3, false)), Rejected::Layout(_)));
+    assert!(matches!(world.refused(remove(3, false)), Rejected::Blob(BlobRejected::RootShort { .. })));
     assert_eq!(world.ok(remove(3, true)), Reply::Done);
     assert_eq!(world.view().blob().root(&root(1)).unwrap().unwrap().holders, [NodeId(1)]);
-    assert!(matches!(world.refused(remove(1, true)), Rejected::Layout(_)), "the last one");
+    assert_eq!(
+        world.refused(remove(1, true)),
+        Rejected::Cluster(ClusterRejected::LastMember),
+        "the last one"
+    );
 }
 
 #[test]
@@ -186,17 +219,20 @@ fn a_draining_nodes_copies_do_not_count_until_that_is_called_off() {
     let drain = |node, on| ClusterCmd::Drain { node: NodeId(node), on };
     assert_eq!(world.ok(drain(2, true)), Reply::Done);
     assert_eq!(world.ok(drain(2, true)), Reply::Done, "once more");
-    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)));
+    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::Blob(BlobRejected::NeedCopies(_))));
     world.ok(commit("a/b", 3, &[1, 3]));
     let release = || BlobCmd::Release { node: NodeId(2), roots: vec![root(1)] };
-    assert_eq!(world.ok(release()), Reply::Count(0), "the others are not enough yet");
+    assert_eq!(world.ok(release()), Reply::Blob(BlobReply::Count(0)), "the others are not enough yet");
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
-    assert_eq!(world.ok(release()), Reply::Count(1));
+    assert_eq!(world.ok(release()), Reply::Blob(BlobReply::Count(1)));
 
-    assert!(matches!(world.refused(drain(3, true)), Rejected::Layout(_)), "one node could keep nothing");
+    assert!(
+        matches!(world.refused(drain(3, true)), Rejected::Cluster(ClusterRejected::TooFewDomains(_))),
+        "one node could keep nothing"
+    );
     assert_eq!(world.ok(drain(2, false)), Reply::Done);
     world.ok(commit("a/b", 2, &[1, 2]));
-    assert_eq!(world.refused(drain(9, true)), Rejected::NodeUnknown(NodeId(9)));
+    assert_eq!(world.refused(drain(9, true)), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(9))));
 }
 
 #[test]
@@ -209,11 +245,11 @@ fn a_draining_node_lends_its_name() {
     };
     let drain = |on| ClusterCmd::Drain { node: NodeId(2), on };
     world.ok(ClusterCmd::TokenCreate { hash: [7; 32], ttl: 1_000_000 });
-    assert_eq!(world.refused(join(7)), Rejected::NameTaken);
+    assert_eq!(world.refused(join(7)), Rejected::Cluster(ClusterRejected::NameTaken));
     world.ok(drain(true));
-    assert_eq!(world.ok(join(7)), Reply::Joined(NodeId(4)));
-    assert_eq!(world.refused(drain(false)), Rejected::NameTaken);
-    world.ok(ClusterCmd::Remove { node: NodeId(2), force: false });
+    assert_eq!(world.ok(join(7)), Reply::Cluster(ClusterReply::Joined(NodeId(4))));
+    assert_eq!(world.refused(drain(false)), Rejected::Cluster(ClusterRejected::NameTaken));
+    world.ok(LifecycleCmd::RemoveNode { node: NodeId(2), force: false });
 }
 
 #[test]
@@ -232,20 +268,23 @@ fn a_failing_nodes_copies_do_not_count_until_it_starts_again() {
     world.ok(commit("a/b", 1, &[1, 2]));
     assert_eq!(world.ok(failing(5)), Reply::Done);
     assert_eq!(world.ok(failing(5)), Reply::Done, "once more");
-    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)));
+    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::Blob(BlobRejected::NeedCopies(_))));
     world.ok(boot(5));
-    assert!(matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::NeedCopies(_)), "no new start");
+    assert!(
+        matches!(world.refused(commit("a/b", 2, &[1, 2])), Rejected::Blob(BlobRejected::NeedCopies(_))),
+        "no new start"
+    );
     world.ok(boot(6));
     world.ok(commit("a/b", 2, &[1, 2]));
     world.ok(failing(7));
     world.ok(boot(7));
     assert!(
-        matches!(world.refused(commit("a/b", 3, &[1, 2])), Rejected::NeedCopies(_)),
+        matches!(world.refused(commit("a/b", 3, &[1, 2])), Rejected::Blob(BlobRejected::NeedCopies(_))),
         "said before its boot"
     );
     assert!(matches!(
         world.refused(ClusterCmd::Failing { node: NodeId(9), boot: 1 }),
-        Rejected::NodeUnknown(_)
+        Rejected::Cluster(ClusterRejected::NodeUnknown(_))
     ));
 }
 
@@ -255,7 +294,7 @@ fn a_failing_node_may_leave_too_few() {
     for node in [2, 3] {
         assert_eq!(world.ok(ClusterCmd::Failing { node: NodeId(node), boot: 0 }), Reply::Done);
     }
-    assert!(matches!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::NeedCopies(_)));
+    assert!(matches!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::Blob(BlobRejected::NeedCopies(_))));
 }
 
 #[test]
@@ -263,7 +302,7 @@ fn roots_that_nobody_links_keep_no_node() {
     let mut world = World::three();
     world.blob("a/b", 1, &[1, 2]);
     world.ok(BlobCmd::Unlink { repo: repo("a/b"), digest: digest(1) });
-    assert_eq!(world.ok(ClusterCmd::Remove { node: NodeId(2), force: false }), Reply::Done);
+    assert_eq!(world.ok(LifecycleCmd::RemoveNode { node: NodeId(2), force: false }), Reply::Done);
 }
 
 #[test]
@@ -272,12 +311,12 @@ fn deletion_epochs_void_older_receipts() {
     world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 3 });
     world.ok(BlobCmd::Epoch { node: NodeId(2), epoch: 2 });
     assert_eq!(world.view().cluster().node(NodeId(2)).unwrap().unwrap().epoch, 3);
-    assert_eq!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::BadReceipt);
+    assert_eq!(world.refused(commit("a/b", 1, &[1, 2])), Rejected::Blob(BlobRejected::BadReceipt));
     let mut receipts = receipts(&[1, 2], 1);
     receipts[1].epoch = 3;
     world.ok(BlobCmd::Commit { repo: repo("a/b"), digest: digest(1), receipts });
     let unknown = BlobCmd::Epoch { node: NodeId(9), epoch: 1 };
-    assert_eq!(world.refused(unknown), Rejected::NodeUnknown(NodeId(9)));
+    assert_eq!(world.refused(unknown), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(9))));
 }
 
 #[test]
@@ -288,7 +327,7 @@ fn the_clock_never_goes_back() {
     world.tick = 10;
     world.ok(ClusterCmd::TokenCreate { hash: [78; 32], ttl: 1000 });
     assert_eq!(world.view().cluster().tick().unwrap(), 50_000);
-    let token: TokenRecord = world.view().get(&keys::token(&[78; 32])).unwrap().unwrap();
+    let token: TokenRecord = world.view().read().get(&keys::token(&[78; 32])).unwrap().unwrap();
     assert_eq!(token.expires, 51_000);
 }
 
@@ -308,8 +347,8 @@ fn blanks_and_memberships_move_the_position() {
 #[test]
 fn every_command_that_must_not_repeat_says_so() {
     let needy: Vec<Command> = vec![
-        ClusterCmd::Remove { node: NodeId(1), force: true }.into(),
-        ClusterCmd::OutboxCursor { reader: "r".into(), done: None }.into(),
+        LifecycleCmd::RemoveNode { node: NodeId(1), force: true }.into(),
+        OutboxCmd::Cursor { reader: "r".into(), done: None }.into(),
         ProjectCmd::SetPolicy { name: "a".parse().unwrap(), policy: policy(None, None, false) }.into(),
         commit("a/b", 1, &[1]).into(),
         BlobCmd::Hold { receipts: vec![] }.into(),
@@ -321,7 +360,7 @@ fn every_command_that_must_not_repeat_says_so() {
         assert!(cmd.needs_identity(), "{cmd:?}");
         let mut entry = world.entry(cmd);
         entry.request = None;
-        assert_eq!(world.apply(entry), Err(Rejected::SessionGone));
+        assert_eq!(world.apply(entry), Err(Rejected::Request(RequestRejected::SessionGone)));
     }
     let free = ClusterCmd::SessionClose { session: SessionId(1) };
     assert!(!free.needs_identity());

@@ -24,7 +24,7 @@ pub struct NodeSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterCmd {
     /// The first command of a cluster's life: who it is, its CA, its default policy, its first node
-    /// (which gets node id 1). `Rejected::WrongPhase` if applied twice.
+    /// (which gets node id 1). `RequestRejected::WrongPhase` if applied twice.
     Init {
         /// Random.
         cluster: ClusterId,
@@ -44,7 +44,7 @@ pub enum ClusterCmd {
         /// Expires this many ticks (ms) after apply.
         ttl: u64,
     },
-    /// Consumes a token and admits a node: `Reply::Joined`. The same token and the same key again
+    /// Consumes a token and admits a node: `ClusterReply::Joined`. The same token and the same key again
     /// answer the same id, so a join whose answer was lost can be repeated.
     Join {
         /// SHA-256 of the token's secret.
@@ -53,7 +53,7 @@ pub enum ClusterCmd {
         node: NodeSpec,
     },
     /// A node started: its boot counter must be above the logged one, and its addresses may have moved.
-    /// The same boot with the same nonce again is `Reply::Done`, with another `Rejected::StaleBoot`.
+    /// The same boot with the same nonce again is `Reply::Done`, with another `ClusterRejected::StaleBoot`.
     Boot {
         /// The node.
         node: NodeId,
@@ -66,18 +66,9 @@ pub enum ClusterCmd {
         /// Where clients reach it now.
         http_addr: String,
     },
-    /// A node leaves for good; its id is never used again, its copies no longer count and its sessions
-    /// are closed. `Rejected::Layout` while that would leave a root without the copies its projects ask
-    /// for, unless forced; the last member cannot be removed at all.
-    Remove {
-        /// The node.
-        node: NodeId,
-        /// Remove although copies are lost.
-        force: bool,
-    },
-    /// Opens a proposer session for an ingress boot: `Reply::Session`, its id the log index. Earlier
+    /// Opens a proposer session for an ingress boot: `ClusterReply::Session`, its id the log index. Earlier
     /// sessions of the node with a lower boot are closed. The same boot with the same nonce again answers
-    /// the same session, with another, or a boot below the logged one, `Rejected::StaleBoot`.
+    /// the same session, with another, or a boot below the logged one, `ClusterRejected::StaleBoot`.
     SessionOpen {
         /// The ingress node.
         node: NodeId,
@@ -98,18 +89,10 @@ pub enum ClusterCmd {
         /// The lowest sequence that may still be asked for; ignored unless above the present one.
         floor: u64,
     },
-    /// Moves a reader of the outbox, registering it if it is new. Rows that every reader has passed are
-    /// deleted, some at each command.
-    OutboxCursor {
-        /// The reader.
-        reader: String,
-        /// It is done up to this log index, or at most up to this command's; `None` forgets the reader.
-        done: Option<u64>,
-    },
     /// Begins or calls off a node's leaving: its copies serve as sources and no longer count, it is given
     /// no new ones, the others make up for them, and a node of its name may join in its place.
-    /// `Rejected::Layout` if without it the cluster could not keep its own durability;
-    /// `Rejected::NameTaken` when it is called off after somebody took the name.
+    /// `ClusterRejected::TooFewDomains` if without it the cluster could not keep its own durability;
+    /// `ClusterRejected::NameTaken` when it is called off after somebody took the name.
     Drain {
         /// The node.
         node: NodeId,
@@ -135,6 +118,6 @@ impl ClusterCmd {
 
     /// Whether it may not be applied twice.
     pub(crate) fn needs_identity(&self) -> bool {
-        matches!(self, ClusterCmd::Remove { .. } | ClusterCmd::OutboxCursor { .. } | ClusterCmd::Drain { .. })
+        matches!(self, ClusterCmd::Drain { .. })
     }
 }

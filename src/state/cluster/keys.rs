@@ -12,10 +12,6 @@ pub(crate) fn ids() -> Key {
     Key::new(b"ci")
 }
 
-pub(crate) fn tick() -> Key {
-    Key::new(b"mt")
-}
-
 pub(crate) fn nodes() -> Key {
     Key::new(b"cn")
 }

@@ -1,13 +1,18 @@
-//! Membership, identity, join tokens, proposer sessions, the cluster clock.
+//! Membership, identity, join tokens, proposer sessions, the phase of its life.
 
 mod apply;
 mod cmd;
+mod event;
 pub(crate) mod keys;
+mod members;
 pub(crate) mod records;
+mod reply;
 pub(crate) mod session;
 mod view;
 
-pub(crate) use apply::{advance_tick, apply, check_phase, next_project, raise_epoch};
+pub(crate) use apply::{check_phase, next_project, raise_epoch, remove};
 pub use cmd::{ClusterCmd, NodeSpec};
+pub use event::ClusterEvent;
 pub use records::{ClusterRecord, NodeRecord, SessionRecord};
+pub use reply::{ClusterRejected, ClusterReply};
 pub use view::ClusterView;

@@ -4,8 +4,8 @@ use clawhub_types::{ClusterId, Durability, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::NodeSpec;
-use crate::entry::Outcome;
 use crate::record::record;
+use crate::reply::Outcome;
 
 /// The cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct ClusterRecord {
     pub ca_key_sealed: Vec<u8>,
     /// The durability of projects that say nothing else.
     pub durability: Durability,
+    /// Moves when rights over the whole cluster shrink. Begins at 0.
+    pub access_rev: u64,
     /// The level of behaviour all members support. Begins at 1.
     pub level: u32,
 }
@@ -96,8 +98,3 @@ pub(crate) struct IdsRecord {
     pub(crate) project: u64,
 }
 record!(IdsRecord, 0x0105, "next ids");
-
-/// The cluster clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TickRecord(pub(crate) u64);
-record!(TickRecord, 0x0106, "tick");

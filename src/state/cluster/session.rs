@@ -7,12 +7,11 @@
 use clawhub_kv::KvRead;
 use clawhub_types::{NodeId, RequestId, SessionId};
 
-use super::keys;
 use super::records::{AnswerRecord, SessionRecord};
-use crate::entry::Outcome;
+use super::{ClusterRejected, ClusterReply, keys};
 use crate::fault::{Fault, Stop};
 use crate::key::Key;
-use crate::reply::{Rejected, Reply};
+use crate::reply::{Outcome, Reply, RequestRejected};
 use crate::tx::{ApplyContext, Tx};
 
 /// What a session says to a request.
@@ -60,25 +59,25 @@ pub(super) fn open(
     boot: u64,
     nonce: u64,
 ) -> Result<Reply, Stop> {
-    let member = super::apply::member(tx, node)?;
+    let member = super::members::member(tx, node)?;
     if boot < member.boot || (boot == member.boot && nonce != member.nonce) {
-        return Err(Rejected::StaleBoot { node, boot, logged: member.boot }.into());
+        return Err(ClusterRejected::StaleBoot { node, boot, logged: member.boot }.into());
     }
     for (id, session) in tx.view().cluster().sessions()? {
         if session.node != node {
             continue;
         }
         if session.boot == boot && session.nonce == nonce {
-            return Ok(Reply::Session(id));
+            return Ok(ClusterReply::Session(id).into());
         }
         if session.boot >= boot {
-            return Err(Rejected::StaleBoot { node, boot, logged: session.boot }.into());
+            return Err(ClusterRejected::StaleBoot { node, boot, logged: session.boot }.into());
         }
         close(tx, id)?;
     }
     let id = SessionId(cx.index);
     tx.put(keys::session(id), &SessionRecord { node, boot, nonce, floor: 0 });
-    Ok(Reply::Session(id))
+    Ok(ClusterReply::Session(id).into())
 }
 
 /// Closes a session and forgets its answers. Closing it again is nothing.
@@ -99,7 +98,7 @@ pub(super) fn close_all_of(tx: &mut Tx<'_>, node: NodeId) -> Result<(), Fault> {
 
 pub(super) fn raise_floor(tx: &mut Tx<'_>, id: SessionId, floor: u64) -> Result<Reply, Stop> {
     let Some(mut session) = tx.record::<SessionRecord>(&keys::session(id))? else {
-        return Err(Rejected::SessionGone.into());
+        return Err(RequestRejected::SessionGone.into());
     };
     if floor > session.floor {
         forget(tx, &keys::answer(id, session.floor), keys::answer(id, floor).as_bytes())?;

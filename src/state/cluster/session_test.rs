@@ -1,5 +1,11 @@
 //! Tests of proposer sessions.
 
+use crate::LifecycleCmd;
+use crate::RequestRejected;
+use crate::artifact::ArtifactRejected;
+use crate::artifact::ArtifactReply;
+use crate::cluster::ClusterRejected;
+use crate::cluster::ClusterReply;
 use clawhub_types::{NodeId, RequestId, SessionId};
 
 use crate::artifact::ArtifactCmd;
@@ -21,7 +27,10 @@ fn a_repeated_request_applies_once_and_gets_the_first_answer() {
     let mut world = World::three();
     let old = world.entry(put("a/b", 1, &[], &["latest"]));
     let first = world.apply(old.clone());
-    assert_eq!(first, Ok(Reply::Stored { digest: digest(1), tags: vec![tag("latest")] }));
+    assert_eq!(
+        first,
+        Ok(Reply::Artifact(ArtifactReply::Stored { digest: digest(1), tags: vec![tag("latest")] }))
+    );
     world.ok(put("a/b", 2, &[], &["latest"]));
     let before = world.view().artifact().tag(&world.at("a/b"), &tag("latest")).unwrap();
 
@@ -66,7 +75,7 @@ fn repeated_late(floor_rises: bool) -> (Outcome, Outcome) {
 fn a_request_repeated_after_ten_thousand_later_ones_moves_no_tag_back() {
     // The proposer has had its answer: a copy that was held up on the way.
     let (again, _) = repeated_late(true);
-    assert_eq!(again, Err(Rejected::SessionGone));
+    assert_eq!(again, Err(Rejected::Request(RequestRejected::SessionGone)));
     // It has not, and no floor passes a request that it may still ask for.
     let (again, first) = repeated_late(false);
     assert_eq!(again, first);
@@ -76,7 +85,7 @@ fn a_request_repeated_after_ten_thousand_later_ones_moves_no_tag_back() {
 fn a_refusal_is_an_answer_too() {
     let mut world = World::three();
     let entry = world.entry(put("a/b", 1, &[7], &[]));
-    let refused: Outcome = Err(Rejected::ReferencesUnknown(vec![digest(7)]));
+    let refused: Outcome = Err(Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(7)])));
     assert_eq!(world.apply(entry.clone()), refused);
     world.blob("a/b", 7, &[1, 2]);
     assert_eq!(world.apply(entry), refused, "the same identity, the same answer");
@@ -91,11 +100,11 @@ fn deadlines_pass() {
     assert!(world.apply(entry).is_ok(), "the deadline itself is in time");
     let mut late = world.entry(put("a/b", 2, &[], &[]));
     late.deadline = Some(world.tick - 1);
-    assert_eq!(world.apply(late), Err(Rejected::DeadlinePassed));
+    assert_eq!(world.apply(late), Err(Rejected::Request(RequestRejected::DeadlinePassed)));
     // The clock is the cluster's: a leader whose tick lags cannot stretch a deadline.
     let mut lagging = world.entry(put("a/b", 3, &[], &[]));
     (lagging.tick, lagging.deadline) = (1, Some(2));
-    assert_eq!(world.apply(lagging), Err(Rejected::DeadlinePassed));
+    assert_eq!(world.apply(lagging), Err(Rejected::Request(RequestRejected::DeadlinePassed)));
     assert_eq!(world.view().artifact().manifest(&world.at("a/b"), &digest(2)).unwrap(), None);
 }
 
@@ -106,15 +115,19 @@ fn unknown_and_closed_sessions_are_gone() {
     let session = entry.request.unwrap().session;
     let mut stranger = entry.clone();
     stranger.request = Some(RequestId { session: SessionId(9999), seq: 1 });
-    assert_eq!(world.apply(stranger), Err(Rejected::SessionGone));
+    assert_eq!(world.apply(stranger), Err(Rejected::Request(RequestRejected::SessionGone)));
 
     world.apply(entry.clone()).unwrap();
     assert_eq!(answers(&world), 1);
     world.ok(ClusterCmd::SessionClose { session });
-    assert_eq!(world.apply(entry), Err(Rejected::SessionGone), "never applied again");
+    assert_eq!(
+        world.apply(entry),
+        Err(Rejected::Request(RequestRejected::SessionGone)),
+        "never applied again"
+    );
     assert_eq!(answers(&world), 0);
     assert_eq!(world.ok(ClusterCmd::SessionClose { session }), Reply::Done);
-    assert_eq!(world.refused(floor(session, 3)), Rejected::SessionGone);
+    assert_eq!(world.refused(floor(session, 3)), Rejected::Request(RequestRejected::SessionGone));
 }
 
 #[test]
@@ -129,7 +142,7 @@ fn the_floor_rises_and_forgets() {
     let third = entries[3].request.unwrap().seq;
     world.ok(floor(session, third));
     assert_eq!(answers(&world), 3);
-    assert_eq!(world.apply(entries[2].clone()), Err(Rejected::SessionGone));
+    assert_eq!(world.apply(entries[2].clone()), Err(Rejected::Request(RequestRejected::SessionGone)));
     assert!(world.apply(entries[3].clone()).is_ok(), "the floor itself is kept");
     world.ok(floor(session, 1));
     assert_eq!(world.view().cluster().session(session).unwrap().unwrap().floor, third, "it never sinks");
@@ -147,12 +160,13 @@ fn the_floor_rises_and_forgets() {
 fn a_new_boot_closes_the_old_session() {
     let mut world = World::three();
     let open = |boot, nonce| ClusterCmd::SessionOpen { node: NodeId(2), boot, nonce };
-    let Reply::Session(first) = world.ok(open(3, 30)) else { panic!() };
-    assert_eq!(world.ok(open(3, 30)), Reply::Session(first), "repeated");
-    let stale = |boot, logged| Rejected::StaleBoot { node: NodeId(2), boot, logged };
+    let Reply::Cluster(ClusterReply::Session(first)) = world.ok(open(3, 30)) else { panic!() };
+    assert_eq!(world.ok(open(3, 30)), Reply::Cluster(ClusterReply::Session(first)), "repeated");
+    let stale =
+        |boot, logged| Rejected::Cluster(ClusterRejected::StaleBoot { node: NodeId(2), boot, logged });
     assert_eq!(world.refused(open(3, 31)), stale(3, 3), "a twin");
     assert_eq!(world.refused(open(2, 20)), stale(2, 3));
-    let Reply::Session(second) = world.ok(open(4, 40)) else { panic!() };
+    let Reply::Cluster(ClusterReply::Session(second)) = world.ok(open(4, 40)) else { panic!() };
     assert_ne!(first, second);
     assert_eq!(world.view().cluster().session(first).unwrap(), None);
 
@@ -173,7 +187,7 @@ fn a_new_boot_closes_the_old_session() {
 fn a_command_may_close_its_own_session() {
     let mut world = World::three();
     world.open_session(NodeId(2), 1);
-    let entry = world.entry(ClusterCmd::Remove { node: NodeId(2), force: true });
+    let entry = world.entry(LifecycleCmd::RemoveNode { node: NodeId(2), force: true });
     assert_eq!(world.apply(entry), Ok(Reply::Done));
     assert_eq!(answers(&world), 0, "no answer is kept for a session that is gone");
 }

@@ -4,17 +4,18 @@ use clawhub_policy::{Layout, NodeFacts};
 use clawhub_types::{NodeId, SessionId};
 
 use super::keys;
-use super::records::{ClusterRecord, NodeRecord, SessionRecord, TickRecord, TokenRecord};
+use super::records::{ClusterRecord, NodeRecord, SessionRecord, TokenRecord};
 use crate::fault::Fault;
-use crate::view::View;
+use crate::meta::{self, TickRecord};
+use crate::read::Reader;
 
 /// What the state says of the cluster, its nodes, tokens and sessions.
 #[derive(Clone, Copy)]
-pub struct ClusterView<'a>(View<'a>);
+pub struct ClusterView<'a>(Reader<'a>);
 
-impl<'a> From<View<'a>> for ClusterView<'a> {
-    fn from(view: View<'a>) -> Self {
-        ClusterView(view)
+impl<'a> From<Reader<'a>> for ClusterView<'a> {
+    fn from(read: Reader<'a>) -> Self {
+        ClusterView(read)
     }
 }
 
@@ -32,7 +33,7 @@ impl ClusterView<'_> {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn tick(&self) -> Result<u64, Fault> {
-        Ok(self.0.get::<TickRecord>(&keys::tick())?.map_or(0, |tick| tick.0))
+        Ok(self.0.get::<TickRecord>(&meta::tick_key())?.map_or(0, |tick| tick.0))
     }
 
     /// A node, member or removed.

@@ -1,7 +1,7 @@
 //! Writing and trimming the outbox.
 
-use super::keys;
 use super::records::{CursorRecord, Event, OutboxRow};
+use super::{OutboxCmd, keys};
 use crate::fault::{Fault, Stop};
 use crate::reply::Reply;
 use crate::tx::{ApplyContext, Tx};
@@ -10,24 +10,26 @@ use crate::tx::{ApplyContext, Tx};
 const TRIM: usize = 1024;
 
 /// Writes an event, if anyone reads.
-pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut ApplyContext, event: Event) -> Result<(), Fault> {
+pub(crate) fn emit(tx: &mut Tx<'_>, cx: &mut ApplyContext, event: impl Into<Event>) -> Result<(), Fault> {
     let cursors = keys::cursors();
-    if tx.view().rows(&cursors, &cursors, 1)?.is_empty() {
+    if tx.view().read().rows(&cursors, &cursors, 1)?.is_empty() {
         return Ok(());
     }
-    let row = OutboxRow { at: cx.at, actor: cx.actor.clone(), event };
+    let row = OutboxRow { at: cx.at, actor: cx.actor.clone(), event: event.into() };
     tx.put(keys::row(cx.index, cx.events), &row);
     cx.events += 1;
     Ok(())
 }
 
-/// See `ClusterCmd::OutboxCursor`. A cursor never goes back.
-pub(crate) fn move_cursor(
-    tx: &mut Tx<'_>,
-    cx: &ApplyContext,
-    reader: &str,
-    done: Option<u64>,
-) -> Result<Reply, Stop> {
+impl OutboxCmd {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
+        let OutboxCmd::Cursor { reader, done } = self;
+        move_cursor(tx, cx, reader, *done)
+    }
+}
+
+/// A cursor never goes back.
+fn move_cursor(tx: &mut Tx<'_>, cx: &ApplyContext, reader: &str, done: Option<u64>) -> Result<Reply, Stop> {
     let key = keys::cursor(reader);
     match done {
         Some(done) => {
@@ -43,11 +45,11 @@ pub(crate) fn move_cursor(
 
 fn trim(tx: &mut Tx<'_>) -> Result<(), Fault> {
     let mut lowest = u64::MAX;
-    for row in tx.view().all(&keys::cursors())? {
+    for row in tx.view().read().all(&keys::cursors())? {
         lowest = lowest.min(row.record::<CursorRecord>()?.0);
     }
     let table = keys::rows();
-    for row in tx.view().rows(&table, &table, TRIM)? {
+    for row in tx.view().read().rows(&table, &table, TRIM)? {
         if row.parts()?.number()? > lowest {
             break;
         }

@@ -3,12 +3,14 @@
 use clawhub_types::NodeId;
 
 use super::*;
+use crate::LifecycleCmd;
 use crate::artifact::ArtifactCmd;
-use crate::cluster::ClusterCmd;
+use crate::artifact::ArtifactEvent;
+use crate::cluster::ClusterEvent;
 use crate::testing::{World, digest, put, repo, tag};
 
-fn cursor(reader: &str, done: Option<u64>) -> ClusterCmd {
-    ClusterCmd::OutboxCursor { reader: reader.into(), done }
+fn cursor(reader: &str, done: Option<u64>) -> OutboxCmd {
+    OutboxCmd::Cursor { reader: reader.into(), done }
 }
 
 fn rows(world: &World) -> Vec<(u64, Event)> {
@@ -17,12 +19,12 @@ fn rows(world: &World) -> Vec<(u64, Event)> {
 }
 
 fn put_event(n: u64, tags: &[&str]) -> Event {
-    Event::ManifestPut {
+    Event::Artifact(ArtifactEvent::ManifestPut {
         repo: repo("a/b"),
         digest: digest(n),
         media_type: crate::testing::facts(&[]).media_type,
         tags: tags.iter().map(|t| tag(t)).collect(),
-    }
+    })
 }
 
 #[test]
@@ -40,10 +42,13 @@ fn events_are_written_while_somebody_reads() {
     world.ok(put("a/b", 2, &[], &["t", "u"]));
     world.refused(put("a/b", 3, &[9], &[]));
     world.ok(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest(2) });
-    world.ok(ClusterCmd::Remove { node: NodeId(3), force: false });
-    let deleted =
-        Event::ManifestDeleted { repo: repo("a/b"), digest: digest(2), tags: vec![tag("t"), tag("u")] };
-    let removed = Event::NodeRemoved { node: NodeId(3), forced: false };
+    world.ok(LifecycleCmd::RemoveNode { node: NodeId(3), force: false });
+    let deleted = Event::Artifact(ArtifactEvent::ManifestDeleted {
+        repo: repo("a/b"),
+        digest: digest(2),
+        tags: vec![tag("t"), tag("u")],
+    });
+    let removed = Event::Cluster(ClusterEvent::NodeRemoved { node: NodeId(3), forced: false });
     let expected = [(from + 1, put_event(2, &["t", "u"])), (from + 3, deleted), (from + 4, removed)];
     assert_eq!(rows(&world), expected, "a refused command has no event");
     assert_eq!(world.view().outbox().events(from + 1, 1).unwrap()[0].0, from + 3);

@@ -4,10 +4,12 @@
 //! go. While nobody reads, nothing is written.
 
 mod apply;
+mod cmd;
 pub(crate) mod keys;
 pub(crate) mod records;
 mod view;
 
-pub(crate) use apply::{emit, move_cursor};
+pub(crate) use apply::emit;
+pub use cmd::OutboxCmd;
 pub use records::{Event, OutboxRow};
 pub use view::OutboxView;

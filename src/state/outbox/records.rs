@@ -1,66 +1,25 @@
 //! Records of the outbox.
 
-use clawhub_types::{Actor, Digest, MediaType, NodeId, ProjectName, RepoName, Tag};
+use clawhub_types::Actor;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::ArtifactEvent;
+use crate::blob::BlobEvent;
+use crate::cluster::ClusterEvent;
+use crate::domain::by_domain;
+use crate::project::ProjectEvent;
 use crate::record::record;
 
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Event {
-    /// A manifest was pushed, anew or again, and these tags now name it.
-    ManifestPut {
-        /// The repository.
-        repo: RepoName,
-        /// The manifest.
-        digest: Digest,
-        /// Its media type.
-        media_type: MediaType,
-        /// The tags moved.
-        tags: Vec<Tag>,
-    },
-    /// A manifest was deleted, and its tags with it.
-    ManifestDeleted {
-        /// The repository.
-        repo: RepoName,
-        /// The manifest.
-        digest: Digest,
-        /// The tags that named it.
-        tags: Vec<Tag>,
-    },
-    /// A tag was deleted.
-    TagDeleted {
-        /// The repository.
-        repo: RepoName,
-        /// The tag.
-        tag: Tag,
-        /// What it named.
-        digest: Digest,
-    },
-    /// A blob's link was deleted on request.
-    BlobUnlinked {
-        /// The repository.
-        repo: RepoName,
-        /// The blob, as the client named it.
-        digest: Digest,
-    },
-    /// A project's policy was set.
-    PolicySet {
-        /// The project.
-        project: ProjectName,
-    },
-    /// A node became a member.
-    NodeJoined {
-        /// The node.
-        node: NodeId,
-    },
-    /// A node left for good.
-    NodeRemoved {
-        /// The node.
-        node: NodeId,
-        /// Whether copies were given up for it.
-        forced: bool,
-    },
+by_domain! {
+    /// Something that happened.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum Event {
+        Cluster(ClusterEvent),
+        Project(ProjectEvent),
+        Blob(BlobEvent),
+        Artifact(ArtifactEvent),
+        #[cfg(test)] Toy(crate::toy::ToyEvent),
+    }
 }
 
 /// An event and its circumstances.

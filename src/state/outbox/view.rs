@@ -3,15 +3,15 @@
 use super::keys;
 use super::records::{CursorRecord, OutboxRow};
 use crate::fault::Fault;
-use crate::view::View;
+use crate::read::Reader;
 
 /// What the state says of events.
 #[derive(Clone, Copy)]
-pub struct OutboxView<'a>(View<'a>);
+pub struct OutboxView<'a>(Reader<'a>);
 
-impl<'a> From<View<'a>> for OutboxView<'a> {
-    fn from(view: View<'a>) -> Self {
-        OutboxView(view)
+impl<'a> From<Reader<'a>> for OutboxView<'a> {
+    fn from(read: Reader<'a>) -> Self {
+        OutboxView(read)
     }
 }
 

@@ -1,20 +1,21 @@
 //! Apply of the project domain.
 
 use clawhub_policy::possible;
-use clawhub_types::{Actor, NodeId, ProjectId, ProjectName, RepoId, RepoName};
+use clawhub_types::{NodeId, ProjectId, ProjectName, RepoId, RepoName};
 
 use super::records::{ProjectIdRecord, ProjectRecord, RepoRecord, RepoRef};
-use super::{ProjectCmd, ProjectPolicy, keys};
+use super::{ProjectCmd, ProjectEvent, ProjectPolicy, ProjectRejected, ProjectReply, keys};
 use crate::cluster;
-use crate::entry::Entry;
 use crate::fault::{Fault, Stop};
-use crate::outbox::{self, Event};
-use crate::reply::{Rejected, Reply};
+use crate::outbox;
+use crate::reply::Reply;
 use crate::tx::{ApplyContext, Tx};
 
-pub(crate) fn apply(tx: &mut Tx<'_>, cx: &mut ApplyContext, cmd: &ProjectCmd) -> Result<Reply, Stop> {
-    match cmd {
-        ProjectCmd::SetPolicy { name, policy } => set_policy(tx, cx, name, policy),
+impl ProjectCmd {
+    pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
+        match self {
+            ProjectCmd::SetPolicy { name, policy } => set_policy(tx, cx, name, policy),
+        }
     }
 }
 
@@ -27,31 +28,12 @@ fn set_policy(
     let layout = tx.view().cluster().layout()?;
     let everyone: Vec<NodeId> = layout.nodes.iter().map(|node| node.id).collect();
     let resolved = tx.view().project().resolve(Some(policy.clone()))?;
-    possible(&resolved, &layout, &everyone).map_err(|shortfall| Rejected::Layout(shortfall.to_string()))?;
+    possible(&resolved, &layout, &everyone).map_err(ProjectRejected::TooFewDomains)?;
     let mut project = ensure_project(tx, name)?;
     project.policy = policy.clone();
     tx.put(keys::project(project.id), &project);
-    outbox::emit(tx, cx, Event::PolicySet { project: name.clone() })?;
-    Ok(Reply::Project(project.id))
-}
-
-/// Refuses an entry whose permit was given before rights shrank. The system and the operator act on no
-/// permit.
-pub(crate) fn check_access(tx: &Tx<'_>, entry: &Entry) -> Result<(), Stop> {
-    if matches!(entry.actor, Actor::System | Actor::Operator) {
-        return Ok(());
-    }
-    let Some(name) = entry.cmd.resource().target.project() else { return Ok(()) };
-    let project = tx.view().project().by_name(&name)?;
-    let fresh = match (entry.access.project, project) {
-        // Judged about a project that is there: the same one, at a revision that still holds.
-        (Some((id, revision)), Some(project)) => id == project.id && revision >= project.access_rev,
-        // Judged before the project came to be: good while nothing was taken away since.
-        (None, Some(project)) => project.access_rev == 0,
-        (Some(_), None) => false,
-        (None, None) => true,
-    };
-    if fresh { Ok(()) } else { Err(Rejected::StalePermit.into()) }
+    outbox::emit(tx, cx, ProjectEvent::PolicySet { project: name.clone() })?;
+    Ok(ProjectReply::Project(project.id).into())
 }
 
 fn ensure_project(tx: &mut Tx<'_>, name: &ProjectName) -> Result<ProjectRecord, Fault> {
@@ -85,6 +67,7 @@ pub(crate) fn ensure_repo(tx: &mut Tx<'_>, cx: &ApplyContext, name: &RepoName) -
     tx.put(keys::project(project.id), &project);
     tx.put(keys::repo(repo), &RepoRecord { name: name.clone(), created_at: cx.at });
     tx.put(keys::name(name.as_str()), &repo);
+    tx.put_raw(keys::name_in(project.id, name.as_str()), Vec::new());
     Ok(repo)
 }
 

@@ -1,8 +1,9 @@
 //! Tests of the project domain's commands.
 
-use clawhub_types::{AccessRevisions, Durability, ProjectId};
+use clawhub_types::{Durability, ProjectId};
 
 use super::*;
+use crate::Rejected;
 use crate::testing::{World, commit, policy, put, repo};
 
 fn set(name: &str, policy: ProjectPolicy) -> ProjectCmd {
@@ -65,7 +66,7 @@ fn policies_follow_the_cluster_where_they_say_nothing() {
     let of = |world: &World| world.view().project().policy_of(&repo("a/b")).unwrap();
     assert_eq!((of(&world).durability, of(&world).regions), (Durability::Zone, None));
     let reply = world.ok(set("a", policy(None, Some(&["eu", "us"]), false)));
-    assert_eq!(reply, Reply::Project(ProjectId(1)));
+    assert_eq!(reply, Reply::Project(ProjectReply::Project(ProjectId(1))));
     assert_eq!(of(&world).durability, Durability::Zone);
     assert_eq!(of(&world).regions, Some(vec!["eu".to_owned(), "us".to_owned()]));
     world.ok(set("a", policy(Some(Durability::Local), None, false)));
@@ -78,7 +79,7 @@ fn policies_follow_the_cluster_where_they_say_nothing() {
 fn a_policy_that_the_layout_cannot_satisfy_is_refused() {
     let mut world = World::new(Durability::Local, &["eu/a", "eu/b", "us/a!"]);
     let refused = |world: &mut World, policy| match world.refused(set("a", policy)) {
-        Rejected::Layout(why) => why,
+        Rejected::Project(ProjectRejected::TooFewDomains(why)) => why.to_string(),
         other => panic!("{other:?}"),
     };
     let why = refused(&mut world, policy(Some(Durability::Region), None, false));
@@ -86,36 +87,6 @@ fn a_policy_that_the_layout_cannot_satisfy_is_refused() {
     refused(&mut world, policy(Some(Durability::Local), Some(&["us"]), true));
     world.ok(set("a", policy(Some(Durability::Zone), None, false)));
     assert_eq!(world.view().project().by_name(&"b".parse().unwrap()).unwrap(), None);
-}
-
-#[test]
-fn stale_permits_are_refused() {
-    let mut world = World::three();
-    let at = |world: &mut World, access: Option<(u64, u64)>| {
-        let mut entry = world.entry(put("a/b", 1, &[], &[]));
-        entry.actor = Actor::Anonymous;
-        entry.access =
-            AccessRevisions { project: access.map(|(id, rev)| (ProjectId(id), rev)), principal: 0 };
-        world.apply(entry).map(|_| ())
-    };
-    let stale = Err(Rejected::StalePermit);
-    assert_eq!(at(&mut world, Some((1, 0))), stale, "about a project that is not there");
-    assert_eq!(at(&mut world, None), Ok(()), "by first use");
-    assert_eq!(at(&mut world, None), Ok(()), "judged before another entry created it");
-    assert_eq!(at(&mut world, Some((1, 0))), Ok(()));
-    assert_eq!(at(&mut world, Some((2, 0))), stale, "another project");
-
-    // Rights shrink: no command does it yet, so the record is moved by hand.
-    let mut project = world.view().project().by_id(ProjectId(1)).unwrap().unwrap();
-    project.access_rev = 3;
-    let mut batch = clawhub_kv::Batch::default();
-    batch.put(keys::project(project.id).into_bytes(), crate::record::Record::encode(&project));
-    world.machine.kv().write(batch).unwrap();
-    assert_eq!(at(&mut world, Some((1, 2))), stale);
-    assert_eq!(at(&mut world, None), stale);
-    assert_eq!(at(&mut world, Some((1, 3))), Ok(()));
-    assert_eq!(at(&mut world, Some((1, 4))), Ok(()), "this node lags behind the one that judged");
-    assert!(world.run(put("a/b", 1, &[], &[])).is_ok(), "the system needs no permit");
 }
 
 #[test]
@@ -137,4 +108,19 @@ fn each_root_counts_once_per_project() {
     assert_eq!(bytes(&world, "a"), 1005);
     world.ok(unlink("a/y"));
     assert_eq!((bytes(&world, "a"), bytes(&world, "b")), (0, 1005));
+}
+
+#[test]
+fn a_project_lists_its_own_repositories_page_by_page() {
+    let mut world = World::three();
+    for name in ["b/x", "a/z", "a/b/c", "ab/y", "a/a", "alone"] {
+        world.ok(put(name, 1, &[], &[]));
+    }
+    let view = world.view();
+    let id = view.project().by_name(&"a".parse().unwrap()).unwrap().unwrap().id;
+    let names = ["a/a", "a/b/c", "a/z"].map(repo);
+    assert_eq!(view.project().repos(id, None, 9).unwrap(), (names.to_vec(), false));
+    assert_eq!(view.project().repos(id, None, 2).unwrap(), (names[..2].to_vec(), true));
+    assert_eq!(view.project().repos(id, Some("a/b"), 2).unwrap(), (names[1..].to_vec(), false));
+    assert_eq!(view.project().repos(ProjectId(99), None, 9).unwrap(), (vec![], false));
 }

@@ -17,8 +17,8 @@ pub struct ProjectPolicy {
 /// See the variants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProjectCmd {
-    /// Sets a project's policy, creating the project if needed: `Reply::Project`. Refused with
-    /// `Rejected::Layout` where the layout of nodes cannot satisfy it.
+    /// Sets a project's policy, creating the project if needed: `ProjectReply::Project`. Refused with
+    /// `ProjectRejected::TooFewDomains` where the layout of nodes cannot satisfy it.
     SetPolicy {
         /// The project.
         name: ProjectName,

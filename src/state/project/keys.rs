@@ -21,6 +21,15 @@ pub(crate) fn name(name: &str) -> Key {
     names().bytes(name.as_bytes())
 }
 
+/// The repository names of a project.
+pub(crate) fn names_in(project: ProjectId) -> Key {
+    Key::new(b"pr").number(project.0)
+}
+
+pub(crate) fn name_in(project: ProjectId, name: &str) -> Key {
+    names_in(project).bytes(name.as_bytes())
+}
+
 /// A table of a repository.
 pub(crate) fn table(repo: RepoRef, kind: u8) -> Key {
     Key::new(b"d").number(repo.project.0).number(repo.repo.0).byte(kind)

@@ -6,19 +6,20 @@ use clawhub_types::{Durability, ProjectId, ProjectName, RepoName};
 use super::ProjectPolicy;
 use super::keys;
 use super::records::{ProjectIdRecord, ProjectRecord, RepoRecord, RepoRef};
+use crate::cluster::ClusterView;
 use crate::fault::Fault;
-use crate::view::{View, page};
+use crate::read::{Reader, Row, page};
 
 /// What holds before a cluster is initialised and says otherwise.
 const UNINITIALISED: Durability = Durability::Zone;
 
 /// What the state says of projects, repositories and their policies.
 #[derive(Clone, Copy)]
-pub struct ProjectView<'a>(View<'a>);
+pub struct ProjectView<'a>(Reader<'a>);
 
-impl<'a> From<View<'a>> for ProjectView<'a> {
-    fn from(view: View<'a>) -> Self {
-        ProjectView(view)
+impl<'a> From<Reader<'a>> for ProjectView<'a> {
+    fn from(read: Reader<'a>) -> Self {
+        ProjectView(read)
     }
 }
 
@@ -66,12 +67,23 @@ impl ProjectView<'_> {
     pub fn catalog(&self, after: Option<&str>, limit: usize) -> Result<(Vec<RepoName>, bool), Fault> {
         let table = keys::names();
         let start = after.map_or_else(|| table.clone(), |name| keys::name(name).after());
-        let rows = self.0.rows(&table, &start, limit.saturating_add(1))?;
-        let names = rows.iter().map(|row| {
-            let name = row.parts()?.text()?;
-            name.parse().map_err(|e| Fault::Corrupt { what: "catalog", why: format!("{name:?}: {e}") })
-        });
-        Ok(page(names.collect::<Result<_, Fault>>()?, limit))
+        names(&self.0.rows(&table, &start, limit.saturating_add(1))?, limit)
+    }
+
+    /// At most `limit` repository names of one project in byte order after `after`, which need not exist; and
+    /// whether there are more.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn repos(
+        &self,
+        project: ProjectId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<RepoName>, bool), Fault> {
+        let table = keys::names_in(project);
+        let start = after.map_or_else(|| table.clone(), |name| keys::name_in(project, name).after());
+        names(&self.0.rows(&table, &start, limit.saturating_add(1))?, limit)
     }
 
     /// The policy that a repository's blobs are kept under: its project's, else the cluster's.
@@ -83,9 +95,18 @@ impl ProjectView<'_> {
         self.resolve(project.map(|project| project.policy))
     }
 
+    /// The policy that a project's blobs are kept under. The project exists.
+    pub(crate) fn policy_by_id(&self, id: ProjectId) -> Result<Policy, Fault> {
+        let project = self.by_id(id)?.ok_or_else(|| Fault::Corrupt {
+            what: "project",
+            why: format!("{id} is linked to, and does not exist"),
+        })?;
+        self.resolve(Some(project.policy))
+    }
+
     /// A project's policy with the cluster's defaults filled in.
     pub(crate) fn resolve(&self, policy: Option<ProjectPolicy>) -> Result<Policy, Fault> {
-        let cluster = self.0.cluster().record()?.map_or(UNINITIALISED, |cluster| cluster.durability);
+        let cluster = ClusterView::from(self.0).record()?.map_or(UNINITIALISED, |cluster| cluster.durability);
         Ok(match policy {
             Some(policy) => Policy {
                 durability: policy.durability.unwrap_or(cluster),
@@ -95,4 +116,13 @@ impl ProjectView<'_> {
             None => Policy { durability: cluster, regions: None, confined: false },
         })
     }
+}
+
+/// The names at the ends of the rows' keys, but for one row too many.
+fn names(rows: &[Row], limit: usize) -> Result<(Vec<RepoName>, bool), Fault> {
+    let names = rows.iter().map(|row| {
+        let name = row.parts()?.text()?;
+        name.parse().map_err(|e| Fault::Corrupt { what: "catalog", why: format!("{name:?}: {e}") })
+    });
+    Ok(page(names.collect::<Result<_, Fault>>()?, limit))
 }

@@ -13,7 +13,7 @@ use clawhub_peer::{
     SendStream, StreamHandler,
 };
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
-use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
 use clawhub_types::{ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Tag};
 use futures::future::BoxFuture;
@@ -156,13 +156,13 @@ impl Cluster {
             durability: Durability::Local,
             node: spec(1),
         };
-        assert_eq!(first.system(init).await, Reply::Joined(NodeId(1)));
+        assert_eq!(first.system(init).await, Reply::Cluster(ClusterReply::Joined(NodeId(1))));
         let mut members = vec![first];
         for id in 2..=3 {
             let token = [u8::try_from(id).unwrap(); 32];
             members[0].system(ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
             let joined = members[0].system(ClusterCmd::Join { token, node: spec(id) }).await;
-            assert_eq!(joined, Reply::Joined(NodeId(id)));
+            assert_eq!(joined, Reply::Cluster(ClusterReply::Joined(NodeId(id))));
             members.push(self.start(id).await);
             members[0].consensus.membership().add_learner(NodeId(id), SOON).await.unwrap();
             members[0].consensus.membership().promote(NodeId(id), SOON).await.unwrap();

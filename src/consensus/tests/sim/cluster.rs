@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_consensus::{Consensus, Execution, Profile, Settings, StateStore, Who};
-use clawhub_state::cluster::{ClusterCmd, NodeSpec};
+use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
 use openraft::async_runtime::AsyncRuntime;
@@ -115,12 +115,12 @@ impl Cluster {
             node: spec(first),
         };
         let reply = self.system(&node, init).await;
-        assert_eq!(reply, Reply::Joined(first));
+        assert_eq!(reply, Reply::Cluster(ClusterReply::Joined(first)));
         for id in &NODES[1..] {
             let token = [u8::try_from(id.0).unwrap() + 100; 32];
             self.system(&node, ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
             let reply = self.system(&node, ClusterCmd::Join { token, node: spec(*id) }).await;
-            assert_eq!(reply, Reply::Joined(*id));
+            assert_eq!(reply, Reply::Cluster(ClusterReply::Joined(*id)));
             self.start(*id).await;
             // Asked of the newcomer's neighbour or of the leader: any node passes it on.
             node.membership().add_learner(*id, WAIT).await.unwrap();

@@ -1,0 +1,47 @@
+//! What the cluster domain answers.
+
+use clawhub_policy::Shortfall;
+use clawhub_types::{NodeId, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterReply {
+    /// A node joined under this id.
+    Joined(NodeId),
+    /// A proposer session was opened.
+    Session(SessionId),
+}
+
+/// Why a command about the cluster is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ClusterRejected {
+    /// The join token is unknown, used up or expired.
+    #[error("the join token is unknown, used or expired")]
+    TokenInvalid,
+    /// No such node, or no longer a member.
+    #[error("node {0} is not a member")]
+    NodeUnknown(NodeId),
+    /// A node of this name is a member already.
+    #[error("a node of this name is a member already")]
+    NameTaken,
+    /// A node, member or removed, has this key already.
+    #[error("node {0} has this key already")]
+    KeyTaken(NodeId),
+    /// The boot counter is not above the logged one: a stale disk or a twin.
+    #[error("boot {boot} of node {node} is not above {logged}")]
+    StaleBoot {
+        /// The node.
+        node: NodeId,
+        /// What it claimed.
+        boot: u64,
+        /// What the log holds.
+        logged: u64,
+    },
+    /// Without the node the cluster could not keep its own durability.
+    #[error(transparent)]
+    TooFewDomains(Shortfall),
+    /// Somebody must stay.
+    #[error("the last member cannot be removed")]
+    LastMember,
+}

@@ -1,0 +1,29 @@
+//! Commands about the outbox.
+
+use clawhub_types::{Resource, Touched};
+use serde::{Deserialize, Serialize};
+
+/// See the variants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutboxCmd {
+    /// Moves a reader of the outbox, registering it if it is new. Rows that every reader has passed are
+    /// deleted, some at each command.
+    Cursor {
+        /// The reader.
+        reader: String,
+        /// It is done up to this log index, or at most up to this command's; `None` forgets the reader.
+        done: Option<u64>,
+    },
+}
+
+impl OutboxCmd {
+    /// What it touches.
+    pub(crate) fn resource(&self) -> Touched {
+        Resource::Cluster.into()
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
+        true
+    }
+}
