@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module.
 pub(crate) struct Bits {
     words: Vec<AtomicU64>,
     len: u64,

@@ -1,4 +1,5 @@
-//! Reading replicas.
+//! Reads of replicas: a blob is opened once and read in pieces, each of which is compared with the root first. A
+//! copy that turns out bad or unreadable is taken out of service here.
 
 use std::fs::File;
 use std::io;

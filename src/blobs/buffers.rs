@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Largest read; the size of every pooled buffer.
-pub(crate) const PIECE: usize = 512 << 10;
+pub(crate) const READ_BYTES: usize = 512 << 10;
 /// Reads below this are not worth a pooled buffer.
 const SMALL: usize = 32 << 10;
 /// Most buffers kept idle: 16 MiB.
@@ -20,19 +20,18 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// A buffer of `len` bytes, at most [`PIECE`], with anything in it.
+    /// A buffer of `len` bytes, at most [`READ_BYTES`], with anything in it.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
-        debug_assert!(len <= PIECE);
+        debug_assert!(len <= READ_BYTES);
         if len < SMALL {
             return Buffer { bytes: vec![0; len].into(), len, home: Weak::new() };
         }
         let idle = self.idle.lock().pop();
-        let bytes = idle.unwrap_or_else(|| vec![0; PIECE].into());
+        let bytes = idle.unwrap_or_else(|| vec![0; READ_BYTES].into());
         Buffer { bytes, len, home: Arc::downgrade(self) }
     }
 }
 
-/// A buffer on loan.
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     len: usize,
@@ -74,7 +73,7 @@ mod tests {
     #[test]
     fn buffers_come_back_only_when_nobody_reads_them() {
         let buffers = Arc::new(Buffers::default());
-        let mut buffer = buffers.take(PIECE);
+        let mut buffer = buffers.take(READ_BYTES);
         buffer.as_mut().fill(7);
         let bytes = buffer.freeze();
         let slice = bytes.slice(5..9);
@@ -84,7 +83,7 @@ mod tests {
         drop(slice);
         assert_eq!(buffers.idle.lock().len(), 1);
         assert_eq!(buffers.take(SMALL).as_mut().len(), SMALL);
-        let many: Vec<_> = (0..2 * IDLE).map(|_| buffers.take(PIECE)).collect();
+        let many: Vec<_> = (0..2 * IDLE).map(|_| buffers.take(READ_BYTES)).collect();
         drop(many);
         assert_eq!(buffers.idle.lock().len(), IDLE);
     }

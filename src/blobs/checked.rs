@@ -14,7 +14,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::BlobError;
 use crate::bits::Bits;
-use crate::buffers::{Buffers, PIECE};
+use crate::buffers::{Buffers, READ_BYTES};
 use crate::tree::{GROUP, group_count, group_matches};
 
 /// An open data file, to be sent without passing through this process. That its bytes were checked does not
@@ -55,7 +55,6 @@ impl Deref for DataFile {
     }
 }
 
-/// See the module.
 pub(crate) struct CheckedFile {
     pub(crate) root: Root,
     pub(crate) size: u64,
@@ -86,7 +85,6 @@ impl CheckedFile {
         self.checked.set(index);
     }
 
-    /// Forgets all checks.
     pub(crate) fn distrust(&self) {
         self.checked.copy_from(&Bits::new(group_count(self.size)));
     }
@@ -120,7 +118,7 @@ impl CheckedFile {
         (read as u64 == range.end - range.start).then(|| buffer.freeze())
     }
 
-    /// Blocking. At most [`PIECE`] bytes, checking groups that were not checked before.
+    /// Blocking. At most [`READ_BYTES`] bytes, checking groups that were not checked before.
     ///
     /// # Errors
     /// [`BlobError::Corrupt`] with the first bad group.
@@ -151,8 +149,9 @@ impl CheckedFile {
         let mut at = range.start / GROUP;
         while let Some(bad) = self.checked.next(at, false).filter(|bad| bad * GROUP < end) {
             let from = bad * GROUP;
-            let to =
-                end.min(from + PIECE as u64).min(self.checked.next(bad, true).map_or(end, |g| g * GROUP));
+            let to = end
+                .min(from + READ_BYTES as u64)
+                .min(self.checked.next(bad, true).map_or(end, |g| g * GROUP));
             self.read(&(from..to))?;
             at = to.div_ceil(GROUP);
         }
@@ -190,9 +189,9 @@ impl CheckedFile {
     }
 }
 
-/// Cuts a range into pieces that end where [`PIECE`]s of the file do, so that no group is read twice.
+/// Cuts a range into pieces that end where [`READ_BYTES`]s of the file do, so that no group is read twice.
 pub(crate) fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> + Send + 'static {
-    const STEP: u64 = PIECE as u64;
+    const STEP: u64 = READ_BYTES as u64;
     let mut at = range.start;
     std::iter::from_fn(move || {
         let end = range.end.min((at / STEP + 1) * STEP);
@@ -208,7 +207,7 @@ mod tests {
 
     #[test]
     fn pieces_cover_the_range_once_and_stay_within_groups() {
-        const P: u64 = PIECE as u64;
+        const P: u64 = READ_BYTES as u64;
         for range in [0..0, 5..5, 0..1, 0..P, 0..P + 1, P - 1..P + 1, 7..3 * P + 9, 1 << 40..(1 << 40) + P] {
             let all: Vec<_> = pieces(range.clone()).collect();
             assert_eq!(all.iter().map(|r| r.end - r.start).sum::<u64>(), range.end - range.start);

@@ -1,4 +1,5 @@
-//! What can go wrong in the store, as callers need to tell it apart.
+//! What can go wrong in the store, in the distinctions that callers decide by: wrong bytes, a copy that is gone, no
+//! space, a device that fails.
 
 use std::io;
 

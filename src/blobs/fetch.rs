@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bits::Bits;
-use crate::buffers::PIECE;
+use crate::buffers::READ_BYTES;
 use crate::checked::CheckedFile;
 use crate::index::{PartialRow, delete_partial, put_partial};
 use crate::ingest::digest_file;
@@ -45,7 +45,6 @@ pub(crate) struct Fetches {
     pub(crate) opening: tokio::sync::Mutex<()>,
 }
 
-/// See the module.
 pub(crate) struct Fetch {
     pub(crate) data: CheckedFile,
     /// Groups that are in the file.
@@ -152,7 +151,6 @@ impl Partials<'_> {
         }
     }
 
-    /// Checkpoints every fetch.
     pub(crate) async fn save(self) -> Result<(), BlobError> {
         let running: Vec<_> = self.store.shared.fetches.running.lock().values().cloned().collect();
         let mut outcome = Ok(());
@@ -291,7 +289,7 @@ impl Fetch {
         let follower = if wait { Some(self.sha256.lock()) } else { self.sha256.try_lock() };
         let Some(mut follower) = follower else { return Ok(()) };
         loop {
-            let next = self.run(follower.at, self.data.size.min(follower.at + PIECE as u64));
+            let next = self.run(follower.at, self.data.size.min(follower.at + READ_BYTES as u64));
             if next == follower.at {
                 return Ok(());
             }

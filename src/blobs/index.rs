@@ -33,7 +33,7 @@ const EPOCH: &[u8] = b"blobs.epoch";
 const SHAPE: u16 = 1;
 
 /// Rows read at a time where all are visited.
-const PAGE: usize = 1024;
+const ROWS_PER_READ: usize = 1024;
 
 /// A replica: file and directory are fsynced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,6 @@ impl Index {
         Ok(epoch)
     }
 
-    /// A synced replica's row.
     pub(crate) fn blob(&self, root: &Root) -> Result<Option<BlobRow>, BlobError> {
         if self.is_unsynced(root) {
             return Ok(None);
@@ -149,8 +148,8 @@ impl Index {
         let mut rows = Vec::new();
         let mut start = prefix.to_vec();
         loop {
-            let page = self.kv.scan(&start, &end_of(prefix), PAGE)?;
-            let last = page.len() < PAGE;
+            let page = self.kv.scan(&start, &end_of(prefix), ROWS_PER_READ)?;
+            let last = page.len() < ROWS_PER_READ;
             if let Some((key, _)) = page.last() {
                 start = [key.as_slice(), &[0]].concat();
             }

@@ -166,7 +166,6 @@ impl Ingest {
         })
     }
 
-    /// Bytes accepted so far.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -234,7 +233,6 @@ impl Ingest {
         Ok(sealed)
     }
 
-    /// The data file.
     pub(crate) fn disk(&self) -> Arc<Disk> {
         self.disk.clone()
     }

@@ -14,7 +14,7 @@ use clawhub_types::{Receipt, Root};
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-use crate::buffers::PIECE;
+use crate::buffers::READ_BYTES;
 use crate::fetch::{CHECKPOINT, Fetch, Partials, Progress};
 use crate::index::delete_partial;
 use crate::paths::write_durably;
@@ -252,7 +252,7 @@ impl Partial {
     }
 }
 
-/// Follows the file.
+/// One reader that follows the file as it grows.
 struct Reader {
     fetch: Arc<Fetch>,
     progress: watch::Receiver<Progress>,
@@ -268,7 +268,7 @@ impl Reader {
             if self.at >= self.end {
                 return None;
             }
-            let piece_end = (self.at / PIECE as u64 + 1) * PIECE as u64;
+            let piece_end = (self.at / READ_BYTES as u64 + 1) * READ_BYTES as u64;
             let next = self.fetch.run(self.at, self.end.min(piece_end));
             let outcome =
                 if next > self.at { self.take(next).await } else { self.wait().await.map(|()| None) };

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 /// Directories `blobs/ab/cd`.
 const SHARDS: usize = 1 << 16;
 
-/// See the module.
 pub(crate) struct Paths {
     base: PathBuf,
     /// One bit per shard whose directory is known to be durable.

@@ -31,7 +31,7 @@ use crate::session::Session;
 use crate::tree::{TreeHasher, list_len};
 
 /// Rows read at a time.
-const PAGE: usize = 1024;
+const ROWS_PER_READ: usize = 1024;
 
 fn failed(error: io::Error) -> BlobError {
     BlobError::io("recovering the blob store")(error)
@@ -99,8 +99,8 @@ pub(crate) fn replicas(paths: &Paths, index: &Index) -> Result<(), BlobError> {
         let mut from = Some(lowest(first));
         let mut batch = Batch::default();
         while let Some(start) = from.take() {
-            let page = index.blobs(start, PAGE)?;
-            let full = page.len() == PAGE;
+            let page = index.blobs(start, ROWS_PER_READ)?;
+            let full = page.len() == ROWS_PER_READ;
             for (root, _) in page.iter().filter(|(root, _)| root.0[0] == first) {
                 match files.remove(root) {
                     Some(Found { data: true, .. }) => {}

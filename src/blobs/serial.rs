@@ -37,7 +37,6 @@ struct State<W> {
     dead: bool,
 }
 
-/// See the module.
 pub(crate) struct Serial<W>(Arc<Mutex<State<W>>>);
 
 impl<W: Worker> Serial<W> {

@@ -31,7 +31,6 @@ pub struct UploadStatus {
     pub opened_at: SystemTime,
 }
 
-/// A session in memory.
 pub(crate) struct Session {
     pub(crate) id: UploadId,
     pub(crate) repo: RepoName,

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 /// How long a reading is good for.
 const AGE: Duration = Duration::from_millis(100);
 
-/// See the module.
 pub(crate) struct Space {
     last: Mutex<(Instant, u64)>,
     asking: Mutex<()>,

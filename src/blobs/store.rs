@@ -37,7 +37,6 @@ pub struct BlobStore {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What all handles share.
 pub(crate) struct Shared {
     pub(crate) config: StoreConfig,
     pub(crate) paths: Paths,

@@ -18,7 +18,7 @@ use clawhub_kv::Batch;
 use clawhub_types::{Digest, Receipt, RepoName, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::buffers::PIECE;
+use crate::buffers::READ_BYTES;
 
 use crate::index::{UploadRow, delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE};
@@ -133,7 +133,7 @@ impl Uploads<'_> {
         let mut entered = self.enter(id).await?;
         let disk = entered.ingest()?.disk();
         let there = entered.session.progress.lock().durable.saturating_sub(at);
-        let len = usize::try_from(there).unwrap_or(usize::MAX).min(most).min(PIECE);
+        let len = usize::try_from(there).unwrap_or(usize::MAX).min(most).min(READ_BYTES);
         let mut buffer = self.store.shared.buffers.take(len);
         blocking(move || {
             let read = disk.file.read_exact_at(buffer.as_mut(), at);

@@ -99,7 +99,6 @@ enum WriteMode {
     CacheOnly,
 }
 
-/// Writes the data file.
 pub(crate) struct Writer {
     disk: Arc<Disk>,
     path: PathBuf,

@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn who_loses_what_he_acknowledged_is_noticed() {
-        let (all, peer) = (Acknowledged::default(), NodeId(2));
+        let all = Acknowledged::default();
+        let peer = NodeId(2);
         let note = |term, reply| all.note(peer, vote(term), &reply);
         assert_eq!(note(3, AppendReply::Conflict(pos(9))), Ok(()), "it never had that");
         assert_eq!(note(3, AppendReply::Matched(Some(pos(7)))), Ok(()));

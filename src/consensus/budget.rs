@@ -1,4 +1,5 @@
-//! Admission by bytes. Beyond the budget work is refused at once, never queued.
+//! A budget of bytes that proposals may take at the same time. What does not fit is refused at once and never
+//! queued, so that a node under pressure answers quickly. Counted in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +23,6 @@ impl Budget {
     }
 }
 
-/// Some of the budget.
 pub(crate) struct Reservation {
     budget: Budget,
     bytes: usize,

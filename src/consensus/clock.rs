@@ -66,7 +66,8 @@ mod tests {
     fn ticks_go_on_from_the_last_one_with_the_leaders_own_time() {
         SimRuntime::with_seed(0).block_on(async {
             let clock = Clock::<SimRuntime>::new();
-            let (first, second) = (LeaderId { term: 1, node_id: 1 }, LeaderId { term: 2, node_id: 1 });
+            let first = LeaderId { term: 1, node_id: 1 };
+            let second = LeaderId { term: 2, node_id: 1 };
             clock.elected(first);
             assert_eq!(clock.now(first), None);
             SimRuntime::sleep(Duration::from_millis(30)).await;

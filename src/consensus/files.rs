@@ -22,7 +22,8 @@ pub(crate) async fn blocking<R: AsyncRuntime, T: Send + 'static>(
 /// Length and BLAKE3 of a file.
 pub(crate) fn digest(path: &Path) -> io::Result<(u64, [u8; 32])> {
     let mut file = File::open(path)?;
-    let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
+    let mut hasher = blake3::Hasher::new();
+    let mut size = 0;
     let mut buffer = vec![0; 256 << 10];
     loop {
         let n = file.read(&mut buffer)?;

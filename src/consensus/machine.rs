@@ -79,7 +79,8 @@ impl<R: AsyncRuntime> StateMachine<R> {
         let (last, membership) = self.machine.applied().map_err(fault)?;
         let membership =
             membership.map(|(pos, bytes)| record::decode_membership(&bytes).map(|m| (pos, m))).transpose()?;
-        let (snapshots, kv) = (Arc::clone(&self.snapshots), self.store.kv());
+        let snapshots = Arc::clone(&self.snapshots);
+        let kv = self.store.kv();
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
     }
 }
@@ -160,7 +161,9 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         meta: &SnapshotMeta,
         snapshot: Arc<SnapshotFiles>,
     ) -> io::Result<()> {
-        let (store, snapshots, expected) = (self.store.clone(), Arc::clone(&self.snapshots), meta.clone());
+        let store = self.store.clone();
+        let snapshots = Arc::clone(&self.snapshots);
+        let expected = meta.clone();
         let install = move || install(&store, &snapshots, &expected, &snapshot);
         self.machine = files::blocking::<R, _>(self.execution, install).await?;
         Ok(())

@@ -116,7 +116,8 @@ impl<R: AsyncRuntime> Membership<'_, R> {
     /// answered.
     async fn change(&self, change: Change, wait: Duration) -> Result<(), ChangeError> {
         let deadline = R::Instant::now() + wait;
-        let (mut doubt, mut reason) = (None, "there is no leader".to_owned());
+        let mut doubt = None;
+        let mut reason = "there is no leader".to_owned();
         while R::Instant::now() < deadline {
             let leader = self.consensus.leader();
             let ttl = deadline.saturating_duration_since(R::Instant::now());
@@ -174,7 +175,8 @@ impl<R: AsyncRuntime> Membership<'_, R> {
 
     async fn remove(&self, node: NodeId) -> ChangeReply {
         let metrics = self.metrics();
-        let (voters, gone) = (voters(&metrics), BTreeSet::from([node.0]));
+        let voters = voters(&metrics);
+        let gone = BTreeSet::from([node.0]);
         if !members(&metrics).contains(&node.0) {
             return ChangeReply::Done;
         }

@@ -33,7 +33,6 @@ use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::Window;
 use crate::{Execution, Profile};
 
-/// Makes clients.
 pub(crate) struct Factory<R: AsyncRuntime> {
     pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) transfers: Arc<Transfers<R::Instant>>,
@@ -166,7 +165,8 @@ impl<R: AsyncRuntime> Client<R> {
     ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
         let window = Arc::new(Window::<R::Instant>::new());
         let vote = Arc::new(Mutex::new(None));
-        let (sending, voted) = (Arc::clone(&window), Arc::clone(&vote));
+        let sending = Arc::clone(&window);
+        let voted = Arc::clone(&vote);
         let requests = stream::poll_fn(move |cx| {
             ready!(sending.poll_open(cx));
             let rpc = ready!(input.poll_next_unpin(cx));
@@ -180,14 +180,16 @@ impl<R: AsyncRuntime> Client<R> {
         let replies = self.transport.append(self.target, self.channel, requests.boxed());
         let patience = self.patience;
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
-        let (acknowledged, peer) = (Arc::clone(&self.acknowledged), self.target);
+        let acknowledged = Arc::clone(&self.acknowledged);
+        let peer = self.target;
         let keeps = move |reply: &AppendReply| {
             let vote = *vote.lock();
             vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, reply))
         };
         let keeps = Arc::new(keeps);
         let answers = stream::unfold(Some((replies, window)), move |state| {
-            let (late, keeps) = (late.clone(), Arc::clone(&keeps));
+            let late = late.clone();
+            let keeps = Arc::clone(&keeps);
             async move {
                 let (mut replies, window) = state?;
                 let Some(reply) = next_reply::<R>(&mut replies, &window, patience).await else {
@@ -311,7 +313,8 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        let (transport, to) = (Arc::clone(&self.transport), self.target);
+        let transport = Arc::clone(&self.transport);
+        let to = self.target;
         let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         let _kept = self.transfers.begin(last);
         let sending = send::snapshot::<R>(

@@ -1,4 +1,5 @@
-//! Settings, and what openraft is told of them.
+//! The settings of a node's part in consensus, and the values of openraft's own configuration that follow from
+//! them.
 
 use std::sync::Arc;
 use std::time::Duration;

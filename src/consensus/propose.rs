@@ -196,7 +196,8 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// Tries until there is a replicated answer or the time is over.
     async fn attempts(&self, entry: &Entry, deadline: R::Instant) -> End {
         let encoded = Bytes::from(encode_entry(entry));
-        let (mut doubtful, mut reason) = (false, "there is no leader".to_owned());
+        let mut doubtful = false;
+        let mut reason = "there is no leader".to_owned();
         while R::Instant::now() < deadline {
             let leader = self.leader();
             if let Some(node) = leader {

@@ -23,7 +23,7 @@ const BATCH: u64 = 1_024;
 /// begins again with a newer snapshot.
 const MOST: u64 = 64;
 /// Between two looks.
-const EVERY: Duration = Duration::from_millis(500);
+const PURGE_INTERVAL: Duration = Duration::from_millis(500);
 /// After a snapshot was sent its node asks for the entries behind it within this.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -88,7 +88,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// Drops entries that snapshots cover, until the node stops.
     pub(crate) async fn purge(self) {
         loop {
-            R::sleep(EVERY).await;
+            R::sleep(PURGE_INTERVAL).await;
             let (snapshot, purged) = {
                 let metrics = self.shared.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -132,7 +132,8 @@ mod tests {
     fn a_transfer_counts_until_a_while_after_it_ended() {
         let transfers = Arc::new(Transfers::<Instant>::new());
         assert_eq!(transfers.oldest(), None);
-        let (first, second) = (transfers.begin(7), transfers.begin(5));
+        let first = transfers.begin(7);
+        let second = transfers.begin(5);
         assert_eq!(transfers.oldest(), Some(5));
         drop(second);
         drop(first);

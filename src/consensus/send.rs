@@ -1,4 +1,4 @@
-//! A snapshot on its way out, file by file.
+//! Sends a snapshot, file by file, and leaves out the files that the receiver has from an earlier attempt.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,12 +20,11 @@ use crate::transport::{SnapshotHeader, SnapshotPart, SnapshotReply, Transport, T
 use crate::types::{self, Vote};
 
 /// Bytes of a file in one part.
-const PIECE: usize = 256 << 10;
+const SNAPSHOT_PIECE_BYTES: usize = 256 << 10;
 
 /// How reading and sending go.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// Where files are read.
     pub(crate) execution: Execution,
     /// Bytes a second, at most.
     pub(crate) rate: u64,
@@ -78,7 +77,6 @@ fn missing(manifest: &Manifest, held: &[u32]) -> Vec<u32> {
     (0u32..).take(manifest.files.len()).filter(|i| !held.contains(i)).collect()
 }
 
-/// Where reading stands.
 struct Cursor {
     files: Arc<SnapshotFiles>,
     missing: std::vec::IntoIter<u32>,
@@ -96,7 +94,7 @@ impl Cursor {
             }
         };
         let size = self.entry(index).size;
-        let wanted = usize::try_from(size - offset).unwrap_or(PIECE).min(PIECE);
+        let wanted = usize::try_from(size - offset).unwrap_or(SNAPSHOT_PIECE_BYTES).min(SNAPSHOT_PIECE_BYTES);
         let mut piece = vec![0; wanted];
         file.read_exact(&mut piece)?;
         let end = offset + wanted as u64;

@@ -1,4 +1,5 @@
-//! What a node knows about its cluster, to look at and to wait for.
+//! What a node knows about its cluster: who leads, who votes, how far the log is applied. It can be looked at and
+//! waited for. Everything here is read from openraft's metrics; nothing is kept.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What may be under way to one follower.
+//! Bounds the bytes that are on their way to one follower and not answered yet, so that a slow follower costs
+//! memory for one window and no more.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};

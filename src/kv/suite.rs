@@ -193,7 +193,8 @@ fn writers_and_readers_share(kv: &dyn Kv) {
             let done = (ROUNDS - 1).to_be_bytes().to_vec();
             loop {
                 let view: Box<dyn KvRead> = kv.snapshot();
-                let (left, right) = (view.get(b"left").unwrap(), view.get(b"right").unwrap());
+                let left = view.get(b"left").unwrap();
+                let right = view.get(b"right").unwrap();
                 assert_eq!(left, right);
                 if left.as_ref() == Some(&done) {
                     break;

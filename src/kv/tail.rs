@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// What a device writes as a whole.
 const SECTOR: u64 = 512;
 /// Bytes looked at together.
-const PIECE: u64 = 64 << 10;
+const SCAN_BYTES: u64 = 64 << 10;
 
 /// A log without the zeros at its end, until [`Trimmed::restore`].
 pub(crate) struct Trimmed {
@@ -63,7 +63,7 @@ fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
 fn last_byte(file: &File, length: u64) -> io::Result<u64> {
     let mut end = length;
     while end > 0 {
-        let start = end.saturating_sub(PIECE);
+        let start = end.saturating_sub(SCAN_BYTES);
         let mut piece = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
         file.read_exact_at(&mut piece, start)?;
         if let Some(at) = piece.iter().rposition(|byte| *byte != 0) {

@@ -1,4 +1,7 @@
-//! The one place that decides whether a peer is who it says and may be here.
+//! The one place that decides whether a peer is who it says it is, and whether it may be here.
+//!
+//! It compares three things: what TLS has proved (the certificate), what the peer says of itself (its Hello), and
+//! what the replicated state says about members. Owns nothing durable; a crash loses the open connections.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +41,6 @@ pub trait Directory: Send + Sync + 'static {
     fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal>;
 }
 
-/// Decides about connections.
 pub(crate) struct Authenticator {
     own: Hello,
     directory: Arc<dyn Directory>,
@@ -60,7 +62,6 @@ impl Authenticator {
         &self.connections
     }
 
-    /// Where a member is.
     pub(crate) fn lookup(&self, node: NodeId) -> Result<PeerInfo, PeerError> {
         self.directory.lookup(node).ok_or(PeerError::UnknownNode(node))
     }

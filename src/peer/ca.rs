@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn the_authority_survives_in_sealed_form_only() {
-        let (key, cluster) = (ClusterKey::generate(), ClusterId([3; 16]));
+        let key = ClusterKey::generate();
+        let cluster = ClusterId([3; 16]);
         let ca = Ca::create(cluster).unwrap();
         let sealed = ca.seal_key(&key);
         let again = Ca::open(ca.cert_der(), &sealed, &key).unwrap();

@@ -1,4 +1,5 @@
-//! A TCP connection after its handshake: bytes in and out, until somebody wants it closed.
+//! A TCP connection after its handshake: it carries bytes in and out until its row in
+//! [`crate::connections`] is told to close. HTTP/2 runs over it and knows nothing of that.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -45,7 +46,8 @@ impl Conn<PeerId> {
     /// A connection with an admitted member.
     pub(crate) fn peer(stream: TlsStream<TcpStream>, node: NodeId, connection: Connection) -> Self {
         let end = Box::pin(connection.closed().clone().cancelled_owned());
-        let (who, _place) = (PeerId(node), Place::Peer(connection));
+        let who = PeerId(node);
+        let _place = Place::Peer(connection);
         Conn { stream, who, end, ended: false, budget: usize::MAX, _place }
     }
 }
@@ -61,7 +63,8 @@ impl Conn<Stranger> {
             // Either way it is over.
             let _ = tokio::time::timeout(STRANGER_LIFETIME, all.cancelled()).await;
         });
-        let (who, _place) = (Stranger, Place::Stranger(place));
+        let who = Stranger;
+        let _place = Place::Stranger(place);
         Conn { stream, who, end, ended: false, budget: STRANGER_BYTES, _place }
     }
 }

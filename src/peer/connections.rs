@@ -56,7 +56,6 @@ impl Member {
     }
 }
 
-/// The table.
 pub(crate) struct Connections {
     members: Mutex<HashMap<NodeId, Member>>,
     all: CancellationToken,
@@ -114,7 +113,6 @@ impl Connections {
     }
 }
 
-/// A live connection's row.
 pub(crate) struct Connection {
     connections: Arc<Connections>,
     node: NodeId,
@@ -198,10 +196,8 @@ mod tests {
     #[test]
     fn the_last_tcp_connection_takes_quic_with_it() {
         let connections = table();
-        let (a, b) = (
-            connections.enter(NODE, 1, Transport::Tcp).unwrap(),
-            connections.enter(NODE, 1, Transport::Tcp).unwrap(),
-        );
+        let a = connections.enter(NODE, 1, Transport::Tcp).unwrap();
+        let b = connections.enter(NODE, 1, Transport::Tcp).unwrap();
         assert!(a.admitted() && b.admitted());
         let quic = connections.enter(NODE, 1, Transport::Quic).unwrap();
         assert!(quic.admitted());

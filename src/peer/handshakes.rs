@@ -1,4 +1,5 @@
-//! Bounds the handshakes under way: in total, and from one address.
+//! Bounds how many handshakes are under way at the same time, in total and from one address, since a handshake
+//! costs work before anybody has proved anything. Counted in memory.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -94,7 +94,6 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Frame, P
     Hello::parse(payload).map(Frame::Hello).ok_or(PeerError::Protocol("malformed handshake"))
 }
 
-/// Sends this node's Hello.
 pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), hello: &Hello) -> Result<(), PeerError> {
     send(to, KIND_HELLO, &hello.payload()).await.map_err(PeerError::io("sending the handshake"))
 }

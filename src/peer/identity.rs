@@ -49,9 +49,7 @@ pub(crate) fn node_uri(cluster: ClusterId, node: NodeId) -> String {
 /// What a node's certificate proves, once its signature was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// The cluster.
     pub(crate) cluster: ClusterId,
-    /// The node.
     pub(crate) node: NodeId,
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub(crate) spki: [u8; 32],
@@ -108,7 +106,8 @@ fn only_uri<'a>(cert: &X509Certificate<'a>) -> Option<&'a str> {
 
 fn parse_node_uri(uri: &str) -> Option<(ClusterId, NodeId)> {
     let (cluster, node) = uri.strip_prefix("clawhub://")?.split_once("/node/")?;
-    let (cluster, node) = (cluster.parse().ok()?, NodeId(node.parse().ok()?));
+    let cluster = cluster.parse().ok()?;
+    let node = NodeId(node.parse().ok()?);
     // One identity, one spelling.
     (node_uri(cluster, node) == uri).then_some((cluster, node))
 }

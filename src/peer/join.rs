@@ -1,4 +1,5 @@
-//! Becoming a member: the one call that is made without a certificate.
+//! How a node becomes a member: the one call that is made without a certificate. Nothing is kept here; a call
+//! whose answer was lost is made again with the same token and key.
 
 use std::sync::Arc;
 

@@ -180,7 +180,6 @@ impl Quic {
     }
 }
 
-/// The peer's certificates.
 fn chain(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let identity = connection.peer_identity().map(|any| any.downcast::<Vec<CertificateDer<'static>>>());
     identity.and_then(Result::ok).map(|chain| *chain).unwrap_or_default()
@@ -230,7 +229,7 @@ pub(crate) struct Acceptor {
     handler: Arc<dyn StreamHandler>,
     /// Places for streams being served, beyond those that each connection has of its own.
     places: Arc<Semaphore>,
-    /// Streams being served.
+    /// Streams being served; a stop waits for them.
     serving: TaskTracker,
 }
 
@@ -241,7 +240,8 @@ impl Acceptor {
         handler: Arc<dyn StreamHandler>,
         serving: TaskTracker,
     ) -> Acceptor {
-        let (handshakes, places) = (Arc::default(), Arc::new(Semaphore::new(STREAMS)));
+        let handshakes = Arc::default();
+        let places = Arc::new(Semaphore::new(STREAMS));
         Acceptor { authenticator, handshakes, handler, places, serving }
     }
 
@@ -271,7 +271,8 @@ impl Acceptor {
             incoming.refuse();
             return;
         };
-        let (this, stop) = (self.clone(), stop.clone());
+        let this = self.clone();
+        let stop = stop.clone();
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,

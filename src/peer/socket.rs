@@ -1,4 +1,4 @@
-//! The two sockets of an endpoint: TCP and UDP on one port number.
+//! The two sockets of an endpoint. TCP and UDP listen on one port number, so that a member has one address.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

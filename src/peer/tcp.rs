@@ -1,4 +1,7 @@
-//! TCP connections, in and out, up to the point where HTTP/2 takes over.
+//! TCP connections, made and accepted, from the first byte up to the point where HTTP/2 takes over.
+//!
+//! Owns no connection beyond that point; handshakes that are under way when the process ends are made again by
+//! whoever wanted them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,11 +28,10 @@ use crate::{PeerError, Refusal, RefusalCode};
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes connections to members.
 pub(crate) struct Dialer {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) tls: TlsConnector,
-    /// The endpoint is closed.
+    /// Cancelled when the endpoint is closed, for good.
     pub(crate) closed: CancellationToken,
 }
 
@@ -79,7 +81,6 @@ pub(crate) struct Acceptor {
     pub(crate) handshakes: Arc<Handshakes>,
     /// Places for connections without a client certificate.
     pub(crate) strangers: Arc<Semaphore>,
-    /// Where members' connections go.
     pub(crate) to_peers: mpsc::Sender<Conn<PeerId>>,
     /// Where the other ones go.
     pub(crate) to_join: mpsc::Sender<Conn<Stranger>>,

@@ -60,7 +60,8 @@ impl Tls {
         let roots = Arc::new(roots(&identity.ca_cert)?);
         let (tcp_server, quic_server) =
             (server(identity, &roots, &[PEER, JOIN])?, server(identity, &roots, &[STREAMS])?);
-        let (tcp_client, quic_client) = (client(identity, &roots, PEER)?, client(identity, &roots, STREAMS)?);
+        let tcp_client = client(identity, &roots, PEER)?;
+        let quic_client = client(identity, &roots, STREAMS)?;
         Ok(Tls {
             tcp_server: Arc::new(tcp_server),
             tcp_client: Arc::new(tcp_client),
@@ -89,7 +90,8 @@ fn check(identity: &Identity) -> Result<(), PeerError> {
 /// Checks that a CA signed a certificate.
 pub(crate) fn check_issued(cert: &[u8], ca_cert: &[u8]) -> Result<(), KeyError> {
     let failed = |e: Error| KeyError::Certificate(e.to_string());
-    let (cert, ca) = (CertificateDer::from(cert), CertificateDer::from(ca_cert));
+    let cert = CertificateDer::from(cert);
+    let ca = CertificateDer::from(ca_cert);
     let mut roots = RootCertStore::empty();
     roots.add(ca.into_owned()).map_err(failed)?;
     verify_chain(&cert, &roots, UnixTime::now()).map_err(failed)

@@ -1,4 +1,4 @@
-//! What members send each other: the kinds of traffic, and who serves the streams.
+//! The kinds of traffic between members, and the interface of whoever serves their streams.
 
 use clawhub_types::NodeId;
 use futures::future::BoxFuture;

@@ -1,4 +1,5 @@
-//! Copies on other nodes, asked for before a push may be acknowledged.
+//! Has other nodes make copies of a blob, because a push may be acknowledged only when enough of them have given
+//! receipts. Nothing is kept here: a push that ends midway leaves copies that the next one finds.
 
 use std::time::Duration;
 

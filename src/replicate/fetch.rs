@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// Verified and written in pieces of this size: whole groups, few system calls.
-const PIECE: usize = 1024 * 1024;
+const WRITE_BYTES: usize = 1024 * 1024;
 /// Each holder is asked this often before the fetch gives up.
 const ROUNDS: usize = 2;
 
@@ -225,9 +225,9 @@ impl Replicate {
         tell: &watch::Sender<Progress>,
     ) -> Result<(), ReplicateError> {
         let mut at = run.start;
-        let mut piece = BytesMut::with_capacity(PIECE);
+        let mut piece = BytesMut::with_capacity(WRITE_BYTES);
         while at < run.end {
-            let want = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(PIECE);
+            let want = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(WRITE_BYTES);
             while piece.len() < want {
                 let chunk = tokio::time::timeout(STALLED, recv.read_chunk(want - piece.len(), true)).await;
                 let chunk = chunk.map_err(|_| ReplicateError::unreachable(holder, "no bytes in time"))?;
@@ -238,7 +238,7 @@ impl Replicate {
             partial.write(at, piece.split().freeze()).await?;
             tell.send_replace(Progress::Flowing);
             at += want as u64;
-            piece.reserve(PIECE);
+            piece.reserve(WRITE_BYTES);
         }
         Ok(())
     }

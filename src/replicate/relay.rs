@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
 
 /// Checked and passed on in pieces of this size: whole groups.
-const PIECE: u64 = 8 * GROUP;
+const RELAY_PIECE_BYTES: u64 = 8 * GROUP;
 /// Pieces that may be asked for or wait for the reader.
 const ROOM: usize = 8;
 /// The next pieces are asked for once there is room for so many, so that they come while the reader takes
@@ -36,7 +36,7 @@ const ROUNDS: usize = 2;
 /// Blobs passed through at the same time, each to a reader of its own; further ones wait.
 pub(crate) const RELAYS: usize = 64;
 /// Bytes of the pieces that all of them hold. Beside these each has its blob's group list, a 2048th of it.
-pub const MEMORY: u64 = (RELAYS * ROOM) as u64 * PIECE;
+pub const MEMORY: u64 = (RELAYS * ROOM) as u64 * RELAY_PIECE_BYTES;
 
 type Piece = Result<Bytes, ReplicateError>;
 /// Room at the reader for as many pieces as a holder is asked for.
@@ -99,7 +99,7 @@ impl Passing {
     /// Waits until the reader can take the next pieces, however long that is; `None` if it left.
     async fn room<'a>(&self, reader: &'a mpsc::Sender<Piece>) -> Option<Room<'a>> {
         let missing = self.missing();
-        let pieces = missing.end.saturating_sub(missing.start).div_ceil(PIECE);
+        let pieces = missing.end.saturating_sub(missing.start).div_ceil(RELAY_PIECE_BYTES);
         let most = reader.capacity().max(AT_ONCE);
         reader.reserve_many(usize::try_from(pieces).map_or(most, |pieces| pieces.min(most))).await.ok()
     }
@@ -162,7 +162,7 @@ impl Replicate {
     ) -> Result<(), ReplicateError> {
         let Wanted { root, size, .. } = passing.wanted;
         let Range { start, end } = passing.missing();
-        let end = end.min(start.saturating_add(room.len() as u64 * PIECE));
+        let end = end.min(start.saturating_add(room.len() as u64 * RELAY_PIECE_BYTES));
         let gone = |error: FrameError| ReplicateError::unreachable(holder, error);
         let open = self.inner.endpoint.open(holder, Class::Foreground).await;
         let (mut send, mut recv) = open.map_err(|error| ReplicateError::peer(holder, error))?;
@@ -195,8 +195,8 @@ async fn pass_pieces(
 ) -> Result<(), ReplicateError> {
     let mut at = coming.start;
     for place in room {
-        // Never more than PIECE, which fits.
-        let length = (coming.end - at).min(PIECE) as usize;
+        // Never more than RELAY_PIECE_BYTES, which fits.
+        let length = (coming.end - at).min(RELAY_PIECE_BYTES) as usize;
         let piece = read_exact(recv, length).await;
         let piece = piece.map_err(|error| ReplicateError::unreachable(holder, error))?;
         if !groups.matches(at, &piece) {

@@ -1,4 +1,5 @@
-//! The other end: what this node does for its peers.
+//! What this node does for its peers: it sends ranges of blobs, takes copies, and holds the second copy of uploads
+//! that other nodes own. Owns nothing; the bytes are the blob store's.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const MIRROR_IDLE: Duration = Duration::from_secs(10 * 60);
 /// How often a copy in progress is reported.
 const REPORT: Duration = Duration::from_secs(2);
 /// Mirror data is appended in pieces of this size.
-const PIECE: usize = 1024 * 1024;
+const APPEND_BYTES: usize = 1024 * 1024;
 
 impl Replicate {
     /// Sends a range of a blob that this node holds.
@@ -163,7 +164,7 @@ impl Replicate {
                 let mut at = data.at;
                 let mut left = data.length as usize;
                 while left > 0 {
-                    let piece = read_exact(recv, left.min(PIECE)).await?;
+                    let piece = read_exact(recv, left.min(APPEND_BYTES)).await?;
                     left -= piece.len();
                     at = blobs.uploads().append(id, at, piece).await?;
                 }

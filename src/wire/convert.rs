@@ -1,4 +1,5 @@
-//! Conversions to and from the shared vocabulary.
+//! Conversions between protobuf messages and the shared vocabulary of [`clawhub_types`]. What is missing or
+//! malformed is an error, never a default.
 
 use clawhub_types::{ClusterId, Location, Roles, label};
 

@@ -1,4 +1,4 @@
-//! Calls to other members.
+//! This node's calls to other members over gRPC, one connection per kind of traffic.
 
 use std::pin::Pin;
 use std::sync::Arc;

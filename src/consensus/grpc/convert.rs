@@ -62,7 +62,8 @@ impl TryFrom<peer::AppendRequest> for AppendRequest {
             Ok(WireEntry { pos: pos(required("entries.id", e.id)?), payload: e.payload })
         };
         let vote = ballot("vote", r.vote)?;
-        let (prev, committed) = (r.prev.map(pos), r.committed.map(pos));
+        let prev = r.prev.map(pos);
+        let committed = r.committed.map(pos);
         let entries: Vec<WireEntry> = r.entries.into_iter().map(entry).collect::<Result<_, _>>()?;
         let first = prev.map_or(0, |p| p.index.saturating_add(1));
         if entries.iter().zip(first..).any(|(e, index)| e.pos.index != index) {

@@ -1,4 +1,5 @@
-//! Calls from other members.
+//! Answers the gRPC calls of other members: each message is converted, its sender compared with the connection's
+//! peer, and handed to [`crate::Rpc`].
 
 use std::future;
 

@@ -1,4 +1,5 @@
-//! Group commit: one sync for everything that was written before it.
+//! Group commit: one fsync makes durable everything that was written before it, and everybody who waits for it is
+//! told, in order. A crash loses what was written since the last fsync, of which nobody was told.
 
 use std::io;
 use std::sync::Arc;

@@ -102,7 +102,8 @@ impl LogStore {
             Ok(get(key)?.map(|bytes| record::decode_position(&bytes)).transpose()?)
         };
         let vote = get(VOTE)?.map(|bytes| record::decode_vote(&bytes)).transpose()?;
-        let (committed, purged) = (position(COMMITTED)?, position(PURGED)?);
+        let committed = position(COMMITTED)?;
+        let purged = position(PURGED)?;
         let mut ends = Ends { vote, committed, purged, last: purged };
         check_entries(&*kv, &mut ends)?;
         let flusher = Flusher::new(Arc::clone(&kv), execution)?;

@@ -1,4 +1,4 @@
-//! Reads of the log, bounded by bytes.
+//! Reads of the log in batches that are bounded by bytes, beside the one writer. Owns nothing.
 
 use std::fmt::Debug;
 use std::io;
@@ -37,7 +37,8 @@ impl LogReader {
             return Ok(entries);
         }
         let view = self.store.inner.kv.snapshot();
-        let (mut bytes, mut page) = (0, FIRST_PAGE);
+        let mut bytes = 0;
+        let mut page = FIRST_PAGE;
         while next < end {
             let wanted = page.min(usize::try_from(end - next).unwrap_or(page));
             let found = view.scan(&key(next), &key(end), wanted).map_err(io::Error::from)?;
