@@ -11,7 +11,7 @@ use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_state::{Command, View};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
 
-use crate::operations::PATIENCE;
+use crate::proposal::PATIENCE;
 use crate::{ClusterError, Owner, Seed};
 
 /// The first node of a cluster has this id.

@@ -5,15 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use clawhub_consensus::Who;
+use clawhub_consensus::{Consensus, Who};
 use clawhub_policy::complete;
 use clawhub_state::blob::BlobCmd;
+use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, Fault, LifecycleCmd, View};
 use clawhub_types::{Digest, Durability, NodeId, Root};
 use tokio::time::{sleep, timeout};
 
-use crate::operations::PATIENCE;
-use crate::{Cluster, ClusterError, membership};
+use crate::proposal::{PATIENCE, propose};
+use crate::{ClusterError, membership};
 
 /// Roots looked at, or given up by one entry, at a time: 16 KiB of an entry's 128.
 const PAGE: usize = 512;
@@ -42,103 +43,99 @@ pub struct LostBlob {
     pub size: u64,
 }
 
-impl Cluster {
-    /// Removes a member for good. Without `force` only if neither a majority nor a blob comes to harm by it: it
-    /// drains first, so that from then on nobody relies on its copies.
-    ///
-    /// # Errors
-    /// [`ClusterError::Precondition`] if it may not go without force; [`ClusterError::StillDraining`] if it failed
-    /// after the node was told to drain.
-    pub async fn remove(&self, node: NodeId, force: bool) -> Result<RemovalImpact, ClusterError> {
-        let impact = patiently(|| self.removal_impact(node)).await?;
-        if !force {
-            self.may_remove(node, &impact)?;
-            self.drain(node, true).await?;
-        }
-        if self.consensus().status().leader == Some(node) {
-            // Spares the cluster an election time-out; it goes on without if there is nobody else.
-            let handed = self.consensus().transfer_leader(None, PATIENCE).await;
-            if let Err(error) = handed {
-                tracing::info!(%error, "the leader is removed while it leads");
-            }
-        }
-        let removed = async {
-            patiently(|| self.release_copies(node, force)).await?;
-            self.propose(LifecycleCmd::RemoveNode { node, force }).await
-        };
-        removed.await.map_err(|cause| match force {
-            true => cause,
-            false => ClusterError::StillDraining { cause: Box::new(cause), node },
-        })?;
-        // Until then one more loss may be one too many, and the operator is free to go on.
-        self.votes_without(node).await?;
-        Ok(impact)
+/// See [`Cluster::remove`](crate::Cluster::remove).
+pub(crate) async fn remove(
+    consensus: &Consensus,
+    node: NodeId,
+    force: bool,
+) -> Result<RemovalImpact, ClusterError> {
+    let impact = patiently(|| removal_impact(consensus, node)).await?;
+    if !force {
+        may_remove(consensus, node, &impact)?;
+        propose(consensus, ClusterCmd::Drain { node, on: true }).await?;
     }
-
-    /// Whether a member may go without force.
-    fn may_remove(&self, node: NodeId, impact: &RemovalImpact) -> Result<(), ClusterError> {
-        let state = self.consensus().state();
-        let view = View::new(&*state).cluster();
-        let layout = view.layout()?;
-        let durability = view.record()?.map_or(Durability::Zone, |cluster| cluster.durability);
-        membership::may_remove(&layout, durability, node).map_err(ClusterError::Precondition)?;
-        match impact.lost_count + impact.under_replicated {
-            0 => Ok(()),
-            short => Err(ClusterError::Precondition(format!(
-                "{short} blobs would have too few copies without node {node}: `clawhub cluster drain {node} \
-                 --wait` makes more elsewhere; --force removes it all the same and lists what is lost"
-            ))),
+    if consensus.status().leader == Some(node) {
+        // Spares the cluster an election time-out; it goes on without if there is nobody else.
+        let handed = consensus.transfer_leader(None, PATIENCE).await;
+        if let Err(error) = handed {
+            tracing::info!(%error, "the leader is removed while it leads");
         }
     }
+    let removed = async {
+        patiently(|| release_copies(consensus, node, force)).await?;
+        propose(consensus, LifecycleCmd::RemoveNode { node, force }).await
+    };
+    removed.await.map_err(|cause| match force {
+        true => cause,
+        false => ClusterError::StillDraining { cause: Box::new(cause), node },
+    })?;
+    // Until then one more loss may be one too many, and the operator is free to go on.
+    votes_without(consensus, node).await?;
+    Ok(impact)
+}
 
-    /// What would be missing without `node`, as of everything acknowledged before the call.
-    async fn removal_impact(&self, node: NodeId) -> Result<RemovalImpact, ClusterError> {
-        self.consensus().barrier().await?;
-        let state = self.consensus().state();
-        let count = move || count(&View::new(&*state.snapshot()), node);
-        let counted = tokio::task::spawn_blocking(count).await;
-        Ok(counted.map_err(|_| ClusterError::internal("the node is stopping"))??)
-    }
-
-    /// Has the log say that `node` no longer holds anything. Without `force` a copy is only released where
-    /// the others are enough by the decision of apply; what is left is for the removal itself to decide. What was
-    /// released before an error stays so.
-    async fn release_copies(&self, node: NodeId, force: bool) -> Result<(), ClusterError> {
-        let mut after = None;
-        loop {
-            let roots = {
-                let state = self.consensus().state();
-                View::new(&*state).blob().held_by(node, after, PAGE)?
-            };
-            let Some(last) = roots.last().copied() else { return Ok(()) };
-            let cmd = match force {
-                true => BlobCmd::Lost { node, roots },
-                false => BlobCmd::Release { node, roots },
-            };
-            self.consensus().propose(Command::Blob(cmd), Who::system(), PATIENCE).await?;
-            after = Some(last);
-        }
-    }
-
-    /// Waits until a removed node takes no part in consensus any more.
-    async fn votes_without(&self, node: NodeId) -> Result<(), ClusterError> {
-        let mut watcher = self.consensus().watch();
-        let gone = async {
-            while let Some(status) = watcher.changed().await {
-                let takes_part = status.voters.contains(&node) || status.learners.contains(&node);
-                if !takes_part && !status.changing {
-                    return;
-                }
-            }
-        };
-        timeout(PATIENCE, gone).await.map_err(|_| {
-            ClusterError::Unavailable(format!(
-                "node {node} is removed, but still counts where the others vote; see status"
-            ))
-        })
+/// Whether a member may go without force.
+fn may_remove(consensus: &Consensus, node: NodeId, impact: &RemovalImpact) -> Result<(), ClusterError> {
+    let state = consensus.state();
+    let view = View::new(&*state).cluster();
+    let layout = view.layout()?;
+    let durability = view.record()?.map_or(Durability::Zone, |cluster| cluster.durability);
+    membership::may_remove(&layout, durability, node).map_err(ClusterError::Precondition)?;
+    match impact.lost_count + impact.under_replicated {
+        0 => Ok(()),
+        short => Err(ClusterError::Precondition(format!(
+            "{short} blobs would have too few copies without node {node}: `clawhub cluster drain {node} \
+             --wait` makes more elsewhere; --force removes it all the same and lists what is lost"
+        ))),
     }
 }
 
+/// What would be missing without `node`, as of everything acknowledged before the call.
+async fn removal_impact(consensus: &Consensus, node: NodeId) -> Result<RemovalImpact, ClusterError> {
+    consensus.barrier().await?;
+    let state = consensus.state();
+    let count = move || count(&View::new(&*state.snapshot()), node);
+    let counted = tokio::task::spawn_blocking(count).await;
+    Ok(counted.map_err(|_| ClusterError::internal("the node is stopping"))??)
+}
+
+/// Has the log say that `node` no longer holds anything. Without `force` a copy is only released where
+/// the others are enough by the decision of apply; what is left is for the removal itself to decide. What was
+/// released before an error stays so.
+async fn release_copies(consensus: &Consensus, node: NodeId, force: bool) -> Result<(), ClusterError> {
+    let mut after = None;
+    loop {
+        let roots = {
+            let state = consensus.state();
+            View::new(&*state).blob().held_by(node, after, PAGE)?
+        };
+        let Some(last) = roots.last().copied() else { return Ok(()) };
+        let cmd = match force {
+            true => BlobCmd::Lost { node, roots },
+            false => BlobCmd::Release { node, roots },
+        };
+        consensus.propose(Command::Blob(cmd), Who::system(), PATIENCE).await?;
+        after = Some(last);
+    }
+}
+
+/// Waits until a removed node takes no part in consensus any more.
+async fn votes_without(consensus: &Consensus, node: NodeId) -> Result<(), ClusterError> {
+    let mut watcher = consensus.watch();
+    let gone = async {
+        while let Some(status) = watcher.changed().await {
+            let takes_part = status.voters.contains(&node) || status.learners.contains(&node);
+            if !takes_part && !status.changing {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, gone).await.map_err(|_| {
+        ClusterError::Unavailable(format!(
+            "node {node} is removed, but still counts where the others vote; see status"
+        ))
+    })
+}
 /// Tries until it works, for as long as an operator waits: who removes a dead node often finds the others
 /// in the middle of an election.
 async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T, ClusterError>

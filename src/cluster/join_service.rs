@@ -11,7 +11,7 @@ use clawhub_state::{Command, Reply, View};
 use clawhub_types::NodeId;
 
 use crate::ClusterError;
-use crate::operations::PATIENCE;
+use crate::proposal::PATIENCE;
 
 /// See the [module](self).
 pub struct JoinService {

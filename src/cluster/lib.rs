@@ -25,6 +25,7 @@ mod leadership;
 mod membership;
 mod operations;
 mod owner;
+mod proposal;
 mod registration;
 mod removal;
 mod request;

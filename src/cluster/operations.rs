@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use clawhub_consensus::{Consensus, Status, Who};
+use clawhub_consensus::{Consensus, Status};
 use clawhub_liveness::Liveness;
 use clawhub_peer::{Ca, ClusterKey, JoinToken};
+use clawhub_state::View;
 use clawhub_state::cluster::{ClusterCmd, NodeRecord};
-use clawhub_state::{Command, View};
-use clawhub_types::{AccessRevisions, Actor, NodeId};
+use clawhub_types::NodeId;
 use tokio::time::timeout;
 
-use crate::ClusterError;
+use crate::proposal::{PATIENCE, propose};
+use crate::{ClusterError, RemovalImpact, decommission};
 
-/// How long an administrative write may wait for the cluster.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long this node may take to hear of a new leader.
 const HEARSAY: Duration = Duration::from_secs(5);
 
@@ -57,17 +56,6 @@ impl Cluster {
         Cluster { consensus, liveness, cluster_key }
     }
 
-    pub(crate) fn consensus(&self) -> &Consensus {
-        &self.consensus
-    }
-
-    /// Proposes in the operator's name; the log index.
-    pub(crate) async fn propose(&self, cmd: impl Into<Command>) -> Result<u64, ClusterError> {
-        let who = Who { actor: Actor::operator(), access: AccessRevisions::default() };
-        let committed = self.consensus.propose(cmd.into(), who, PATIENCE).await?;
-        Ok(committed.index)
-    }
-
     /// Makes a token that lets one node join within `ttl`.
     ///
     /// # Errors
@@ -82,7 +70,7 @@ impl Cluster {
         };
         let token = JoinToken::generate(ca.spki_sha256());
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        self.propose(ClusterCmd::TokenCreate { hash: token.hash(), ttl }).await?;
+        propose(&self.consensus, ClusterCmd::TokenCreate { hash: token.hash(), ttl }).await?;
         Ok(token)
     }
 
@@ -91,7 +79,17 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn drain(&self, node: NodeId, on: bool) -> Result<u64, ClusterError> {
-        self.propose(ClusterCmd::Drain { node, on }).await
+        propose(&self.consensus, ClusterCmd::Drain { node, on }).await
+    }
+
+    /// Removes a member for good. Without `force` only if neither a majority nor a blob comes to harm by it: it
+    /// drains first, so that from then on nobody relies on its copies.
+    ///
+    /// # Errors
+    /// [`ClusterError::Precondition`] if it may not go without force; [`ClusterError::StillDraining`] if it failed
+    /// after the node was told to drain.
+    pub async fn remove(&self, node: NodeId, force: bool) -> Result<RemovalImpact, ClusterError> {
+        decommission::remove(&self.consensus, node, force).await
     }
 
     /// Hands leadership to a voter, or to whichever is best. Who leads then, as far as this node knows.

@@ -6,7 +6,7 @@ use clawhub_consensus::{Consensus, ProposeError, Who};
 use clawhub_state::cluster::{ClusterCmd, ClusterRejected};
 use clawhub_state::{Command, Rejected};
 
-use crate::operations::PATIENCE;
+use crate::proposal::PATIENCE;
 use crate::{ClusterError, Dismissal, Dismissed};
 
 /// One start of a node.

@@ -58,7 +58,8 @@ impl From<(NodeId, Report)> for Voter {
 impl Voter {
     /// In what this voter is better, if it is.
     fn beats(&self, other: &Voter) -> Option<Criterion> {
-        let (right, other_right) = (self.skew_ms.is_none(), other.skew_ms.is_none());
+        let right = self.skew_ms.is_none();
+        let other_right = other.skew_ms.is_none();
         if self.eligible != other.eligible {
             self.eligible.then_some(Criterion::Storage)
         } else if right != other_right {

@@ -91,7 +91,8 @@ impl Membership {
 /// # Errors
 /// The reason, for the operator.
 pub(crate) fn may_remove(layout: &Layout, durability: Durability, node: NodeId) -> Result<(), String> {
-    let (before, after) = (plan::spread(layout), plan::spread(&layout.without(node)));
+    let before = plan::spread(layout);
+    let after = plan::spread(&layout.without(node));
     let broken = |what: &str| {
         Err(format!(
             "without node {node} one {what} would hold a majority of the votes; --force does it anyway"

@@ -75,7 +75,8 @@ pub(crate) fn spread(layout: &Layout) -> Spread {
 }
 
 fn spread_of(voters: &[&NodeFacts]) -> Spread {
-    let (mut regions, mut zones) = (BTreeMap::new(), BTreeMap::new());
+    let mut regions = BTreeMap::new();
+    let mut zones = BTreeMap::new();
     for node in voters {
         *regions.entry(&node.location.region).or_insert(0) += 1;
         *zones.entry(&node.location).or_insert(0) += 1;
