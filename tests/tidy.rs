@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-jobs", 5),
     ("clawhub-api-http", 5),
     ("clawhub-api-oci", 6),
+    ("clawhub-api-peer", 6),
     ("clawhub-api-operator", 6),
     ("clawhub-node", 8),
     ("clawhub-cli", 8),

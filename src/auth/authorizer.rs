@@ -4,7 +4,7 @@ use clawhub_state::{Fault, View};
 use clawhub_types::{AccessRevisions, Action, Resource};
 
 use crate::principal::may_authenticate;
-use crate::{Permit, Principal};
+use crate::{Act, On, Permit, Principal};
 
 /// How a node decides. Chosen once, when the node starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,33 +35,41 @@ pub enum Denied {
 }
 
 impl Authorizer {
-    /// Decides whether `principal` may do `action` on `scope` as `view` stands.
+    /// Decides whether `principal` may do something to `on` as `view` stands.
     ///
     /// # Errors
     /// [`Denied`] with the reason.
-    pub fn authorize(
+    pub fn authorize<A: Act>(
         &self,
         principal: &Principal,
-        action: Action,
-        scope: &Resource,
+        on: &A::On,
         view: &View<'_>,
-    ) -> Result<Permit, Denied> {
+    ) -> Result<Permit<A>, Denied> {
         match self {
             Authorizer::Open => {
-                let access = revisions(scope, view)?;
-                Ok(Permit::new(principal.actor(), action, scope.clone(), access))
+                let access = revisions(&on.resource(), view)?;
+                Ok(Permit::new(principal.actor(), on.clone(), access))
             }
             Authorizer::DenyAll if may_authenticate(principal) => Err(Denied::Unauthenticated),
-            Authorizer::DenyAll => Err(Denied::Forbidden { principal: principal.clone(), action }),
+            Authorizer::DenyAll => Err(Denied::Forbidden { principal: principal.clone(), action: A::ACTION }),
         }
+    }
+
+    /// Decides once more what was decided before, as `view` stands now. Who asked, and by what means, stays.
+    ///
+    /// # Errors
+    /// [`Denied`] with the reason.
+    pub fn authorize_again<A: Act>(&self, permit: &Permit<A>, view: &View<'_>) -> Result<Permit<A>, Denied> {
+        let again: Permit<A> = self.authorize(permit.principal(), permit.on(), view)?;
+        Ok(Permit::new(permit.actor().clone(), permit.on().clone(), again.access()))
     }
 }
 
-/// The revisions that a decision about `scope` depends on. A project that does not exist yet has none:
+/// The revisions that a decision about a resource depends on. A project that does not exist yet has none:
 /// whatever creates it creates it at its first revision.
-fn revisions(scope: &Resource, view: &View<'_>) -> Result<AccessRevisions, Fault> {
+fn revisions(resource: &Resource, view: &View<'_>) -> Result<AccessRevisions, Fault> {
     let cluster = view.cluster().record()?.map_or(0, |record| record.access_rev);
-    let project = match scope.project() {
+    let project = match resource.project() {
         Some(name) => view.project().by_name(&name)?.map(|record| (record.id, record.access_rev)),
         None => None,
     };
@@ -82,6 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::{Catalog, Cluster, Delete, Pull, Push, Visit};
     use clawhub_kv::Kv;
     use clawhub_kv::memory::MemoryKv;
     use clawhub_state::cluster::{ClusterCmd, NodeSpec};
@@ -91,8 +100,8 @@ mod tests {
         Actor, ClusterId, Durability, Location, NodeId, RepoName, RequestId, Roles, SessionId,
     };
 
-    fn repository(name: &str) -> Resource {
-        Resource::Repository(name.parse().unwrap())
+    fn repository(name: &str) -> RepoName {
+        name.parse().unwrap()
     }
 
     fn entry(index: u64, request: Option<RequestId>, cmd: Command) -> LogItem {
@@ -142,53 +151,65 @@ mod tests {
         kv
     }
 
+    fn permit<A: Act>(who: &Principal, on: &A::On, view: &View<'_>) -> Permit<A> {
+        Authorizer::Open.authorize(who, on, view).unwrap()
+    }
+
     #[test]
     fn open_permits_and_notes_the_revision_it_judged_at() {
         let kv = state();
         let view = View::new(&*kv);
         let project = view.project().by_name(&"team".parse().unwrap()).unwrap().unwrap();
-        for action in [Action::Pull, Action::Push, Action::Delete, Action::Catalog] {
-            let scope = repository("team/app");
-            let permit = Authorizer::Open.authorize(&Principal::Anonymous, action, &scope, &view).unwrap();
-            assert_eq!(permit.access().project, Some((project.id, project.access_rev)));
-            assert_eq!((permit.action(), permit.scope()), (action, &scope));
-            assert_eq!(permit.actor(), &Actor::anonymous());
-        }
-        let fresh = repository("new/app");
-        let permit = Authorizer::Open.authorize(&Principal::System, Action::Push, &fresh, &view).unwrap();
-        assert_eq!(permit.access(), AccessRevisions::default());
-        assert_eq!(permit.actor(), &Actor::system());
-        let cluster = Authorizer::Open
-            .authorize(&Principal::Operator, Action::Catalog, &Resource::Cluster, &view)
-            .unwrap();
-        assert_eq!((cluster.repo(), cluster.actor()), (None, &Actor::operator()));
+        let app = repository("team/app");
+        let noted = Some((project.id, project.access_rev));
+        let pull = permit::<Pull>(&Principal::Anonymous, &app, &view);
+        assert_eq!((pull.access().project, pull.on(), pull.actor()), (noted, &app, &Actor::anonymous()));
+        let push = permit::<Push>(&Principal::Anonymous, &app, &view);
+        assert_eq!((push.access().project, push.on(), push.actor()), (noted, &app, &Actor::anonymous()));
+        let delete = permit::<Delete>(&Principal::Anonymous, &app, &view);
+        assert_eq!(
+            (delete.access().project, delete.on(), delete.actor()),
+            (noted, &app, &Actor::anonymous())
+        );
+        let fresh = permit::<Push>(&Principal::System, &repository("new/app"), &view);
+        assert_eq!((fresh.access(), fresh.actor()), (AccessRevisions::default(), &Actor::system()));
+        let cluster = permit::<Catalog>(&Principal::Operator, &Cluster, &view);
+        assert_eq!((cluster.access(), cluster.actor()), (AccessRevisions::default(), &Actor::operator()));
     }
 
     #[test]
-    fn a_permit_is_for_one_action_on_one_repository() {
+    fn a_permit_covers_its_repository_and_no_other() {
         let kv = state();
-        let permit = Authorizer::Open
-            .authorize(&Principal::Anonymous, Action::Push, &repository("team/app"), &View::new(&*kv))
-            .unwrap();
-        let (app, other): (RepoName, RepoName) = ("team/app".parse().unwrap(), "team/other".parse().unwrap());
-        assert_eq!(permit.repo(), Some(&app));
-        assert!(permit.allows(Action::Push, &app));
-        assert!(!permit.allows(Action::Pull, &app));
-        assert!(!permit.allows(Action::Push, &other));
+        let push = permit::<Push>(&Principal::Anonymous, &repository("team/app"), &View::new(&*kv));
+        assert!(push.covers(&Resource::Repository(repository("team/app"))));
+        for other in [
+            Resource::Repository(repository("team/other")),
+            Resource::Repository(repository("team/app/deep")),
+            Resource::Project("team".parse().unwrap()),
+            Resource::Cluster,
+        ] {
+            assert!(!push.covers(&other), "{other:?}");
+        }
+    }
+
+    fn denied<A: Act>(on: &A::On, view: &View<'_>) {
+        let deny = |who| Authorizer::DenyAll.authorize::<A>(&who, on, view).unwrap_err();
+        assert!(matches!(deny(Principal::Anonymous), Denied::Unauthenticated));
+        for known in [Principal::System, Principal::Operator] {
+            assert!(matches!(deny(known), Denied::Forbidden { action, .. } if action == A::ACTION));
+        }
     }
 
     #[test]
     fn deny_all_asks_strangers_for_credentials_and_turns_the_known_away() {
         let kv = state();
         let view = View::new(&*kv);
-        for scope in [repository("team/app"), repository("new/app"), Resource::Cluster] {
-            for action in [Action::Pull, Action::Push, Action::Delete, Action::Catalog] {
-                let deny = |who| Authorizer::DenyAll.authorize(&who, action, &scope, &view).unwrap_err();
-                assert!(matches!(deny(Principal::Anonymous), Denied::Unauthenticated));
-                for known in [Principal::System, Principal::Operator] {
-                    assert!(matches!(deny(known), Denied::Forbidden { .. }));
-                }
-            }
+        for repo in [repository("team/app"), repository("new/app")] {
+            denied::<Pull>(&repo, &view);
+            denied::<Push>(&repo, &view);
+            denied::<Delete>(&repo, &view);
         }
+        denied::<Visit>(&Cluster, &view);
+        denied::<Catalog>(&Cluster, &view);
     }
 }

@@ -16,6 +16,7 @@ mod tail;
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use memory::MemoryKv;
 pub use rocks::{RocksKv, RocksProfile};
@@ -160,6 +161,10 @@ pub trait Kv: KvRead {
 
     /// A consistent view of now, unaffected by later writes.
     fn snapshot(&self) -> Box<dyn KvRead + '_>;
+
+    /// The same, owned by whoever holds it. It keeps the store open, and its files from being removed, until it
+    /// is dropped: it is for reads that belong together, not for as long as bytes move.
+    fn owned_snapshot(self: Arc<Self>) -> Arc<dyn KvRead>;
 
     /// Writes a complete, independently openable copy of the store into `dir`, which must not exist
     /// yet. Files and directory are fsynced when this returns.

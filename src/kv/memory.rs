@@ -45,6 +45,11 @@ impl MemoryKv {
         Self::default()
     }
 
+    /// The pairs as they are now, for whoever holds them: [`Kv::owned_snapshot`] for stores made of this one.
+    pub fn frozen(&self) -> Arc<dyn KvRead> {
+        Arc::new(Frozen(Arc::clone(&self.inner.read().live)))
+    }
+
     /// Forgets every batch written since the last [`Kv::sync`], as a crash of the machine would.
     pub fn crash(&self) {
         let mut inner = self.inner.write();
@@ -121,6 +126,10 @@ impl Kv for MemoryKv {
 
     fn snapshot(&self) -> Box<dyn KvRead + '_> {
         Box::new(Frozen(Arc::clone(&self.inner.read().live)))
+    }
+
+    fn owned_snapshot(self: Arc<Self>) -> Arc<dyn KvRead> {
+        self.frozen()
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {

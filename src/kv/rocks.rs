@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use clawhub_durable::{parent, promised};
 use rocksdb::checkpoint::Checkpoint;
@@ -16,6 +16,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, DBRecoveryMode,
     ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
+use self_cell::self_cell;
 
 use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, sync_dir, tail};
 
@@ -249,6 +250,10 @@ impl Kv for RocksKv {
         Box::new(Frozen { snapshot: self.db.snapshot(), kv: self })
     }
 
+    fn owned_snapshot(self: Arc<Self>) -> Arc<dyn KvRead> {
+        Arc::new(Pinned::new(self, |kv| Frozen { snapshot: kv.db.snapshot(), kv }))
+    }
+
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
         // Log size 0 (the default): flush first, so that the copy is tables only, without logs.
         let written = Checkpoint::new(&self.db).and_then(|c| c.create_checkpoint(dir));
@@ -288,6 +293,29 @@ impl KvRead for Frozen<'_> {
     fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
         let Some(bounds) = bounds(start, end) else { return Ok(None) };
         greatest(self.snapshot.raw_iterator_opt(bounds)).map_err(|e| self.kv.error("scanning", &e))
+    }
+}
+
+self_cell! {
+    /// A snapshot together with the store that it is of.
+    struct Pinned {
+        owner: Arc<RocksKv>,
+        #[covariant]
+        dependent: Frozen,
+    }
+}
+
+impl KvRead for Pinned {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.borrow_dependent().get(key)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        self.borrow_dependent().scan(start, end, limit)
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        self.borrow_dependent().last(start, end)
     }
 }
 

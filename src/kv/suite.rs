@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -14,6 +15,7 @@ pub(crate) fn run(make: impl Fn() -> Box<dyn Kv>, open: impl Fn(&Path) -> Result
     a_batch_applies_in_order(&*make());
     empty_ranges_and_values(&*make());
     snapshots_do_not_move(&*make());
+    owned_snapshots_do_not_move_and_outlive_their_store(Arc::from(make()));
     checkpoints_are_whole_and_apart(&*make(), &open);
     behaves_as_a_sorted_map(&make);
     writers_and_readers_share(&*make());
@@ -98,6 +100,29 @@ fn snapshots_do_not_move(kv: &dyn Kv) {
     assert_eq!(first.last(b"", b"z").unwrap(), Some((b"b".to_vec(), b"1".to_vec())));
     assert_eq!(second.scan(b"", b"z", 9).unwrap(), pairs(&[("a", "2"), ("c", "2")]));
     assert_eq!(kv.scan(b"", b"z", 9).unwrap(), vec![]);
+}
+
+fn owned_snapshots_do_not_move_and_outlive_their_store(kv: Arc<dyn Kv>) {
+    write(&*kv, &[("a", "1"), ("b", "1")]);
+    let first = kv.clone().owned_snapshot();
+    let mut batch = Batch::default();
+    batch.put("a", "2");
+    batch.delete_range("b", "c");
+    kv.write(batch).unwrap();
+    let second = kv.clone().owned_snapshot();
+    drop(kv);
+
+    // Read elsewhere, as a request's task does.
+    std::thread::spawn(move || {
+        assert_eq!(first.get(b"a").unwrap().unwrap(), b"1");
+        assert_eq!(first.scan(b"", b"z", 9).unwrap(), pairs(&[("a", "1"), ("b", "1")]));
+        assert_eq!(first.last(b"", b"z").unwrap(), Some((b"b".to_vec(), b"1".to_vec())));
+        assert_eq!(second.scan(b"", b"z", 9).unwrap(), pairs(&[("a", "2")]));
+        drop(first);
+        assert_eq!(second.get(b"a").unwrap().unwrap(), b"2");
+    })
+    .join()
+    .unwrap();
 }
 
 fn checkpoints_are_whole_and_apart(kv: &dyn Kv, open: &impl Fn(&Path) -> Result<Box<dyn Kv>, KvError>) {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use clawhub_api_peer::Streams;
 use clawhub_auth::Authorizer;
 use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_cluster::{JoinService, Members, Owner};
@@ -80,7 +81,8 @@ impl Stack {
         let replicate = Replicate::new(blobs.clone(), endpoint.clone(), liveness.clone(), state);
         let profile = profile(base.config.raft.profile);
         let limits = clawhub_registry::Limits { wait: profile.wait(), cut_off: CUT_OFF };
-        let registry = Registry::new(consensus.clone(), replicate, Authorizer::Open, limits);
+        let registry = Registry::new(consensus.clone(), replicate.clone(), Authorizer::Open, limits);
+        let streams = Streams::new(replicate, registry.clone());
         let stack = Stack {
             cluster_key,
             members,
@@ -94,19 +96,19 @@ impl Stack {
             peers: Mutex::new(None),
             stop_peers: CancellationToken::new(),
         };
-        stack.serve_peers(stop.clone());
+        stack.serve_peers(streams, stop.clone());
         Ok(stack)
     }
 
     /// Lets the other members, and those who want to be, in.
-    fn serve_peers(&self, stop: Stop) {
+    fn serve_peers(&self, streams: Streams, stop: Stop) {
         let consensus = Routes::new(clawhub_consensus::grpc::service(self.consensus.clone()));
         let join = JoinService::new(self.consensus.clone(), self.cluster_key.clone());
         let endpoint = self.endpoint.clone();
-        let streams = Arc::new(self.registry.clone());
         let told = self.stop_peers.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
-            let served = endpoint.serve(consensus, clawhub_cluster::join_routes(join), streams, told);
+            let served =
+                endpoint.serve(consensus, clawhub_cluster::join_routes(join), Arc::new(streams), told);
             if let Err(error) = served.await {
                 stop.fault(format!("the peer listener ended: {error}"));
             }

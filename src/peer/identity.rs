@@ -27,6 +27,23 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerId(pub NodeId);
 
+/// A member that opened a stream here, proved by certificate, handshake and membership. Only this crate makes
+/// one, of a connection that it has admitted, so that whoever is given one need not ask again.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Caller(NodeId);
+
+impl Caller {
+    /// The member that was admitted.
+    pub(crate) fn admitted(node: NodeId) -> Caller {
+        Caller(node)
+    }
+
+    /// Which member.
+    pub fn node(&self) -> NodeId {
+        self.0
+    }
+}
+
 /// The member that sent a request.
 ///
 /// # Errors

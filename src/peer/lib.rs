@@ -45,7 +45,7 @@ pub use connections::Standing;
 pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};
 pub use hello::Hello;
-pub use identity::{Identity, PeerId, caller};
+pub use identity::{Caller, Identity, PeerId, caller};
 pub use join::{Applicant, Joined, join};
 pub use key::{ClusterKey, NodeKey};
 pub use quinn::{RecvStream, SendStream};

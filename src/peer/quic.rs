@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::authenticate::{Authenticator, PeerInfo};
 use crate::connections::{Connection, Transport};
 use crate::handshakes::Handshakes;
+use crate::identity::Caller;
 use crate::limits::{
     HANDSHAKE, HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
     QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
@@ -344,7 +345,7 @@ impl Acceptor {
             };
             let handler = self.handler.clone();
             self.serving.spawn(async move {
-                handler.handle(from, send, recv).await;
+                handler.handle(Caller::admitted(from), send, recv).await;
                 drop(place);
             });
         }

@@ -1,8 +1,9 @@
 //! The kinds of traffic between members, and the interface of whoever serves their streams.
 
-use clawhub_types::NodeId;
 use futures::future::BoxFuture;
 use quinn::{RecvStream, SendStream};
+
+use crate::identity::Caller;
 
 /// Kinds of traffic. Each has connections of its own, so that none queues behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,5 +20,5 @@ pub enum Class {
 pub trait StreamHandler: Send + Sync + 'static {
     /// Serves one stream to its end. `from` is proved. Runs as a task of its own; the handler limits how
     /// long it waits for the peer.
-    fn handle(&self, from: NodeId, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()>;
+    fn handle(&self, from: Caller, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()>;
 }

@@ -67,9 +67,19 @@ pub enum Freshness {
     },
 }
 
+/// A chunk of an upload, as its request describes it.
+pub struct Chunk {
+    /// First and last byte in the blob, if the client says so.
+    pub range: Option<(u64, u64)>,
+    /// Length in bytes, if the client says so.
+    pub length: Option<u64>,
+    /// The bytes.
+    pub body: BodyStream,
+}
+
 /// Why a blob is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum Intent {
     /// To read it: a local copy needs no barrier.
     Read,
     /// To know whether it exists: always after a barrier, and a lease past its half-life is renewed
@@ -108,7 +118,7 @@ pub struct BlobView {
 }
 
 impl BlobView {
-    /// A view that cannot be read, for [`Access::Stat`].
+    /// A view that cannot be read, for [`Intent::Stat`].
     pub fn stat(digest: Digest, size: u64, fresh: Freshness) -> BlobView {
         BlobView { digest, size, fresh, body: None, file: None }
     }

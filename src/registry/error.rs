@@ -9,7 +9,7 @@ use std::time::Duration;
 use clawhub_auth::Denied;
 use clawhub_blobs::BlobError;
 use clawhub_consensus::{ProposeError, Unavailable};
-use clawhub_replicate::ReplicateError;
+use clawhub_replicate::{Refused, ReplicateError};
 use clawhub_state::artifact::ArtifactRejected;
 use clawhub_state::blob::BlobRejected;
 use clawhub_state::project::ProjectRejected;
@@ -239,6 +239,70 @@ impl From<ReplicateError> for Error {
                 tracing::warn!(error = %other, "no peer could help");
                 Error::unavailable(RETRY, "no node that holds the content can be reached")
             }
+        }
+    }
+}
+
+/// An owner's refusal, as this node would have said it.
+impl From<Refused> for Kind {
+    fn from(refused: Refused) -> Kind {
+        match refused {
+            Refused::Unknown => Kind::NotFound(What::Upload),
+            Refused::Digest => Kind::Invalid(Invalid::Digest),
+            Refused::Length => Kind::Invalid(Invalid::Length),
+            Refused::Body => Kind::Invalid(Invalid::Body),
+            Refused::Unauthenticated => Kind::Unauthenticated,
+            Refused::Denied => Kind::Denied,
+            Refused::Range { upload, offset } => Kind::Range { upload: UploadView { id: upload, offset } },
+            Refused::NoSpace => Kind::NoSpace,
+            Refused::Unavailable { retry_after } => Kind::Unavailable { retry_after },
+            Refused::Internal => Kind::Internal,
+        }
+    }
+}
+
+impl Error {
+    /// The same as a refusal that an owner sends to the node its client reached. What no step can answer goes
+    /// as a fault.
+    pub fn refused(&self) -> Refused {
+        match &self.kind {
+            Kind::NotFound(What::Upload) => Refused::Unknown,
+            Kind::Invalid(Invalid::Digest) => Refused::Digest,
+            Kind::Invalid(Invalid::Length) => Refused::Length,
+            Kind::Invalid(Invalid::Body) => Refused::Body,
+            Kind::Unauthenticated => Refused::Unauthenticated,
+            Kind::Denied => Refused::Denied,
+            Kind::Range { upload } => Refused::Range { upload: upload.id, offset: upload.offset },
+            Kind::NoSpace => Refused::NoSpace,
+            Kind::Unavailable { retry_after } => Refused::Unavailable { retry_after: *retry_after },
+            _ => Refused::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawhub_types::{NodeId, UploadId};
+
+    use super::*;
+
+    #[test]
+    fn an_owners_refusals_reach_the_client_unchanged() {
+        let upload = UploadView { id: UploadId { node: NodeId(3), random: [1; 16] }, offset: 77 };
+        let kinds = [
+            Kind::Invalid(Invalid::Digest),
+            Kind::Invalid(Invalid::Length),
+            Kind::Invalid(Invalid::Body),
+            Kind::NotFound(What::Upload),
+            Kind::Unauthenticated,
+            Kind::Denied,
+            Kind::Range { upload },
+            Kind::NoSpace,
+            Kind::Unavailable { retry_after: Duration::from_millis(1500) },
+            Kind::Internal,
+        ];
+        for expected in kinds {
+            assert_eq!(Kind::from(Error::new(expected.clone(), "why").refused()), expected);
         }
     }
 }

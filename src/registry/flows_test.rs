@@ -12,8 +12,8 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use crate::source::Source;
-use crate::testing::{World, body, content, digest, eventually, permit, pull, push, repo};
-use crate::{Access, Kind, PutManifest, What};
+use crate::testing::{World, chunk, content, digest, eventually, pull, push, reader, target};
+use crate::{Intent, Kind, PutManifest, What};
 
 /// Longer than any of what is called here takes, shorter than what would hold it up.
 const SOON: Duration = Duration::from_secs(10);
@@ -24,16 +24,16 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     const UPLOADS: usize = 300;
     let world = World::start(&[true, true]).await;
     let (here, there) = (world.node(1), world.node(2));
-    let (permit, repo) = (permit(here), repo());
-    let sessions = &here.inner.sessions;
+    let target = target(here);
+    let sessions = &here.inner.parts.uploads;
     let one = Bytes::from_static(b"x");
     let mut ids = Vec::new();
     for _ in 0..UPLOADS {
-        ids.push(here.begin_upload(&permit, &repo, None).await.unwrap().id);
+        ids.push(target.begin_upload(None).await.unwrap().id);
     }
     assert_eq!(sessions.count(), (0, 0), "nothing came of them yet");
     for id in &ids {
-        let view = here.append_upload(&permit, &repo, *id, None, None, body(&one)).await.unwrap();
+        let view = target.append(*id, chunk(&one)).await.unwrap();
         assert_eq!(view.offset, 1);
     }
     let (open, mirrored) = sessions.count();
@@ -42,13 +42,13 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     here.expire_uploads(DAY).await;
     assert_eq!(sessions.count(), (UPLOADS, mirrored), "they were just used");
     // One of them goes on, with the partner that has its first byte, and rests only after that.
-    let view = here.append_upload(&permit, &repo, ids[0], None, None, body(&one)).await.unwrap();
+    let view = target.append(ids[0], chunk(&one)).await.unwrap();
     assert_eq!(view.offset, 2);
     here.expire_uploads(DAY).await;
     assert_eq!(sessions.count(), (UPLOADS, 1));
     here.expire_uploads(DAY).await;
     assert_eq!(sessions.count(), (UPLOADS, 0));
-    here.append_upload(&permit, &repo, ids[0], None, None, body(&one)).await.unwrap();
+    target.append(ids[0], chunk(&one)).await.unwrap();
     assert_eq!(there.blobs().uploads().status(ids[0]).map(|copy| copy.durable), Some(3));
 
     assert_eq!(here.expire_uploads(Duration::ZERO).await, UPLOADS);
@@ -93,8 +93,9 @@ async fn a_copy_here_that_the_log_does_not_know_counts_for_a_push() {
     let (_, digest) = push(here, &content(1, 100_000)).await;
     let (root, _) = world.record(&digest);
     world.lose(1, root).await;
-    let wanted = here.wanted(&root).unwrap().unwrap();
-    let receipts = here.inner.replicate.ensure(&wanted, &[NodeId(1)], |holders| holders.len() > 1).await;
+    let wanted = here.inner.parts.core.spec(&root).unwrap().unwrap();
+    let receipts =
+        here.inner.parts.core.replicate.ensure(&wanted, &[NodeId(1)], |holders| holders.len() > 1).await;
     assert_eq!(receipts.iter().map(|receipt| receipt.node).collect::<Vec<_>>(), [NodeId(1)]);
 }
 
@@ -130,9 +131,8 @@ async fn what_passes_through_a_witness_does_not_stay() {
     assert!(pull(witness, &digest).await == bytes);
 
     let (tag, put): (Reference, _) = ("large".parse().unwrap(), large_manifest());
-    let permit = permit(witness);
-    witness.put_manifest(&permit, &repo(), &tag, put.clone()).await.unwrap();
-    let back = witness.manifest(&permit, &repo(), &tag, true).await.unwrap();
+    target(witness).put_manifest(&tag, put.clone()).await.unwrap();
+    let back = reader(witness).manifest(&tag, true).await.unwrap();
     assert_eq!(back.bytes, Some(put.bytes));
     assert_eq!(witness.blobs().inventory(None, 10), []);
 }
@@ -146,7 +146,7 @@ async fn what_passes_through_a_node_that_leaves_does_not_stay() {
     let drain = |on| world.system(Command::Cluster(ClusterCmd::Drain { node: NodeId(leaving), on }));
     drain(true).await;
     let (root, _) = world.record(&digest);
-    assert!(matches!(world.node(leaving).elsewhere(&root).await, Ok(Source::Through(_))));
+    assert!(matches!(world.node(leaving).inner.parts.sources.elsewhere(&root).await, Ok(Source::Through(_))));
     assert!(pull(world.node(leaving), &digest).await == bytes);
     assert_eq!(world.node(leaving).blobs().inventory(None, 10), []);
     drain(false).await;
@@ -160,8 +160,7 @@ async fn only_so_many_blobs_are_passed_through_at_once() {
     let world = World::start(&[true, true, false]).await;
     let (witness, bytes) = (world.node(3), content(1, 300_000));
     let (_, digest) = push(world.node(1), &bytes).await;
-    let (permit, repo) = (permit(witness), repo());
-    let open = || timeout(SOON, witness.blob(&permit, &repo, &digest, Access::Read));
+    let open = || timeout(SOON, reader(witness).blob(&digest, Intent::Read));
     let mut opened = Vec::new();
     for _ in 0..PLACES {
         opened.push(open().await.unwrap().unwrap());
@@ -189,13 +188,15 @@ async fn ranges_after_a_failed_fetch_come_from_elsewhere_at_once() {
     let (_, digest) = push(world.node(1), &bytes).await;
     let reader = world.node((1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap());
     let (root, _) = world.record(&digest);
-    let mut wanted = reader.wanted(&root).unwrap().unwrap();
+    let mut wanted = reader.inner.parts.core.spec(&root).unwrap().unwrap();
     wanted.holders.clear();
-    let fetch = reader.inner.replicate.fetch(wanted, Class::Foreground).await.unwrap();
+    let fetch = reader.inner.parts.core.replicate.fetch(wanted, Class::Foreground).await.unwrap();
     assert!(fetch.clone().receipt().await.is_err() && fetch.failed());
     let source = Source::Coming(fetch);
     for range in [0..100, 200_000..200_100] {
-        let piece = timeout(SOON, reader.read(&source, range.clone()).next()).await.expect("at once");
+        let piece = timeout(SOON, reader.inner.parts.sources.read(&source, range.clone()).next())
+            .await
+            .expect("at once");
         assert_eq!(piece.unwrap().unwrap(), bytes.slice(range.start as usize..range.end as usize));
     }
 }
@@ -206,11 +207,11 @@ async fn a_bad_copy_that_was_replaced_is_not_given_up() {
     let here = world.node(1);
     let (_, digest) = push(here, &content(1, 1000)).await;
     let (root, _) = world.record(&digest);
-    here.report_lost(root);
+    here.inner.parts.sources.report_lost(root);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.holders(&digest), [1, 2]);
     here.blobs().replicas().quarantine(&root).await.unwrap();
-    here.report_lost(root);
+    here.inner.parts.sources.report_lost(root);
     eventually("the copy to be given up", || world.holders(&digest) == [2]).await;
 }
 
@@ -221,13 +222,11 @@ async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
     let bytes = content(1, 1000);
     let (id, named) = push(here, &bytes).await;
     assert_eq!(named, digest(&bytes));
-    let again = || async {
-        here.finish_upload(&permit(here), &repo(), id, &named, None, None, body(&Bytes::new())).await
-    };
+    let again = || async { target(here).finish(id, &named, chunk(&Bytes::new())).await };
     again().await.unwrap();
     let (root, _) = world.record(&named);
     here.blobs().replicas().quarantine(&root).await.unwrap();
-    here.report_lost(root);
+    here.inner.parts.sources.report_lost(root);
     eventually("the copy to be given up", || world.holders(&named) == [2]).await;
     assert_eq!(again().await.unwrap_err().kind, Kind::NotFound(What::Upload));
     assert_eq!(world.holders(&named), [2]);

@@ -1,6 +1,11 @@
 //! The use cases of the registry: push, pull, mount, publish, list. The only place that sequences
 //! blob stores, peers and consensus.
 //!
+//! # Who may do what
+//! A use case is a method of a handle, and a handle is made from a permit that holds its repository: [`Reader`],
+//! [`Repo`], [`Repositories`]. No use case is told a repository beside a permit. Whoever reads has one snapshot
+//! of the state ([`At`]) for the decision and for everything that is read.
+//!
 //! # Order
 //! Bytes first, metadata second: a blob's bytes are hashed and fsynced on the nodes that the project's
 //! policy asks for before the command that names them is proposed, and a manifest is acknowledged only
@@ -8,47 +13,52 @@
 //! translates.
 //!
 //! # State
-//! In memory only: the mirrors of open uploads and the last finished ones ([`session`]). A crash loses
-//! no acknowledged byte and no upload beyond its last durable offset.
+//! In memory only: the mirrors of open uploads and the last finished ones (`upload`). A crash loses no
+//! acknowledged byte and no upload beyond its last durable offset.
 
 mod api;
+mod copies;
+mod core;
 mod error;
 #[cfg(test)]
 mod flows_test;
-mod forward;
-mod list;
+mod guard;
 mod manifest;
-mod mirroring;
-mod publish;
-mod pull;
-mod push;
+mod parts;
 mod reconcile;
-mod serve;
-mod session;
+mod repo;
+#[cfg(test)]
+mod rights_test;
+#[cfg(test)]
+mod snapshot_test;
 mod source;
 #[cfg(test)]
 mod testing;
+mod upload;
 
 use std::sync::Arc;
 
-use clawhub_auth::{Authorizer, Permit, Principal};
+use clawhub_auth::{Act, Authorizer, Permit, Push};
 use clawhub_blobs::BlobStore;
-use clawhub_consensus::{Committed, Consensus, ProposeError, Who};
+use clawhub_consensus::Consensus;
 use clawhub_kv::Kv;
-use clawhub_policy::{Layout, Policy};
 use clawhub_replicate::Replicate;
-use clawhub_state::{Command, View};
-use clawhub_types::{AccessRevisions, Action, Actor, NodeId, RepoName, Resource};
-use futures::future::BoxFuture;
+use clawhub_state::{Command, Reply};
+use clawhub_types::{NodeId, RepoName};
 
 pub use api::{
-    Access, BlobView, BodyError, BodyStream, Freshness, ManifestView, Page, PutManifest, PutView, Referrer,
-    UploadView,
+    BlobView, BodyError, BodyStream, Chunk, Freshness, Intent, ManifestView, Page, PutManifest, PutView,
+    Referrer, UploadView,
 };
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
 pub use manifest::MAX_MANIFEST;
 pub use reconcile::{Census, Reconciled};
+pub use repo::{At, Reader, Repo, Repositories};
+pub use upload::OwnUploads;
+
+use crate::core::Core;
+use crate::parts::Parts;
 
 /// The use cases, over the parts they need. Cheap to clone.
 #[derive(Clone)]
@@ -57,11 +67,7 @@ pub struct Registry {
 }
 
 struct Inner {
-    consensus: Consensus,
-    replicate: Replicate,
-    authorizer: Authorizer,
-    limits: Limits,
-    sessions: session::Sessions,
+    parts: Arc<Parts>,
     census: parking_lot::Mutex<Option<Census>>,
 }
 
@@ -77,61 +83,51 @@ pub struct Limits {
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
-        let (sessions, census) = (session::Sessions::default(), parking_lot::Mutex::default());
-        let inner = Inner { consensus, replicate, authorizer, limits, sessions, census };
-        Registry { inner: Arc::new(inner) }
+        let parts = Arc::new(Parts::new(Core { consensus, replicate, authorizer, limits }));
+        Registry { inner: Arc::new(Inner { parts, census: parking_lot::Mutex::default() }) }
     }
 
-    /// Decides whether `principal` may do `action` on `scope`.
+    /// The state as this node has applied it by now. Enough for a GET by digest, since content never changes,
+    /// and to permit a write, since apply looks at the permit once more.
+    pub fn now(&self) -> At {
+        At::now(&self.inner.parts)
+    }
+
+    /// The state with everything in it that was acknowledged before the call.
     ///
     /// # Errors
-    /// [`Kind::Unauthenticated`] or [`Kind::Denied`].
-    pub fn authorize(
-        &self,
-        principal: &Principal,
-        action: Action,
-        scope: &Resource,
-    ) -> Result<Permit, Error> {
-        let state = self.state();
-        Ok(self.inner.authorizer.authorize(principal, action, scope, &View::new(&*state))?)
+    /// Unavailable while there is no majority to ask.
+    pub async fn latest(&self) -> Result<At, Error> {
+        At::latest(&self.inner.parts).await
+    }
+
+    /// What the permit allows to do to its repository.
+    pub fn repo<A: Act<On = RepoName>>(&self, permit: Permit<A>) -> Repo<A> {
+        Repo::new(self.inner.parts.clone(), permit)
+    }
+
+    /// The steps of uploads that this node owns, for a member that sends on what its client asked for.
+    pub fn own_uploads(&self, permit: Permit<Push>) -> OwnUploads<'_> {
+        self.inner.parts.uploads.own(permit)
+    }
+
+    fn core(&self) -> &Core {
+        &self.inner.parts.core
     }
 
     fn me(&self) -> NodeId {
-        self.inner.replicate.me()
+        self.core().me()
     }
 
     fn blobs(&self) -> &BlobStore {
-        self.inner.replicate.blobs()
+        self.core().blobs()
     }
 
     fn state(&self) -> Arc<dyn Kv> {
-        self.inner.consensus.state()
+        self.core().state()
     }
 
-    /// Waits until this node has applied everything that was acknowledged before the call.
-    async fn barrier(&self) -> Result<u64, Error> {
-        Ok(self.inner.consensus.barrier().await?)
-    }
-
-    /// Proposes what a client asked for, under the rights it was permitted with.
-    async fn propose(&self, permit: &Permit, cmd: impl Into<Command>) -> Result<Committed, ProposeError> {
-        self.propose_as(Who { actor: permit.actor().clone(), access: permit.access() }, cmd.into()).await
-    }
-
-    /// Proposes what the cluster itself wants.
-    async fn propose_system(&self, cmd: impl Into<Command>) -> Result<Committed, ProposeError> {
-        self.propose_as(Who { actor: Actor::system(), access: AccessRevisions::default() }, cmd.into()).await
-    }
-
-    /// Boxed: the compiler cannot prove the generic future `Send` once it is nested in others.
-    fn propose_as(&self, who: Who, cmd: Command) -> BoxFuture<'_, Result<Committed, ProposeError>> {
-        Box::pin(self.inner.consensus.propose(cmd, who, self.inner.limits.wait))
-    }
-
-    /// The policy that binds a repository's blobs, and the nodes it is to be met with.
-    fn placement(&self, repo: &RepoName) -> Result<(Policy, Layout), Error> {
-        let state = self.state();
-        let view = View::new(&*state);
-        Ok((view.project().policy_of(repo)?, view.cluster().layout()?))
+    async fn propose_system(&self, cmd: Command) -> Result<Reply, Error> {
+        Ok(self.core().propose_system(cmd).await??)
     }
 }

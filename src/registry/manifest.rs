@@ -17,7 +17,7 @@ pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// Most references in one manifest.
 const MAX_REFS: usize = 1000;
 /// Annotations beyond this many bytes stay in the manifest and are read from there.
-const MAX_ANNOTATIONS: usize = 16 * 1024;
+pub(crate) const MAX_ANNOTATIONS: usize = 16 * 1024;
 
 /// A manifest or index, as far as a registry reads it.
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clawhub_peer::Class;
 use clawhub_policy::{complete, needs_copy_here};
-use clawhub_replicate::Wanted;
+use clawhub_replicate::ReplicaSpec;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::{Command, View};
 use clawhub_types::{Receipt, Root};
@@ -60,7 +60,7 @@ impl Registry {
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
-                match self.inner.replicate.copy_here(wanted, Class::Background).await {
+                match self.inner.parts.core.replicate.copy_here(wanted, Class::Background).await {
                     Ok(receipt) => Some(receipt),
                     Err(error) => {
                         tracing::warn!(%root, %error, "a replica could not be made yet");
@@ -122,7 +122,7 @@ impl Registry {
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
     pub fn applied(&self) -> u64 {
-        self.inner.consensus.status().applied
+        self.inner.parts.core.consensus.status().applied
     }
 
     /// What the last complete pass of this node found.
@@ -138,9 +138,7 @@ impl Registry {
     /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
     /// since the last call. Answers how many are forgotten.
     pub async fn expire_uploads(&self, idle: Duration) -> usize {
-        let expired = self.blobs().expire(idle).await;
-        self.inner.sessions.tidy(|id| self.blobs().uploads().status(id).is_some());
-        expired
+        self.inner.parts.uploads.expire(idle).await
     }
 
     /// Blocking. Of the next roots that this node is said to hold, those that it does not, and where to go on.
@@ -192,7 +190,7 @@ impl Registry {
                 && layout.node(self.me()).is_some_and(|me| policies.iter().any(|policy| policy.admits(me)))
                 && self.blobs().holds(&root).is_some();
             if found || needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
-                missing.push(Wanted {
+                missing.push(ReplicaSpec {
                     root,
                     size: record.size,
                     generation: record.generation,
@@ -208,7 +206,7 @@ impl Registry {
 /// What one page of roots shows.
 struct Found {
     /// Copies that should be here and are not, or are and nobody knows.
-    missing: Vec<Wanted>,
+    missing: Vec<ReplicaSpec>,
     /// Copies that this node is said to hold and does not.
     gone: Vec<Root>,
     /// Roots that the state lists among those under target and should not, or the other way round.

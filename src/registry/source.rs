@@ -2,20 +2,22 @@
 //! through; and what becomes of a copy here that turns out bad.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use clawhub_blobs::{Blob, BlobError};
 use clawhub_peer::Class;
-use clawhub_replicate::{Fetch, Relay, ReplicateError, Wanted};
-use clawhub_state::blob::BlobCmd;
+use clawhub_replicate::{Fetch, Relay, ReplicaSpec, ReplicateError};
+use clawhub_state::blob::{BlobCmd, LinkRecord};
 use clawhub_state::{Command, View};
-use clawhub_types::Root;
+use clawhub_types::{Digest, Root};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::core::Core;
 use crate::error::RETRY;
-use crate::{Error, Registry};
+use crate::{BlobView, Error, Freshness, MAX_MANIFEST};
 
 /// A peer must show its first verified bytes within this, else the answer is 503.
 const FIRST_BYTES: Duration = Duration::from_secs(20);
@@ -36,11 +38,56 @@ struct Reading {
     at: u64,
 }
 
-impl Registry {
+/// See the [module](self). Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    core: Arc<Core>,
+}
+
+impl Sources {
+    pub(crate) fn new(core: Arc<Core>) -> Sources {
+        Sources { core }
+    }
+
+    /// All bytes of a small blob: a manifest too large for the log.
+    pub(crate) async fn small_blob(&self, root: &Root, size: u64) -> Result<Bytes, Error> {
+        if size > MAX_MANIFEST as u64 {
+            return Err(Error::internal("a manifest record names a blob over the limit"));
+        }
+        let source = match self.open_local(root).await? {
+            Some(blob) => Source::Here(blob),
+            None => self.elsewhere(root).await?,
+        };
+        let mut pieces = self.read(&source, 0..size);
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = pieces.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// A copy here, with its file if the whole of it may be sent straight from there.
+    pub(crate) fn local_view(
+        &self,
+        digest: &Digest,
+        link: &LinkRecord,
+        blob: Blob,
+        fresh: Freshness,
+    ) -> BlobView {
+        let file = blob.straight(0..link.size);
+        let sources = self.clone();
+        let read = move |range: Range<u64>| sources.read_here(&blob, range);
+        let view = BlobView::readable(digest.clone(), link.size, fresh, read);
+        match file {
+            Some(file) => view.with_local_file(file),
+            None => view,
+        }
+    }
+
     /// Opens the local copy. One that is corrupt or cannot be read is given up in the log, so that it is
     /// made anew, and the caller goes to a peer.
     pub(crate) async fn open_local(&self, root: &Root) -> Result<Option<Blob>, Error> {
-        match self.blobs().open_blob(root).await {
+        match self.core.blobs().open_blob(root).await {
             Ok(blob) => Ok(blob),
             Err(error) if error.is_bad_copy() || error.is_failure() => {
                 tracing::error!(%root, %error, "the copy here cannot be served");
@@ -56,13 +103,14 @@ impl Registry {
     /// Says in the log that this node has no good copy, unless its whole store is in doubt: that is said of
     /// the node then, once. A bad copy is out of service by now: what is here is another one.
     pub(crate) fn report_lost(&self, root: Root) {
-        if self.blobs().is_held_back() || !matches!(self.blobs().has(&root), Ok(false)) {
+        if self.core.blobs().is_held_back() || !matches!(self.core.blobs().has(&root), Ok(false)) {
             return;
         }
         let this = self.clone();
         tokio::spawn(async move {
-            let cmd = BlobCmd::Lost { node: this.me(), roots: vec![root] };
-            if let Err(error) = this.propose_system(Command::Blob(cmd)).await {
+            let cmd = BlobCmd::Lost { node: this.core.me(), roots: vec![root] };
+            let reported = this.core.propose_system(Command::Blob(cmd)).await;
+            if let Err(error) = reported.and_then(|outcome| Ok(outcome?)) {
                 tracing::warn!(%root, %error, "a lost copy could not be reported yet");
             }
         });
@@ -71,27 +119,27 @@ impl Registry {
     /// Where to get a blob that is not here. Waits for the first verified bytes, so that a blob nobody can
     /// supply is a 503 and not a broken body.
     pub(crate) async fn elsewhere(&self, root: &Root) -> Result<Source, Error> {
-        let wanted = self.wanted(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
+        let spec = self.core.spec(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
         if self.keeps(root)? {
-            tokio::time::timeout(FIRST_BYTES, self.fetch(wanted)).await.map_err(slow)?
+            tokio::time::timeout(FIRST_BYTES, self.fetch(spec)).await.map_err(slow)?
         } else {
-            self.through(wanted).await.map(Source::Through)
+            self.through(spec).await.map(Source::Through)
         }
     }
 
     /// Whether a blob that is read here is to stay here: there is room, and one of its projects admits it.
     fn keeps(&self, root: &Root) -> Result<bool, Error> {
-        let state = self.state();
+        let state = self.core.snapshot();
         let view = View::new(&*state);
         let (layout, policies) = (view.cluster().layout()?, view.blob().policies(root)?);
         let admitted = |me| policies.iter().any(|policy| policy.admits(me));
-        Ok(self.blobs().accepts() && layout.node(self.me()).is_some_and(admitted))
+        Ok(self.core.blobs().accepts() && layout.node(self.core.me()).is_some_and(admitted))
     }
 
     /// Starts or joins a fetch.
-    async fn fetch(&self, wanted: Wanted) -> Result<Source, Error> {
+    async fn fetch(&self, spec: ReplicaSpec) -> Result<Source, Error> {
         let flowing = async {
-            let fetch = self.inner.replicate.fetch(wanted.clone(), Class::Foreground).await?;
+            let fetch = self.core.replicate.fetch(spec.clone(), Class::Foreground).await?;
             fetch.flowing().await?;
             Ok(fetch)
         };
@@ -105,16 +153,16 @@ impl Registry {
             }
             // There is no room to keep it, or none that can be written to, which may show only at a write.
             Err(ReplicateError::Local(error)) => {
-                tracing::warn!(root = %wanted.root, %error, "the content is passed through and not kept");
-                self.through(wanted).await.map(Source::Through)
+                tracing::warn!(root = %spec.root, %error, "the content is passed through and not kept");
+                self.through(spec).await.map(Source::Through)
             }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Opens what is to be passed through.
-    async fn through(&self, wanted: Wanted) -> Result<Relay, Error> {
-        let relay = self.inner.replicate.relay(wanted);
+    async fn through(&self, spec: ReplicaSpec) -> Result<Relay, Error> {
+        let relay = self.core.replicate.relay(spec);
         Ok(tokio::time::timeout(FIRST_BYTES, relay).await.map_err(slow)??)
     }
 
@@ -140,11 +188,11 @@ impl Registry {
 
     /// The bytes of `range` from peers, where nothing here has them any more.
     fn pass_through(&self, root: Root, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
-        let registry = self.clone();
+        let sources = self.clone();
         let opened = async move {
-            let wanted = registry.wanted(&root)?;
+            let spec = sources.core.spec(&root)?;
             let gone = || Error::unavailable(RETRY, "the content was deleted meanwhile");
-            let relay = registry.through(wanted.ok_or_else(gone)?).await?;
+            let relay = sources.through(spec.ok_or_else(gone)?).await?;
             Ok::<_, Error>(passed(&relay, range))
         };
         stream::once(opened).try_flatten().boxed()
@@ -166,9 +214,9 @@ impl Registry {
         Range { start, end }: Range<u64>,
     ) -> BoxStream<'static, Result<Bytes, Error>> {
         let first = Reading { here: Some(here), there: None, at: start };
-        let registry = self.clone();
+        let sources = self.clone();
         let next = move |mut reading: Reading| {
-            let registry = registry.clone();
+            let sources = sources.clone();
             async move {
                 let piece = match reading.here.as_mut() {
                     Some(here) => match here.next().await? {
@@ -176,10 +224,10 @@ impl Registry {
                         Err(error) if !matches!(error, BlobError::Range { .. }) => {
                             tracing::error!(%root, %error, at = reading.at, "another copy goes on");
                             if error.is_bad_copy() {
-                                registry.report_lost(root);
+                                sources.report_lost(root);
                             }
                             reading.here = None;
-                            reading.there = Some(registry.pass_through(root, reading.at..end));
+                            reading.there = Some(sources.pass_through(root, reading.at..end));
                             reading.there.as_mut()?.next().await?
                         }
                         piece => piece.map_err(Error::from),

@@ -7,28 +7,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawhub_auth::{Authorizer, Permit, Principal};
+use clawhub_auth::{Act, Authorizer, Permit, Principal, Push};
 use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_consensus::grpc::GrpcTransport;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
 use clawhub_liveness::Liveness;
-use clawhub_peer::{Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Refusal};
-use clawhub_replicate::Replicate;
+use clawhub_peer::{
+    Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    SendStream, StreamHandler,
+};
+use clawhub_replicate::{Asked, Replicate, StepAnswer, StepOp, UploadStep};
 use clawhub_state::blob::{BlobCmd, RootRecord};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
-use clawhub_types::{
-    Action, ClusterId, Digest, Durability, Location, NodeId, RepoName, Resource, Roles, Root, UploadId,
-};
+use clawhub_types::{ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Root, UploadId};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream;
 use parking_lot::Mutex;
 use sha2::Digest as _;
 use tempfile::TempDir;
 use tonic::service::Routes;
 
-use crate::{Access, BodyStream, Limits, Registry};
+use crate::{BodyError, BodyStream, Chunk, Intent, Limits, Reader, Registry, Repo};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long anything may take on a busy machine.
@@ -70,7 +72,7 @@ impl World {
             let id = NodeId(world.nodes.len() as u64 + 1);
             world.admit(id, *storage).await;
             let registry = world.registry(id, endpoint.clone()).await;
-            let streams = Arc::new(registry.clone());
+            let streams = Arc::new(Streams(registry.clone()));
             let serve = endpoint.serve(Routes::default(), Routes::default(), streams, std::future::pending());
             tokio::spawn(serve);
             world.nodes.push(registry);
@@ -78,7 +80,7 @@ impl World {
         let all = world.nodes.len();
         for node in &world.nodes {
             eventually("all nodes see each other", || {
-                let liveness = node.inner.replicate.liveness();
+                let liveness = node.inner.parts.core.replicate.liveness();
                 liveness.reachable().len() == all && !liveness.accepting().is_empty()
             })
             .await;
@@ -131,6 +133,13 @@ impl World {
         &self.nodes[id as usize - 1]
     }
 
+    /// The registry of a node as it would be if nobody might do anything.
+    pub(crate) fn denying(&self, id: u64) -> Registry {
+        let replicate = self.node(id).inner.parts.core.replicate.clone();
+        let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
+        Registry::new(self.consensus.clone(), replicate, Authorizer::DenyAll, limits)
+    }
+
     /// Has the cluster do something.
     pub(crate) async fn system(&self, cmd: Command) -> Reply {
         self.consensus.propose(cmd, Who::system(), PATIENCE).await.unwrap().reply
@@ -161,6 +170,45 @@ impl World {
         let policies = view.blob().policies(root).unwrap();
         let target = clawhub_policy::target(&policies, &view.cluster().layout().unwrap(), root);
         target.into_iter().map(|node| node.0).collect()
+    }
+}
+
+/// What the members' edge does, as far as a test of this crate can: the edge itself is built on it.
+struct Streams(Registry);
+
+impl Streams {
+    async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, crate::Error> {
+        let UploadStep { repo, by, op } = asked.step.clone();
+        let uploads = self.0.own_uploads(Permit::<Push>::vouched(from, by.actor, repo, by.access));
+        let position =
+            |view: crate::UploadView| StepAnswer::Position { upload: view.id, offset: view.offset };
+        let mut chunk = |range, length| {
+            let body = asked.body().map(|piece| piece.map_err(BodyError::Broken)).boxed();
+            Chunk { range, length, body }
+        };
+        match op {
+            StepOp::Begin { .. } => uploads.begin(None).await.map(position),
+            StepOp::Append { upload, range, length } => {
+                uploads.append(upload, chunk(range, length)).await.map(position)
+            }
+            StepOp::Finish { upload, digest, range, length } => {
+                uploads.finish(upload, &digest, chunk(range, length)).await.map(|()| StepAnswer::Done)
+            }
+            StepOp::Status { upload } => uploads.status(upload).await.map(position),
+            StepOp::Cancel { upload } => uploads.cancel(upload).await.map(|()| StepAnswer::Done),
+        }
+    }
+}
+
+impl StreamHandler for Streams {
+    fn handle(&self, from: Caller, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A stream that broke off is the peer's to notice.
+            if let Ok(Some(mut asked)) = self.0.inner.parts.core.replicate.serve(send, recv).await {
+                let done = self.step(&from, &mut asked).await;
+                let _ = asked.answer(done.map_err(|error| (error.refused(), error.message))).await;
+            }
+        })
     }
 }
 
@@ -201,9 +249,29 @@ pub(crate) fn repo() -> RepoName {
     "library/test".parse().unwrap()
 }
 
-/// The right to push to it.
-pub(crate) fn permit(registry: &Registry) -> Permit {
-    registry.authorize(&Principal::Anonymous, Action::Push, &Resource::Repository(repo())).unwrap()
+/// The right to do something to it.
+pub(crate) fn permit<A: Act<On = RepoName>>(registry: &Registry) -> Permit<A> {
+    permit_for(registry, &repo())
+}
+
+/// The right to do something to a repository.
+pub(crate) fn permit_for<A: Act<On = RepoName>>(registry: &Registry, repo: &RepoName) -> Permit<A> {
+    registry.now().authorize(&Principal::Anonymous, repo).unwrap()
+}
+
+/// It, for somebody who may push to it.
+pub(crate) fn target(registry: &Registry) -> Repo<Push> {
+    registry.repo(permit(registry))
+}
+
+/// It, to be read as it is now.
+pub(crate) fn reader(registry: &Registry) -> Reader {
+    registry.now().reader(permit(registry))
+}
+
+/// A chunk that says nothing of itself.
+pub(crate) fn chunk(bytes: &Bytes) -> Chunk {
+    Chunk { range: None, length: None, body: body(bytes) }
 }
 
 /// Bytes that no other seed gives.
@@ -224,16 +292,17 @@ pub(crate) fn body(bytes: &Bytes) -> BodyStream {
 
 /// Pushes a blob in three steps.
 pub(crate) async fn push(registry: &Registry, bytes: &Bytes) -> (UploadId, Digest) {
-    let (permit, repo, digest) = (permit(registry), repo(), digest(bytes));
-    let id = registry.begin_upload(&permit, &repo, None).await.unwrap().id;
-    registry.append_upload(&permit, &repo, id, None, None, body(bytes)).await.unwrap();
-    registry.finish_upload(&permit, &repo, id, &digest, None, None, body(&Bytes::new())).await.unwrap();
+    let target = target(registry);
+    let digest = digest(bytes);
+    let id = target.begin_upload(None).await.unwrap().id;
+    target.append(id, chunk(bytes)).await.unwrap();
+    target.finish(id, &digest, chunk(&Bytes::new())).await.unwrap();
     (id, digest)
 }
 
 /// Pulls a blob.
 pub(crate) async fn pull(registry: &Registry, digest: &Digest) -> Bytes {
-    let blob = registry.blob(&permit(registry), &repo(), digest, Access::Read).await.unwrap();
+    let blob = reader(registry).blob(digest, Intent::Read).await.unwrap();
     let mut pieces = blob.read(0..blob.size);
     let mut bytes = Vec::new();
     while let Some(piece) = pieces.next().await {

@@ -8,7 +8,7 @@ use clawhub_types::{NodeId, Receipt};
 use clawhub_wire::blob as pb;
 use pb::replica_reply::Outcome;
 
-use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// The copying node says how far it is at least every two seconds; silence for longer is failure.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ impl Replicate {
     /// Returns the new receipts; fewer than needed if the candidates run out.
     pub async fn ensure(
         &self,
-        wanted: &Wanted,
+        wanted: &ReplicaSpec,
         candidates: &[NodeId],
         enough: impl Fn(&[NodeId]) -> bool,
     ) -> Vec<Receipt> {
@@ -44,7 +44,7 @@ impl Replicate {
     }
 
     /// Has `node` take a copy from the holders and give its receipt.
-    async fn replica(&self, node: NodeId, wanted: &Wanted) -> Result<Receipt, ReplicateError> {
+    async fn replica(&self, node: NodeId, wanted: &ReplicaSpec) -> Result<Receipt, ReplicateError> {
         if node == self.inner.me {
             return self.copy_here(wanted.clone(), Class::Foreground).await;
         }

@@ -13,7 +13,7 @@ use clawhub_wire::blob as pb;
 use quinn::RecvStream;
 use tokio::sync::watch;
 
-use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// Verified and written in pieces of this size: whole groups, few system calls.
 const WRITE_BYTES: usize = 1024 * 1024;
@@ -113,7 +113,7 @@ impl Replicate {
     ///
     /// # Errors
     /// [`ReplicateError::Local`] if the partial cannot be opened.
-    pub async fn fetch(&self, wanted: Wanted, class: Class) -> Result<Fetch, ReplicateError> {
+    pub async fn fetch(&self, wanted: ReplicaSpec, class: Class) -> Result<Fetch, ReplicateError> {
         if let Some(fetch) = self.running(&wanted.root) {
             return Ok(fetch);
         }
@@ -158,7 +158,7 @@ impl Replicate {
 
     async fn run(
         &self,
-        wanted: &Wanted,
+        wanted: &ReplicaSpec,
         partial: &Partial,
         class: Class,
         tell: &watch::Sender<Progress>,
@@ -185,7 +185,7 @@ impl Replicate {
     async fn copy(
         &self,
         holder: NodeId,
-        wanted: &Wanted,
+        wanted: &ReplicaSpec,
         partial: &Partial,
         class: Class,
         tell: &watch::Sender<Progress>,
@@ -262,7 +262,7 @@ impl Replicate {
 }
 
 /// A full copy must have the digests that its root was bound to when it was pushed.
-fn bound(wanted: &Wanted, receipt: Receipt) -> Result<Receipt, Failure> {
+fn bound(wanted: &ReplicaSpec, receipt: Receipt) -> Result<Receipt, Failure> {
     if receipt.digests.sha256 == wanted.digests.sha256 {
         return Ok(receipt);
     }

@@ -14,6 +14,7 @@ mod fetch;
 mod mirror;
 mod relay;
 mod serve;
+mod step;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use failure::CopyFailure;
 pub use fetch::Fetch;
 pub use mirror::Mirror;
 pub use relay::{MEMORY as RELAY_MEMORY, Relay};
+pub use step::{Asked, Refused, StepAnswer, StepBody, StepError, StepOp, UploadStep, Vouched};
 
 /// Why bytes could not be moved.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,7 @@ impl ReplicateError {
 
 /// A blob as the state knows it: what a copy must turn out to be.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ReplicaSpec {
     /// The BLAKE3 root.
     pub root: Root,
     /// Length in bytes.

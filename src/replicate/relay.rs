@@ -22,7 +22,7 @@ use futures::stream;
 use quinn::RecvStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// Checked and passed on in pieces of this size: whole groups.
 const RELAY_PIECE_BYTES: u64 = 8 * GROUP;
@@ -49,7 +49,7 @@ pub struct Relay(Arc<Open>);
 
 struct Open {
     replicate: Replicate,
-    wanted: Wanted,
+    wanted: ReplicaSpec,
     groups: Option<Groups>,
     _place: OwnedSemaphorePermit,
 }
@@ -78,13 +78,13 @@ impl Relay {
 
 /// How far a reader has come.
 struct Passing {
-    wanted: Wanted,
+    wanted: ReplicaSpec,
     groups: Option<Groups>,
     left: Range<u64>,
 }
 
 impl Passing {
-    fn new(wanted: Wanted, groups: Option<Groups>, range: Range<u64>) -> Passing {
+    fn new(wanted: ReplicaSpec, groups: Option<Groups>, range: Range<u64>) -> Passing {
         // Beyond its end no holder could ever supply anything.
         let left = range.start..range.end.min(wanted.size);
         Passing { wanted, groups, left }
@@ -111,7 +111,7 @@ impl Replicate {
     ///
     /// # Errors
     /// [`ReplicateError::Exhausted`] if no holder could supply them.
-    pub async fn relay(&self, wanted: Wanted) -> Result<Relay, ReplicateError> {
+    pub async fn relay(&self, wanted: ReplicaSpec) -> Result<Relay, ReplicateError> {
         let place = self.inner.relays.clone().acquire_owned().await;
         let place = place.map_err(|_| ReplicateError::Exhausted("the node is stopping".to_owned()))?;
         let mut first = Passing::new(wanted, None, 0..1);
@@ -160,7 +160,7 @@ impl Replicate {
         passing: &mut Passing,
         room: Room<'_>,
     ) -> Result<(), ReplicateError> {
-        let Wanted { root, size, .. } = passing.wanted;
+        let ReplicaSpec { root, size, .. } = passing.wanted;
         let Range { start, end } = passing.missing();
         let end = end.min(start.saturating_add(room.len() as u64 * RELAY_PIECE_BYTES));
         let gone = |error: FrameError| ReplicateError::unreachable(holder, error);

@@ -10,13 +10,16 @@ use clawhub_peer::frame::{read_exact, write_chunk};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root, UploadId};
 use clawhub_wire::blob as pb;
 use futures::StreamExt;
+use pb::blob_request::Op as Request;
 use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream};
 
 use crate::failure::{mirror_failed, replica_failed};
-use crate::{FrameError, Replicate, ReplicateError, Wanted, read_message, write_message};
+use crate::{Asked, FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
+/// A request must follow the opening of its stream within this.
+const REQUEST: Duration = Duration::from_secs(10);
 /// An owner whose client pauses ends the mirror itself, within minutes; this is for one that forgets to. A
 /// client that is slow has longer between two pieces than one that stands still before it is given up.
 const MIRROR_IDLE: Duration = Duration::from_secs(10 * 60);
@@ -26,11 +29,30 @@ const REPORT: Duration = Duration::from_secs(2);
 const APPEND_BYTES: usize = 1024 * 1024;
 
 impl Replicate {
+    /// Serves a stream that a member opened. What is not about bytes alone, a step of an upload, is handed back to
+    /// the layers above.
+    ///
+    /// # Errors
+    /// [`FrameError`] if the member leaves or breaks the protocol.
+    pub async fn serve(&self, send: SendStream, mut recv: RecvStream) -> Result<Option<Asked>, FrameError> {
+        let request: pb::BlobRequest = read_message(&mut recv, REQUEST).await?;
+        match request.op {
+            Some(Request::Ping(_)) => self.inner.liveness.answer(send).await?,
+            Some(Request::Get(get)) => self.serve_get(get, send).await?,
+            Some(Request::Mirror(mirror)) => self.serve_mirror(mirror, send, recv).await?,
+            Some(Request::Replica(replica)) => self.serve_replica(replica, send).await?,
+            Some(Request::Upload(step)) => return Asked::read(step, send, recv).await,
+            // A request of a later release: the peer sees the stream end without an answer.
+            None => {}
+        }
+        Ok(None)
+    }
+
     /// Sends a range of a blob that this node holds.
     ///
     /// # Errors
     /// [`FrameError`] if the peer leaves; a blob that turns out corrupt resets the stream.
-    pub async fn serve_get(&self, get: pb::Get, mut send: SendStream) -> Result<(), FrameError> {
+    async fn serve_get(&self, get: pb::Get, mut send: SendStream) -> Result<(), FrameError> {
         let root = root(&get.root)?;
         let blob = match self.inner.blobs.open_blob(&root).await {
             Ok(Some(blob)) if get.start <= get.end && get.end <= blob.size() => blob,
@@ -64,7 +86,7 @@ impl Replicate {
     ///
     /// # Errors
     /// [`FrameError`] if the peer leaves; the copy goes on without it.
-    pub async fn serve_replica(&self, replica: pb::Replica, mut send: SendStream) -> Result<(), FrameError> {
+    async fn serve_replica(&self, replica: pb::Replica, mut send: SendStream) -> Result<(), FrameError> {
         use pb::replica_reply::Outcome;
         let wanted = wanted(replica)?;
         let copy = self.copy_here(wanted, Class::Background);
@@ -91,7 +113,7 @@ impl Replicate {
     ///
     /// # Errors
     /// [`ReplicateError`] if no holder can supply the bytes or the store refuses them.
-    pub async fn copy_here(&self, wanted: Wanted, class: Class) -> Result<Receipt, ReplicateError> {
+    pub async fn copy_here(&self, wanted: ReplicaSpec, class: Class) -> Result<Receipt, ReplicateError> {
         if let Some(receipt) = self.inner.blobs.receipt(&wanted.root, wanted.generation) {
             return Ok(receipt);
         }
@@ -111,7 +133,7 @@ impl Replicate {
     ///
     /// # Errors
     /// [`FrameError`] if the owner leaves; the session stays until it expires.
-    pub async fn serve_mirror(
+    async fn serve_mirror(
         &self,
         open: pb::Mirror,
         mut send: SendStream,
@@ -218,10 +240,10 @@ fn root(bytes: &[u8]) -> Result<Root, FrameError> {
     bytes.try_into().map(Root).map_err(|_| FrameError::Malformed("a root".to_owned()))
 }
 
-fn wanted(replica: pb::Replica) -> Result<Wanted, FrameError> {
+fn wanted(replica: pb::Replica) -> Result<ReplicaSpec, FrameError> {
     let malformed = |what: &str| FrameError::Malformed(what.to_owned());
     let digests = replica.digests.ok_or_else(|| malformed("no digests"))?;
-    Ok(Wanted {
+    Ok(ReplicaSpec {
         root: root(&replica.root)?,
         size: replica.size,
         generation: replica.generation,

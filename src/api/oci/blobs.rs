@@ -5,8 +5,9 @@ use std::ops::Range;
 use axum::body::Body;
 use axum::response::Response;
 use clawhub_api_http::{Partial, file_body};
-use clawhub_registry::{Access, BlobView, Error, Kind};
-use clawhub_types::{Action, Digest, RepoName};
+use clawhub_auth::Delete;
+use clawhub_registry::{BlobView, Error, Intent, Kind};
+use clawhub_types::{Digest, RepoName};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
@@ -21,14 +22,14 @@ const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-st
 
 /// The blob, or ranges of it.
 pub(crate) async fn get(call: &Call, repo: &RepoName, digest: &Digest) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Pull, repo)?;
+    let reader = call.reader_now(repo)?;
     let known = etag::is_known(&call.headers, digest);
     // Nothing will be sent of what the client holds, so nothing should be fetched for it.
-    let access = if known { Access::Stat } else { Access::Read };
-    let blob = match call.registry.blob(&permit, repo, digest, access).await {
+    let intent = if known { Intent::Stat } else { Intent::Read };
+    let blob = match reader.blob(digest, intent).await {
         // Cut off, a node still knows what it holds.
         Err(Error { kind: Kind::Unavailable { .. }, .. }) if known => {
-            call.registry.blob(&permit, repo, digest, Access::Read).await?
+            call.reader_now(repo)?.blob(digest, Intent::Read).await?
         }
         blob => blob?,
     };
@@ -47,8 +48,7 @@ pub(crate) async fn get(call: &Call, repo: &RepoName, digest: &Digest) -> Result
 
 /// Whether the blob exists, and its length.
 pub(crate) async fn head(call: &Call, repo: &RepoName, digest: &Digest) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Pull, repo)?;
-    let blob = call.registry.blob(&permit, repo, digest, Access::Stat).await?;
+    let blob = call.reader(repo).await?.blob(digest, Intent::Stat).await?;
     expected(call, digest)?;
     if etag::is_known(&call.headers, digest) {
         return Ok(render::not_modified(digest, blob.fresh));
@@ -60,8 +60,7 @@ pub(crate) async fn head(call: &Call, repo: &RepoName, digest: &Digest) -> Resul
 
 /// Removes the blob from the repository.
 pub(crate) async fn delete(call: &Call, repo: &RepoName, digest: &Digest) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Delete, repo)?;
-    call.registry.delete_blob(&permit, repo, digest).await?;
+    call.repo::<Delete>(repo)?.delete_blob(digest).await?;
     Ok(render::empty(StatusCode::ACCEPTED))
 }
 

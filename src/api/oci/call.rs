@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use clawhub_auth::{Permit, Principal};
-use clawhub_registry::Registry;
-use clawhub_types::{Action, Digest, RepoName, Resource};
+use clawhub_auth::{Act, Catalog, Cluster, Permit, Principal, Pull};
+use clawhub_registry::{Reader, Registry, Repo, Repositories};
+use clawhub_types::{Digest, RepoName};
 use http::{HeaderMap, Method, Version};
 
 use crate::ErrorCode;
@@ -36,14 +36,36 @@ impl Call {
         (call, body)
     }
 
-    /// A permit for `action` on a repository, or the 401 or 403 that goes out instead.
-    pub(crate) fn permit(&self, action: Action, repo: &RepoName) -> Result<Permit, ApiError> {
-        self.permit_scope(action, &Resource::Repository(repo.clone()))
+    /// The repository as this node has it by now, for reading by digest. Or the 401 or 403 that goes out instead.
+    pub(crate) fn reader_now(&self, repo: &RepoName) -> Result<Reader, ApiError> {
+        let now = self.registry.now();
+        let permit = now.authorize::<Pull>(&self.principal, repo)?;
+        Ok(now.reader(permit))
     }
 
-    /// A permit for `action` on any scope.
-    pub(crate) fn permit_scope(&self, action: Action, scope: &Resource) -> Result<Permit, ApiError> {
-        Ok(self.registry.authorize(&self.principal, action, scope)?)
+    /// The repository with everything in it that was acknowledged before.
+    pub(crate) async fn reader(&self, repo: &RepoName) -> Result<Reader, ApiError> {
+        let latest = self.registry.latest().await?;
+        let permit = latest.authorize::<Pull>(&self.principal, repo)?;
+        Ok(latest.reader(permit))
+    }
+
+    /// A permit for a write or a mount. Apply looks at it once more, so that the state as this node has it by now
+    /// is enough.
+    pub(crate) fn permit<A: Act>(&self, on: &A::On) -> Result<Permit<A>, ApiError> {
+        Ok(self.registry.now().authorize(&self.principal, on)?)
+    }
+
+    /// What may be done to a repository with a permit for it.
+    pub(crate) fn repo<A: Act<On = RepoName>>(&self, repo: &RepoName) -> Result<Repo<A>, ApiError> {
+        Ok(self.registry.repo(self.permit::<A>(repo)?))
+    }
+
+    /// The list of repositories, with everything in it that was acknowledged before.
+    pub(crate) async fn repositories(&self) -> Result<Repositories, ApiError> {
+        let latest = self.registry.latest().await?;
+        let permit = latest.authorize::<Catalog>(&self.principal, &Cluster)?;
+        Ok(latest.repositories(permit))
     }
 
     /// The text of a header, if it is there once and is visible ASCII.

@@ -1,13 +1,13 @@
 //! `GET /v2/_catalog`: the repositories of the cluster, bytewise by full name.
 
 use axum::response::Response;
-use clawhub_types::{Action, Resource};
 use http::header::LINK;
 use serde::Serialize;
 
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::page::{self, Paging};
+use crate::path::PREFIX;
 use crate::render;
 
 #[derive(Serialize)]
@@ -17,14 +17,17 @@ struct Catalog<'a> {
 
 /// One page.
 pub(crate) async fn list(call: &Call) -> Result<Response, ApiError> {
-    let permit = call.permit_scope(Action::Catalog, &Resource::Cluster)?;
+    let repositories = call.repositories().await?;
     let paging = Paging::parse(&call.query)?;
-    let mut page = call.registry.catalog(&permit, paging.last.as_deref(), paging.limit()).await?;
+    let mut page = repositories.list(paging.last.as_deref(), paging.limit()).await?;
     let more = paging.cut(&mut page.items, page.more);
     let repositories = page.items.iter().map(|repo| repo.as_str()).collect();
     let mut response = render::json(&Catalog { repositories }, "application/json");
     if let Some(last) = page.items.last().filter(|_| more) {
-        let link = page::link("/v2/_catalog", &[("n", &paging.n.to_string()), ("last", last.as_str())]);
+        let link = page::link(
+            &format!("{PREFIX}/_catalog"),
+            &[("n", &paging.n.to_string()), ("last", last.as_str())],
+        );
         response.headers_mut().insert(LINK, link);
     }
     Ok(response)

@@ -41,8 +41,14 @@ impl Chunk {
         Ok(Chunk { range: Some((start, end)), length: Some(length) })
     }
 
+    /// The chunk with its bytes, measured on the way.
+    pub(crate) fn of(self, body: BodyStream) -> clawhub_registry::Chunk {
+        let body = self.checked(body);
+        clawhub_registry::Chunk { range: self.range, length: self.length, body }
+    }
+
     /// The body, failing with [`BodyError::Length`] if it turns out longer or shorter than announced.
-    pub(crate) fn checked(&self, body: BodyStream) -> BodyStream {
+    fn checked(&self, body: BodyStream) -> BodyStream {
         match self.length {
             Some(left) => Box::pin(Measured { body, left }),
             None => body,

@@ -55,9 +55,9 @@ pub static PROTOCOL: Protocol =
 pub fn routes(registry: Registry) -> Router {
     // Names contain slashes, so one handler takes every path and finds the endpoint itself.
     Router::new()
-        .route("/v2", any(dispatch))
-        .route("/v2/", any(dispatch))
-        .route("/v2/{*path}", any(dispatch))
+        .route(path::PREFIX, any(dispatch))
+        .route(&format!("{}/", path::PREFIX), any(dispatch))
+        .route(&format!("{}/{{*path}}", path::PREFIX), any(dispatch))
         .with_state(registry)
 }
 

@@ -5,15 +5,17 @@
 use axum::body::Body;
 use axum::response::Response;
 use clawhub_api_http::{TooLarge, read_whole};
+use clawhub_auth::{Delete, Push};
 use clawhub_registry::{Error, Kind, MAX_MANIFEST, ManifestView, PutManifest, PutView};
 use clawhub_state::artifact::Condition;
-use clawhub_types::{Action, Digest, Reference, RepoName, Tag};
+use clawhub_types::{Digest, Reference, RepoName, Tag};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::ErrorCode;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::path::PREFIX;
 use crate::query::Query;
 use crate::{etag, render};
 
@@ -25,8 +27,12 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// The manifest.
 pub(crate) async fn get(call: &Call, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Pull, repo)?;
-    let view = call.registry.manifest(&permit, repo, reference, true).await?;
+    // Content that a digest names never changes; what a tag names does.
+    let reader = match reference {
+        Reference::Digest(_) => call.reader_now(repo)?,
+        Reference::Tag(_) => call.reader(repo).await?,
+    };
+    let view = reader.manifest(reference, true).await?;
     if let Some(answer) = conditional(call, &view) {
         return answer;
     }
@@ -38,8 +44,7 @@ pub(crate) async fn get(call: &Call, repo: &RepoName, reference: &Reference) -> 
 
 /// Whether the manifest exists, and what it is.
 pub(crate) async fn head(call: &Call, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Pull, repo)?;
-    let view = call.registry.manifest(&permit, repo, reference, false).await?;
+    let view = call.reader(repo).await?.manifest(reference, false).await?;
     conditional(call, &view).unwrap_or_else(|| Ok(render_view(&view, Body::empty())))
 }
 
@@ -50,7 +55,7 @@ pub(crate) async fn put(
     repo: &RepoName,
     reference: &Reference,
 ) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
+    let target = call.repo::<Push>(repo)?;
     let condition = etag::condition(&call.headers)?;
     let tags = match reference {
         Reference::Digest(_) => extra_tags(&call.query)?,
@@ -64,7 +69,7 @@ pub(crate) async fn put(
         }
     };
     let manifest = PutManifest { content_type, tags, condition, bytes };
-    let stored = call.registry.put_manifest(&permit, repo, reference, manifest).await?;
+    let stored = target.put_manifest(reference, manifest).await?;
     Ok(render_stored(repo, &stored))
 }
 
@@ -74,12 +79,12 @@ pub(crate) async fn delete(
     repo: &RepoName,
     reference: &Reference,
 ) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Delete, repo)?;
+    let target = call.repo::<Delete>(repo)?;
     let condition = match reference {
         Reference::Tag(_) => etag::condition(&call.headers)?,
         Reference::Digest(digest) => by_digest(etag::condition(&call.headers)?, digest)?,
     };
-    call.registry.delete_manifest(&permit, repo, reference, condition).await?;
+    target.delete_manifest(reference, condition).await?;
     Ok(render::empty(StatusCode::ACCEPTED))
 }
 
@@ -142,7 +147,7 @@ fn render_view(view: &ManifestView, body: Body) -> Response {
 fn render_stored(repo: &RepoName, stored: &PutView) -> Response {
     let mut response = render::empty(StatusCode::CREATED);
     let headers = response.headers_mut();
-    headers.insert(LOCATION, render::value(format_args!("/v2/{repo}/manifests/{}", stored.digest)));
+    headers.insert(LOCATION, render::value(format_args!("{PREFIX}/{repo}/manifests/{}", stored.digest)));
     render::content(headers, &stored.digest);
     if let Some(subject) = &stored.subject {
         headers.insert(OCI_SUBJECT, render::value(subject));

@@ -3,7 +3,7 @@
 
 use axum::response::Response;
 use clawhub_registry::Referrer;
-use clawhub_types::{Action, Digest, MediaType, RepoName};
+use clawhub_types::{Digest, MediaType, RepoName};
 use http::HeaderValue;
 use http::header::LINK;
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::call::{self, Call};
 use crate::error::ApiError;
 use crate::page;
+use crate::path::PREFIX;
 use crate::render;
 
 #[derive(Serialize)]
@@ -24,12 +25,12 @@ struct Index<'a> {
 /// One page. Its size is the registry's choice, just under what clients read: several do not follow the
 /// Link.
 pub(crate) async fn list(call: &Call, repo: &RepoName, subject: &Digest) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Pull, repo)?;
+    let reader = call.reader(repo).await?;
     let after = call.query.first("last").map(call::digest).transpose()?;
     // Repeated, the parameter means any of its values; empty, it means nothing.
     let types: Vec<String> =
         call.query.all("artifactType").filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
-    let page = call.registry.referrers(&permit, repo, subject, &types, after).await?;
+    let page = reader.referrers(subject, &types, after).await?;
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests: &page.items };
     let mut response = render::json(&index, MediaType::OCI_INDEX);
     let headers = response.headers_mut();
@@ -40,7 +41,7 @@ pub(crate) async fn list(call: &Call, repo: &RepoName, subject: &Digest) -> Resu
         let last = last.digest.to_string();
         let filters = types.iter().map(|kind| ("artifactType", kind.as_str()));
         let parameters: Vec<(&str, &str)> = filters.chain([("last", last.as_str())]).collect();
-        headers.insert(LINK, page::link(&format!("/v2/{repo}/referrers/{subject}"), &parameters));
+        headers.insert(LINK, page::link(&format!("{PREFIX}/{repo}/referrers/{subject}"), &parameters));
     }
     Ok(response)
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::etag;
+use crate::path::PREFIX;
 
 /// `Docker-Content-Digest`.
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -55,7 +56,7 @@ pub(crate) fn not_modified(digest: &Digest, fresh: Freshness) -> Response {
 /// A 201 for a blob that now is in the repository.
 pub(crate) fn blob_created(repo: &RepoName, digest: &Digest) -> Response {
     let mut response = empty(StatusCode::CREATED);
-    response.headers_mut().insert(LOCATION, value(format_args!("/v2/{repo}/blobs/{digest}")));
+    response.headers_mut().insert(LOCATION, value(format_args!("{PREFIX}/{repo}/blobs/{digest}")));
     response.headers_mut().insert(CONTENT_DIGEST, value(digest));
     response
 }
@@ -63,7 +64,7 @@ pub(crate) fn blob_created(repo: &RepoName, digest: &Digest) -> Response {
 /// Where an upload session goes on. Relative to the root, so that proxies and their TLS do not matter,
 /// and without parameters, as clients append their own.
 pub(crate) fn upload_location(repo: &RepoName, id: UploadId) -> HeaderValue {
-    value(format_args!("/v2/{repo}/blobs/uploads/{id}"))
+    value(format_args!("{PREFIX}/{repo}/blobs/uploads/{id}"))
 }
 
 /// Says so if the answer comes from a node that is cut off from the cluster.

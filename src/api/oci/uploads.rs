@@ -6,9 +6,9 @@
 use axum::body::Body;
 use axum::response::Response;
 use clawhub_api_http::body_stream;
-use clawhub_auth::Permit;
-use clawhub_registry::{Error, Kind, UploadView};
-use clawhub_types::{Action, Algorithm, Digest, RepoName, UploadId};
+use clawhub_auth::{Pull, Push};
+use clawhub_registry::{Error, Kind, Repo, UploadView};
+use clawhub_types::{Algorithm, Digest, RepoName, UploadId};
 use http::header::{LOCATION, RANGE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::Body as _;
@@ -24,28 +24,26 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// Opens a session, or does without one: `mount` takes the blob from another repository, `digest` comes
 /// with the whole blob. A mount that cannot be made falls back to a session, whatever the reason.
 pub(crate) async fn post(call: &Call, body: Body, repo: &RepoName) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
+    let target = call.repo::<Push>(repo)?;
     if let Some(mount) = call.query.first("mount") {
         let digest = call::digest(mount)?;
-        if mounted(call, &permit, repo, &digest).await? {
+        if mounted(call, &target, &digest).await? {
             return Ok(render::blob_created(repo, &digest));
         }
     } else if let Some(digest) = call.query.last("digest") {
         let digest = call::digest(digest)?;
-        let chunk = Chunk { range: None, length: body.size_hint().exact() };
-        let body = chunk.checked(body_stream(body));
-        let digest = call.registry.push_blob(&permit, repo, &digest, chunk.length, body).await?;
+        let chunk = Chunk { range: None, length: body.size_hint().exact() }.of(body_stream(body));
+        let digest = target.push_blob(&digest, chunk.length, chunk.body).await?;
         return Ok(render::blob_created(repo, &digest));
     }
     let hint = call.query.first("digest-algorithm").map(algorithm).transpose()?;
-    let upload = call.registry.begin_upload(&permit, repo, hint).await?;
+    let upload = target.begin_upload(hint).await?;
     Ok(session(repo, &upload, StatusCode::ACCEPTED))
 }
 
 /// Where the session stands.
 pub(crate) async fn status(call: &Call, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
-    let upload = call.registry.upload_status(&permit, repo, id).await?;
+    let upload = call.repo::<Push>(repo)?.status(id).await?;
     Ok(session(repo, &upload, StatusCode::NO_CONTENT))
 }
 
@@ -56,10 +54,9 @@ pub(crate) async fn patch(
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
-    let chunk = Chunk::parse(&call.headers, body.size_hint().exact())?;
-    let body = chunk.checked(body_stream(body));
-    let appended = call.registry.append_upload(&permit, repo, id, chunk.range, chunk.length, body).await;
+    let target = call.repo::<Push>(repo)?;
+    let chunk = Chunk::parse(&call.headers, body.size_hint().exact())?.of(body_stream(body));
+    let appended = target.append(id, chunk).await;
     let upload = appended.map_err(|error| failed(repo, error))?;
     Ok(session(repo, &upload, StatusCode::ACCEPTED))
 }
@@ -71,35 +68,30 @@ pub(crate) async fn put(
     repo: &RepoName,
     id: UploadId,
 ) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
+    let target = call.repo::<Push>(repo)?;
     let Some(digest) = call.query.last("digest") else {
         return Err(ApiError::code(ErrorCode::DigestInvalid, "the digest parameter is missing"));
     };
     let digest = call::digest(digest)?;
-    let chunk = Chunk::parse(&call.headers, body.size_hint().exact())?;
-    let body = chunk.checked(body_stream(body));
-    let finished =
-        call.registry.finish_upload(&permit, repo, id, &digest, chunk.range, chunk.length, body).await;
+    let chunk = Chunk::parse(&call.headers, body.size_hint().exact())?.of(body_stream(body));
+    let finished = target.finish(id, &digest, chunk).await;
     let digest = finished.map_err(|error| failed(repo, error))?;
     Ok(render::blob_created(repo, &digest))
 }
 
 /// Ends the session and forgets its bytes. Whoever may push may cancel.
 pub(crate) async fn cancel(call: &Call, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
-    let permit = call.permit(Action::Push, repo)?;
-    call.registry.cancel_upload(&permit, repo, id).await?;
+    call.repo::<Push>(repo)?.cancel(id).await?;
     Ok(render::empty(StatusCode::NO_CONTENT))
 }
 
-/// Tries a mount. A source that is not a name, does not exist or may not be read is no error: the client
-/// uploads instead.
-async fn mounted(call: &Call, to: &Permit, repo: &RepoName, digest: &Digest) -> Result<bool, ApiError> {
-    let Some(from) = call.query.first("from") else {
-        return Ok(call.registry.mount(to, None, repo, None, digest).await?);
-    };
+/// Tries a mount. A source that is not named, is not a name, does not exist or may not be read is no error: the
+/// client uploads instead.
+async fn mounted(call: &Call, target: &Repo<Push>, digest: &Digest) -> Result<bool, ApiError> {
+    let Some(from) = call.query.first("from") else { return Ok(false) };
     let Ok(from) = from.parse::<RepoName>() else { return Ok(false) };
-    let Ok(source) = call.permit(Action::Pull, &from) else { return Ok(false) };
-    Ok(call.registry.mount(to, Some(&source), repo, Some(&from), digest).await?)
+    let Ok(source) = call.permit::<Pull>(&from) else { return Ok(false) };
+    Ok(target.mount(&source, digest).await?)
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, ApiError> {

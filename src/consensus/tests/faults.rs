@@ -65,6 +65,9 @@ impl Kv for Device {
     fn snapshot(&self) -> Box<dyn KvRead + '_> {
         self.kv.snapshot()
     }
+    fn owned_snapshot(self: Arc<Self>) -> Arc<dyn KvRead> {
+        self.kv.frozen()
+    }
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
         self.kv.checkpoint(dir)
     }

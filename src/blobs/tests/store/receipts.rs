@@ -73,6 +73,9 @@ impl Kv for Gated {
     fn snapshot(&self) -> Box<dyn KvRead + '_> {
         self.inner.snapshot()
     }
+    fn owned_snapshot(self: Arc<Self>) -> Arc<dyn KvRead> {
+        self.inner.frozen()
+    }
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
         self.inner.checkpoint(dir)
     }

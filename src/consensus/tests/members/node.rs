@@ -9,8 +9,8 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
-    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal, RefusalCode,
-    SendStream, StreamHandler,
+    Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
@@ -44,7 +44,7 @@ impl Directory for Members {
 struct NoStreams;
 
 impl StreamHandler for NoStreams {
-    fn handle(&self, _: NodeId, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
+    fn handle(&self, _: Caller, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawhub_peer::{
-    Ca, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
-    RefusalCode, SendStream, StreamHandler, caller,
+    Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream,
+    Refusal, RefusalCode, SendStream, StreamHandler, caller,
 };
 use clawhub_types::{ClusterId, NodeId};
 use clawhub_wire::peer::join_server::{Join, JoinServer};
@@ -218,7 +218,7 @@ impl Join for Served {
 }
 
 impl StreamHandler for Served {
-    fn handle(&self, _: NodeId, mut send: SendStream, mut recv: RecvStream) -> BoxFuture<'_, ()> {
+    fn handle(&self, _: Caller, mut send: SendStream, mut recv: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.streams.fetch_add(1, Ordering::SeqCst);
             while let Ok(Some(chunk)) = recv.read_chunk(1 << 16, true).await {

@@ -16,8 +16,8 @@ use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
 use clawhub_liveness::Liveness;
 use clawhub_peer::{
-    Ca, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal, RefusalCode,
-    SendStream, StreamHandler,
+    Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
@@ -173,7 +173,7 @@ impl Directory for Members {
 struct NoStreams;
 
 impl StreamHandler for NoStreams {
-    fn handle(&self, _: NodeId, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
+    fn handle(&self, _: Caller, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 }

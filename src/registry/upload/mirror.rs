@@ -1,7 +1,7 @@
 //! The second copy of an upload under way: which partner has it, and how it keeps up with the file here.
 //!
 //! # State
-//! One [`Session`] for each upload that this node owns, in memory. A crash loses it: the next step finds a
+//! One [`Mirrored`] for each upload that this node owns, in memory. A crash loses it: the next step finds a
 //! partner again, and one that had the copy goes on from what it has.
 //!
 //! # Order
@@ -20,9 +20,10 @@ use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep};
 
+use super::places::{PIECE, Places};
+use crate::Error;
+use crate::core::Core;
 use crate::error::RETRY;
-use crate::session::PIECE;
-use crate::{Error, Registry};
 
 /// So many partners are asked in one round, and so many copies may fail while one offset is confirmed.
 const TRIES: usize = 3;
@@ -33,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a session has beside its file. Held while a step runs: one at a time.
 #[derive(Default)]
-pub(crate) struct Session {
+pub(super) struct Mirrored {
     /// Away while it is used: a step that is dropped between two frames leaves a mirror nobody may use.
     mirror: Option<Mirror>,
     /// The right to keep the mirror open between two steps.
@@ -47,47 +48,59 @@ pub(crate) struct Session {
     level: Vec<NodeId>,
 }
 
-impl Session {
+impl Mirrored {
     /// Ends a mirror that no step has used since the last look: it costs its partner a stream, and the next
     /// step goes on from the copy that stays there.
-    pub(crate) fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         if !std::mem::take(&mut self.used) {
-            (self.mirror, self.place) = (None, None);
+            self.mirror = None;
+            self.place = None;
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn is_mirrored(&self) -> bool {
+    pub(super) fn is_mirrored(&self) -> bool {
         self.mirror.is_some()
     }
 }
 
 /// A step of an upload, with the right to run it.
-pub(crate) struct Step<'r> {
-    pub(crate) registry: &'r Registry,
-    pub(crate) repo: &'r RepoName,
-    pub(crate) id: UploadId,
-    session: OwnedMutexGuard<Session>,
+pub(super) struct Step<'u> {
+    core: &'u Core,
+    pub(super) places: &'u Places,
+    repo: &'u RepoName,
+    pub(super) id: UploadId,
+    session: OwnedMutexGuard<Mirrored>,
     /// Partners that failed in this step; they are asked last.
     failed: Vec<NodeId>,
     /// When the last round among the partners ended.
     sought: Option<Instant>,
 }
 
-impl<'r> Step<'r> {
-    /// A step of a session whose file ends at `at`.
-    pub(crate) fn new(
-        registry: &'r Registry,
-        repo: &'r RepoName,
+impl<'u> Step<'u> {
+    /// A step of a session. The store is looked at once the turn has come: an earlier step may have moved or ended
+    /// the session.
+    ///
+    /// # Errors
+    /// The repository has no such session.
+    pub(super) fn new(
+        core: &'u Core,
+        places: &'u Places,
+        repo: &'u RepoName,
         id: UploadId,
-        mut session: OwnedMutexGuard<Session>,
-        at: u64,
-    ) -> Step<'r> {
+        mut session: OwnedMutexGuard<Mirrored>,
+    ) -> Result<Step<'u>, Error> {
+        let at = offset(core, repo, id)?;
         let ahead = session.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
         if ahead || session.sound.is_none() {
-            *session = Session { sound: Some(at), ..Session::default() };
+            *session = Mirrored { sound: Some(at), ..Mirrored::default() };
         }
-        Step { registry, repo, id, session, failed: Vec::new(), sought: None }
+        Ok(Step { core, places, repo, id, session, failed: Vec::new(), sought: None })
+    }
+
+    /// Where the store's session ends now.
+    pub(super) fn offset(&self) -> Result<u64, Error> {
+        offset(self.core, self.repo, self.id)
     }
 
     /// Opens a mirror, if the policy asks for one and none is open: one round among the partners that are
@@ -95,7 +108,7 @@ impl<'r> Step<'r> {
     ///
     /// # Errors
     /// 503 if the state cannot be read.
-    pub(crate) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
+    pub(super) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
         if self.session.mirror.as_ref().is_some_and(Mirror::is_open) {
             return Ok(true);
         }
@@ -110,17 +123,17 @@ impl<'r> Step<'r> {
 
     /// Who may take the second copy, best first; nothing if the policy asks for none.
     fn candidates(&self) -> Result<Option<Vec<NodeId>>, Error> {
-        let (registry, me) = (self.registry, self.registry.me());
-        let (policy, layout) = registry.placement(self.repo)?;
+        let me = self.core.me();
+        let (policy, layout) = self.core.placement(self.repo)?;
         if satisfied(&policy, &layout, &[me]) {
             return Ok(None);
         }
         // The same partner comes first as long as it lives: it has the bytes.
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(&self.id.random);
-        let replicate = &registry.inner.replicate;
-        let mut ranked = partners(&policy, &layout, me, &replicate.liveness().accepting(), &seed);
-        replicate.liveness().recent_first(&mut ranked);
+        let liveness = self.core.replicate.liveness();
+        let mut ranked = partners(&policy, &layout, me, &liveness.accepting(), &seed);
+        liveness.recent_first(&mut ranked);
         ranked.sort_by_key(|partner| self.failed.contains(partner));
         Ok(Some(ranked))
     }
@@ -137,8 +150,8 @@ impl<'r> Step<'r> {
     async fn open(&mut self, partner: NodeId, at: u64) -> bool {
         let level = self.session.level.contains(&partner);
         let sound = if level { at } else { self.session.sound.unwrap_or_default() };
-        let sha512 = self.registry.blobs().uploads().status(self.id).is_some_and(|status| status.sha512);
-        let opened = self.registry.inner.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
+        let sha512 = self.core.blobs().uploads().status(self.id).is_some_and(|status| status.sha512);
+        let opened = self.core.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
         match opened {
             Ok(mirror) => {
                 tracing::debug!(upload = %self.id, %partner, has = mirror.offset(), of = at, "mirrored");
@@ -161,7 +174,7 @@ impl<'r> Step<'r> {
     ///
     /// # Errors
     /// Those of the store; the loss of the mirror is none.
-    pub(crate) async fn store(&mut self, at: u64, bytes: Bytes) -> Result<u64, Error> {
+    pub(super) async fn store(&mut self, at: u64, bytes: Bytes) -> Result<u64, Error> {
         if bytes.is_empty() {
             return Ok(at);
         }
@@ -175,7 +188,7 @@ impl<'r> Step<'r> {
         // Unknown to the next step if this one is dropped here: the partner may then have more of the piece.
         let sound = self.session.sound.take();
         let (stored, mirrored) =
-            tokio::join!(self.registry.blobs().uploads().append(self.id, at, bytes), mirrored);
+            tokio::join!(self.core.blobs().uploads().append(self.id, at, bytes), mirrored);
         self.session.sound = sound;
         self.used(mirrored);
         self.stored(stored)
@@ -188,7 +201,7 @@ impl<'r> Step<'r> {
         while left > 0
             && let Some(from) = self.lacks(at)
         {
-            let blobs = self.registry.blobs();
+            let blobs = self.core.blobs();
             if blobs.uploads().status(self.id).is_none_or(|status| status.durable <= from) {
                 let flushed = blobs.uploads().flush(self.id).await;
                 self.stored(flushed)?;
@@ -215,7 +228,7 @@ impl<'r> Step<'r> {
         if self.lacks(at).is_none() {
             return Ok(());
         }
-        let _active = self.registry.active().await?;
+        let _active = self.places.active().await?;
         self.send_backlog(at, usize::MAX).await
     }
 
@@ -223,14 +236,14 @@ impl<'r> Step<'r> {
     ///
     /// # Errors
     /// Those of the store; the loss of the mirror is none.
-    pub(crate) async fn flush(&mut self) -> Result<(u64, Option<u64>), Error> {
+    pub(super) async fn flush(&mut self) -> Result<(u64, Option<u64>), Error> {
         let mirror = self.session.mirror.take();
         let mirrored = async {
             let mut mirror = mirror?;
             let flushed = mirror.flush().await;
             Some((mirror, flushed))
         };
-        let (stored, mirrored) = tokio::join!(self.registry.blobs().uploads().flush(self.id), mirrored);
+        let (stored, mirrored) = tokio::join!(self.core.blobs().uploads().flush(self.id), mirrored);
         let mirrored = self.used(mirrored);
         Ok((self.stored(stored)?, mirrored))
     }
@@ -240,7 +253,7 @@ impl<'r> Step<'r> {
     ///
     /// # Errors
     /// 503 if none could be had: the session then stands where it is, durable here. Those of the store.
-    pub(crate) async fn confirm(&mut self) -> Result<u64, Error> {
+    pub(super) async fn confirm(&mut self) -> Result<u64, Error> {
         let mut tries = 0..TRIES;
         loop {
             let (here, there) = self.flush().await?;
@@ -261,10 +274,10 @@ impl<'r> Step<'r> {
     async fn find(&mut self, at: u64) -> Result<(), Error> {
         let began = Instant::now();
         while !self.attach(at).await? {
-            if began.elapsed() >= self.registry.inner.limits.wait {
+            if began.elapsed() >= self.core.limits.wait {
                 return Err(alone());
             }
-            tokio::join!(sleep(PAUSE), self.registry.inner.replicate.liveness().refresh());
+            tokio::join!(sleep(PAUSE), self.core.replicate.liveness().refresh());
         }
         Ok(())
     }
@@ -274,8 +287,12 @@ impl<'r> Step<'r> {
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn keep(&mut self, digest: &Digest, sealed: &Sealed) -> Result<Vec<Receipt>, Error> {
-        let generation = self.registry.generation(&sealed.root)?;
+    pub(super) async fn keep(
+        &mut self,
+        digest: &Digest,
+        sealed: &Sealed,
+        generation: u64,
+    ) -> Result<Vec<Receipt>, Error> {
         self.catch_up(sealed.size).await?;
         let mirror = self.session.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
         let mirrored = async {
@@ -284,7 +301,7 @@ impl<'r> Step<'r> {
                 None => Ok(None),
             }
         };
-        let kept = self.registry.blobs().uploads().keep(self.id, sealed, generation);
+        let kept = self.core.blobs().uploads().keep(self.id, sealed, generation);
         let (kept, mirrored) = tokio::join!(kept, mirrored);
         let mut receipts = vec![kept?];
         match mirrored {
@@ -295,7 +312,7 @@ impl<'r> Step<'r> {
     }
 
     /// Has the partner forget its copy.
-    pub(crate) async fn abort(&mut self) {
+    pub(super) async fn abort(&mut self) {
         if let Some(mirror) = self.session.mirror.take() {
             mirror.abort().await;
         }
@@ -334,7 +351,7 @@ impl Drop for Step<'_> {
         if session.mirror.is_none() {
             session.place = None;
         } else if session.place.is_none() {
-            session.place = self.registry.inner.sessions.place();
+            session.place = self.places.rest();
             session.mirror.take_if(|_| session.place.is_none());
         }
     }
@@ -344,6 +361,12 @@ async fn append(mirror: Option<Mirror>, bytes: Bytes) -> Option<(Mirror, Result<
     let mut mirror = mirror?;
     let appended = mirror.append(bytes).await;
     Some((mirror, appended))
+}
+
+/// Where the store's session ends now, if it is this repository's.
+pub(super) fn offset(core: &Core, repo: &RepoName, id: UploadId) -> Result<u64, Error> {
+    let status = core.blobs().uploads().status(id).filter(|status| status.repo == *repo);
+    status.map(|status| status.offset).ok_or_else(Error::upload_unknown)
 }
 
 fn alone() -> Error {

@@ -1,0 +1,75 @@
+//! What members may ask of this node on blob streams: bytes and copies, which are none of the registry's
+//! business, and steps of uploads that this node owns, which are.
+//!
+//! Owns no state. A stream comes with the member that opened it ([`Caller`]), authenticated when its
+//! connection was accepted; only that makes the permit it sends along worth anything.
+
+use clawhub_auth::{Permit, Push};
+use clawhub_peer::{Caller, RecvStream, SendStream, StreamHandler};
+use clawhub_registry::{BodyError, Chunk, Error, Registry, UploadView};
+use clawhub_replicate::{Asked, FrameError, Replicate, StepAnswer, StepBody, StepOp};
+use clawhub_types::Algorithm;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+
+/// Serves members' streams. Cheap to clone.
+#[derive(Clone)]
+pub struct Streams {
+    replicate: Replicate,
+    registry: Registry,
+}
+
+impl Streams {
+    /// Serves what `replicate` and `registry` have.
+    pub fn new(replicate: Replicate, registry: Registry) -> Streams {
+        Streams { replicate, registry }
+    }
+
+    async fn serve(&self, from: &Caller, send: SendStream, recv: RecvStream) -> Result<(), FrameError> {
+        let Some(mut asked) = self.replicate.serve(send, recv).await? else { return Ok(()) };
+        let done = self.step(from, &mut asked).await;
+        asked.answer(done.map_err(|error| (error.refused(), error.message))).await
+    }
+
+    /// Does a step of an upload that this node owns.
+    async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, Error> {
+        let step = asked.step.clone();
+        let permit = Permit::<Push>::vouched(from, step.by.actor, step.repo, step.by.access);
+        let uploads = self.registry.own_uploads(permit);
+        match step.op {
+            StepOp::Begin { sha512 } => {
+                let hint = sha512.then_some(Algorithm::Sha512);
+                uploads.begin(hint).await.map(position)
+            }
+            StepOp::Append { upload, range, length } => {
+                let chunk = Chunk { range, length, body: body(asked.body()) };
+                uploads.append(upload, chunk).await.map(position)
+            }
+            StepOp::Finish { upload, digest, range, length } => {
+                let chunk = Chunk { range, length, body: body(asked.body()) };
+                uploads.finish(upload, &digest, chunk).await.map(|()| StepAnswer::Done)
+            }
+            StepOp::Status { upload } => uploads.status(upload).await.map(position),
+            StepOp::Cancel { upload } => uploads.cancel(upload).await.map(|()| StepAnswer::Done),
+        }
+    }
+}
+
+impl StreamHandler for Streams {
+    fn handle(&self, from: Caller, send: SendStream, recv: RecvStream) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            if let Err(error) = this.serve(&from, send, recv).await {
+                tracing::debug!(from = %from.node(), %error, "a peer's stream ended early");
+            }
+        })
+    }
+}
+
+fn position(view: UploadView) -> StepAnswer {
+    StepAnswer::Position { upload: view.id, offset: view.offset }
+}
+
+fn body(body: StepBody<String>) -> clawhub_registry::BodyStream {
+    body.map(|piece| piece.map_err(BodyError::Broken)).boxed()
+}

@@ -1,0 +1,149 @@
+//! Reading: what is here is served at once; what is elsewhere is fetched while it is served.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use clawhub_state::Command;
+use clawhub_state::artifact::{BodyRef, ManifestRecord};
+use clawhub_state::blob::{BlobCmd, LinkRecord};
+use clawhub_types::{Digest, Reference};
+
+use super::Reader;
+use crate::source::{Source, Sources};
+use crate::{BlobView, Error, Freshness, Intent, ManifestView, What};
+
+/// A lease is renewed by HEAD once less than this is left of it: half of its 24 hours.
+const HALF_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
+
+/// A manifest as one snapshot has it.
+struct Found {
+    digest: Digest,
+    record: ManifestRecord,
+    /// The bytes, if they were asked for and travelled in the log.
+    inline: Option<Bytes>,
+}
+
+impl Reader {
+    /// A manifest by tag or digest. HEAD (`with_bytes` false) and tags are linearizable; a GET by digest
+    /// of something this node knows needs no barrier.
+    ///
+    /// # Errors
+    /// [`What::Manifest`] is unknown, said only after a barrier; unavailable.
+    pub async fn manifest(self, reference: &Reference, with_bytes: bool) -> Result<ManifestView, Error> {
+        if matches!(reference, Reference::Digest(_))
+            && with_bytes
+            && let Some(found) = self.find(reference, with_bytes)?
+        {
+            return self.shown(found, with_bytes).await;
+        }
+        let latest = self.latest().await?;
+        let found = latest.find(reference, with_bytes)?;
+        let found = found.ok_or_else(|| Error::not_found(What::Manifest, "the manifest is unknown"))?;
+        latest.shown(found, with_bytes).await
+    }
+
+    /// A blob that the repository links.
+    ///
+    /// # Errors
+    /// [`What::Blob`] is unknown, said only after a barrier; unavailable if every holder is away.
+    pub async fn blob(self, digest: &Digest, intent: Intent) -> Result<BlobView, Error> {
+        // What is here needs no barrier to be read: content never changes.
+        if intent == Intent::Read
+            && let Some(link) = self.link(digest)?
+            && let Some(blob) = self.sources().open_local(&link.root).await?
+        {
+            return Ok(self.sources().local_view(digest, &link, blob, self.at.freshness()?));
+        }
+        let latest = self.latest().await?;
+        let unknown = || Error::not_found(What::Blob(Some(digest.clone())), "the blob is unknown");
+        let link = latest.link(digest)?.ok_or_else(unknown)?;
+        if intent == Intent::Stat {
+            latest.renew(digest, &link).await?;
+            return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
+        }
+        let sources = latest.sources().clone();
+        // Bytes may move from here on.
+        drop(latest);
+        if let Some(blob) = sources.open_local(&link.root).await? {
+            return Ok(sources.local_view(digest, &link, blob, Freshness::Linearizable));
+        }
+        match sources.elsewhere(&link.root).await? {
+            Source::Here(blob) => Ok(sources.local_view(digest, &link, blob, Freshness::Linearizable)),
+            source => {
+                let read = move |range: Range<u64>| sources.read(&source, range);
+                Ok(BlobView::readable(digest.clone(), link.size, Freshness::Linearizable, read))
+            }
+        }
+    }
+
+    pub(super) fn sources(&self) -> &Sources {
+        &self.at.parts.sources
+    }
+
+    /// Tag, manifest and bytes, all from this snapshot.
+    fn find(&self, reference: &Reference, with_bytes: bool) -> Result<Option<Found>, Error> {
+        let view = self.at.view();
+        let Some(repo) = view.project().repo(self.permit.on())? else { return Ok(None) };
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => match view.artifact().tag(&repo, tag)? {
+                Some(record) => record.digest,
+                None => return Ok(None),
+            },
+        };
+        let Some(record) = view.artifact().manifest(&repo, &digest)? else { return Ok(None) };
+        let inline = match record.body {
+            BodyRef::Inline if with_bytes => view.artifact().manifest_bytes(&repo, &digest)?.map(Bytes::from),
+            BodyRef::Inline | BodyRef::Stored(_) => None,
+        };
+        Ok(Some(Found { digest, record, inline }))
+    }
+
+    async fn shown(self, found: Found, with_bytes: bool) -> Result<ManifestView, Error> {
+        let Found { digest, record, inline } = found;
+        let fresh = self.at.freshness()?;
+        let bytes = match (with_bytes, inline, &record.body) {
+            (false, ..) => None,
+            (true, Some(bytes), _) => Some(bytes),
+            (true, None, BodyRef::Stored(root)) => {
+                let sources = self.sources().clone();
+                drop(self);
+                Some(sources.small_blob(root, record.facts.size).await?)
+            }
+            (true, None, BodyRef::Inline) => {
+                tracing::error!(%digest, "a manifest has a record and no bytes");
+                return Err(Error::internal("the manifest's bytes are missing"));
+            }
+        };
+        Ok(ManifestView {
+            digest,
+            media_type: record.facts.media_type,
+            size: record.facts.size,
+            bytes,
+            fresh,
+        })
+    }
+
+    fn link(&self, digest: &Digest) -> Result<Option<LinkRecord>, Error> {
+        let view = self.at.view();
+        match view.project().repo(self.permit.on())? {
+            Some(repo) => Ok(view.blob().link(&repo, digest)?),
+            None => Ok(None),
+        }
+    }
+
+    /// A HEAD that says 200 promises that a push may go on to rely on the blob. The right to read is enough for
+    /// that, and the command names the permit's repository, as the guard asks.
+    async fn renew(self, digest: &Digest, link: &LinkRecord) -> Result<(), Error> {
+        let tick = self.at.view().cluster().tick()?;
+        if link.lease_until.is_none_or(|until| until > tick.saturating_add(HALF_LIFE_MS)) {
+            return Ok(());
+        }
+        let Reader { at, permit } = self;
+        let parts = at.parts.clone();
+        drop(at);
+        let cmd = BlobCmd::Renew { repo: permit.on().clone(), digest: digest.clone() };
+        parts.core.propose(&permit, None, Command::Blob(cmd)).await??;
+        Ok(())
+    }
+}
