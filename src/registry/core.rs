@@ -4,6 +4,7 @@
 //! here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawhub_auth::{Act, Authorizer, Permit, Principal, Pull};
 use clawhub_blobs::BlobStore;
@@ -14,7 +15,17 @@ use clawhub_replicate::{ReplicaSpec, Replicate};
 use clawhub_state::{Command, Outcome, Rejected, RequestRejected, View};
 use clawhub_types::{AccessRevisions, NodeId, RepoName, Root};
 
-use crate::{Error, Limits, guard};
+use crate::error::Error;
+use crate::guard;
+
+/// Bounds of what one request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a write or a read barrier may wait for the cluster before it answers 503.
+    pub wait: Duration,
+    /// How long a node that is cut off goes on answering GET by digest.
+    pub cut_off: Duration,
+}
 
 /// See the [module](self).
 pub(crate) struct Core {

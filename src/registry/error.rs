@@ -16,7 +16,7 @@ use clawhub_state::project::ProjectRejected;
 use clawhub_state::{Fault, Rejected, RequestRejected};
 use clawhub_types::Digest;
 
-use crate::{BodyError, UploadView};
+use crate::body::{BodyError, UploadView};
 
 /// When to come back where nothing better is known: about one election.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);

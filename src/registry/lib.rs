@@ -17,6 +17,7 @@
 //! acknowledged byte and no upload beyond its last durable offset.
 
 mod api;
+mod body;
 mod copies;
 mod core;
 mod error;
@@ -46,10 +47,9 @@ use clawhub_replicate::Replicate;
 use clawhub_state::{Command, Reply};
 use clawhub_types::{NodeId, RepoName};
 
-pub use api::{
-    BlobView, BodyError, BodyStream, Chunk, Freshness, Intent, ManifestView, Page, PutManifest, PutView,
-    Referrer, UploadView,
-};
+pub use crate::core::Limits;
+pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PutManifest, PutView, Referrer};
+pub use body::{BodyError, BodyStream, Chunk, UploadView};
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
 pub use manifest::MAX_MANIFEST;
@@ -69,15 +69,6 @@ pub struct Registry {
 struct Inner {
     parts: Arc<Parts>,
     census: parking_lot::Mutex<Option<Census>>,
-}
-
-/// Bounds of what one request may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long a write or a read barrier may wait for the cluster before it answers 503.
-    pub wait: std::time::Duration,
-    /// How long a node that is cut off goes on answering GET by digest.
-    pub cut_off: std::time::Duration,
 }
 
 impl Registry {
