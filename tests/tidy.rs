@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-types", 0),
     ("clawhub-wire", 0),
     ("clawhub-durable", 0),
+    ("clawhub-reconcile", 1),
     ("clawhub-config", 1),
     ("clawhub-devices", 1),
     ("clawhub-policy", 1),
