@@ -1,25 +1,146 @@
-//! Background reconcilers: idempotent loops without input, run on a signal and on a timer.
+//! Background reconcilers: one file each, a thin adapter from the supervisor to one function of the crate that
+//! owns the work.
 //!
 //! They own no durable state. Each compares what is with what the replicated state says should be; a
 //! crash loses the pass, and the next one finds the same work.
 
+mod failure;
+mod heartbeat;
+mod leadership;
+mod lost_copies;
+mod members;
+mod membership;
+mod registration;
+mod removal;
 mod replicas;
 mod uploads;
+mod usage;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawhub_blobs::BlobStore;
+use clawhub_cluster::{FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch};
+use clawhub_consensus::Consensus;
+use clawhub_liveness::Liveness;
+use clawhub_reconcile::{Reconciler, Statuses, Supervisor};
 use clawhub_registry::Registry;
-use tokio::task::JoinSet;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
-/// The running reconcilers of a node. Dropping them stops them.
+pub use replicas::Census;
+pub use usage::Usage;
+
+/// How long a step under way may take when the node stops.
+const STOP: Duration = Duration::from_secs(1);
+
+/// What the reconcilers work with.
+pub struct Parts {
+    /// The log, and who leads.
+    pub consensus: Consensus,
+    /// Who is alive.
+    pub liveness: Liveness,
+    /// The local store.
+    pub blobs: BlobStore,
+    /// The use cases of content.
+    pub registry: Registry,
+    /// How this start is registered.
+    pub registration: Registration,
+    /// How the members are followed.
+    pub following: Following,
+    /// How the node notices that it was removed.
+    pub removal: RemovalWatch,
+    /// What the others are told when the storage fails.
+    pub failure: FailureNotice,
+    /// Who votes.
+    pub membership: Membership,
+    /// Who leads.
+    pub leadership: Leadership,
+}
+
+/// The running reconcilers of a node. Dropping them cuts them off.
 pub struct Jobs {
-    _tasks: JoinSet<()>,
+    supervisor: Supervisor,
+    findings: Findings,
+}
+
+/// What the reconcilers found last. Cheap to clone; the copies are the same.
+#[derive(Clone, Default)]
+pub struct Findings {
+    census: Arc<Mutex<Option<Census>>>,
+    usage: Arc<Mutex<Usage>>,
+    statuses: Statuses,
 }
 
 impl Jobs {
-    /// Starts every reconciler. `applied` changes whenever the node applies entries.
-    pub fn start(registry: &Registry, applied: tokio::sync::watch::Receiver<u64>) -> Self {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(replicas::run(registry.clone(), applied));
-        tasks.spawn(uploads::run(registry.clone()));
-        Jobs { _tasks: tasks }
+    /// Starts every reconciler whose work lies below this crate.
+    pub fn start(parts: Parts) -> Jobs {
+        let (lead, leading) = watch::channel(false);
+        let (apply, applied) = watch::channel(0);
+        let mut supervisor = Supervisor::new(leading);
+        let statuses = supervisor.statuses();
+        let findings = Findings { statuses, ..Findings::default() };
+        supervisor.accompany(follow(parts.consensus, lead, apply));
+        supervisor.start(heartbeat::Heartbeat { liveness: parts.liveness });
+        supervisor.start(registration::Register { registration: parts.registration });
+        supervisor.start(members::Members::new(parts.following));
+        supervisor.start(removal::Removal { watch: parts.removal });
+        supervisor.start(failure::Failing { notice: parts.failure });
+        supervisor.start(membership::Votes { membership: parts.membership });
+        supervisor.start(leadership::Lead { leadership: parts.leadership });
+        let registry = parts.registry;
+        supervisor.start(replicas::Replicas::new(registry.clone(), applied, findings.census.clone()));
+        supervisor.start(lost_copies::LostCopies { registry: registry.clone() });
+        supervisor.start(uploads::Uploads { registry });
+        supervisor.start(usage::Count { blobs: parts.blobs, counted: findings.usage.clone() });
+        Jobs { supervisor, findings }
     }
+
+    /// Starts one whose work lies elsewhere.
+    pub fn add(&mut self, reconciler: impl Reconciler) {
+        self.supervisor.start(reconciler);
+    }
+
+    /// Runs work that has no passes beside them, until it ends or they are stopped.
+    pub fn accompany(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.supervisor.accompany(work);
+    }
+
+    /// What they found last.
+    pub fn findings(&self) -> Findings {
+        self.findings.clone()
+    }
+
+    /// Stops all of them: no pass begins any more, and what takes longer than a moment is cut off.
+    pub async fn stop(self) {
+        self.supervisor.stop(STOP).await;
+    }
+}
+
+impl Findings {
+    /// What the last complete pass over all roots found.
+    pub fn census(&self) -> Option<Census> {
+        *self.census.lock()
+    }
+
+    /// How much this node holds, as last counted.
+    pub fn usage(&self) -> Usage {
+        *self.usage.lock()
+    }
+
+    /// How the reconcilers do.
+    pub fn statuses(&self) -> &Statuses {
+        &self.statuses
+    }
+}
+
+/// Tells the reconcilers whether this node leads and how far it has applied, until consensus ends.
+async fn follow(consensus: Consensus, lead: watch::Sender<bool>, apply: watch::Sender<u64>) {
+    let mut watcher = consensus.watch();
+    while let Some(status) = watcher.changed().await {
+        let leads = status.leader == Some(status.node);
+        lead.send_if_modified(|last| std::mem::replace(last, leads) != leads);
+        apply.send_if_modified(|last| std::mem::replace(last, status.applied) != status.applied);
+    }
+    lead.send_replace(false);
 }

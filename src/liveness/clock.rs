@@ -2,8 +2,9 @@
 //! credentials, so who is off the voters' median should not lead. Leases, grace and sessions do not depend
 //! on it: they count the cluster's own ticks.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use clawhub_durable::now_millis;
 use clawhub_types::NodeId;
 
 /// A clock that is further off is wrong.
@@ -23,15 +24,9 @@ impl ClockReading {
     pub(crate) fn between(asked: Instant, wall: u64) -> ClockReading {
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         let slack_ms = i64::try_from(asked.elapsed().as_millis() / 2).unwrap_or(i64::MAX);
-        let middle = signed(wall_ms()).saturating_sub(slack_ms);
+        let middle = signed(now_millis()).saturating_sub(slack_ms);
         ClockReading { ahead_ms: signed(wall).saturating_sub(middle), slack_ms }
     }
-}
-
-/// This node's wall clock, milliseconds since 1970. For comparing, never for deciding when something ends.
-pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How far this node's clock is ahead of the median of the voters heard of, milliseconds, negative if it is

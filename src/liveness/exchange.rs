@@ -5,12 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use clawhub_durable::now_millis;
 use clawhub_peer::frame::{FrameError, read_message, write_message};
 use clawhub_peer::{Class, Endpoint, PeerError, SendStream};
 use clawhub_types::NodeId;
 use clawhub_wire::blob as pb;
 
-use crate::clock::{ClockReading, wall_ms};
+use crate::clock::ClockReading;
 use crate::report::{OwnReport, Report};
 
 /// How long a member may take to answer.
@@ -47,7 +48,7 @@ pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId) -> Result<Report, Ask
 pub(crate) async fn answer(own: OwnReport, mut send: SendStream) -> Result<(), FrameError> {
     let pong = pb::Pong {
         accepts: own.accepts,
-        wall_ms: wall_ms(),
+        wall_ms: now_millis(),
         reaches: own.reaches.iter().map(|node| node.0).collect(),
         eligible: own.eligible,
         clock_skew_ms: own.clock_skew_ms.unwrap_or_default(),

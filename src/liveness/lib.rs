@@ -12,5 +12,5 @@ mod exchange;
 mod live;
 mod report;
 
-pub use live::Liveness;
+pub use live::{HEARTBEAT, Liveness};
 pub use report::Report;

@@ -1,7 +1,7 @@
-//! The last answer of each member, and the loop that asks for it.
+//! The last answer of each member, and the round of questions that brings it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clawhub_peer::frame::FrameError;
@@ -9,26 +9,24 @@ use clawhub_peer::{Endpoint, SendStream};
 use clawhub_types::NodeId;
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
-use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::{interval, timeout};
 
 use crate::clock;
 use crate::exchange::{self, PATIENCE};
 use crate::report::{OwnReport, Report};
 
 /// Between two rounds of questions.
-const EVERY: Duration = Duration::from_millis(500);
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A peer unheard of for longer is taken for dead. Pushes go on within three seconds of a death, and
 /// this is the largest part of it.
 const FRESH: Duration = Duration::from_millis(2500);
 /// A peer unheard of for longer is asked after the others.
 const RECENT: Duration = Duration::from_millis(1100);
 
-/// Who is alive. Clones share it; the questions end with the last of them.
+/// Who is alive. Clones share it.
 #[derive(Clone)]
 pub struct Liveness {
     inner: Arc<Inner>,
-    _heartbeat: Arc<AbortOnDropHandle<()>>,
 }
 
 struct Inner {
@@ -59,24 +57,23 @@ struct Own {
 }
 
 impl Liveness {
-    /// Begins to ask those that `members` names, whether or not it names this node, `me`. `accepts` says whether
-    /// this node's own store takes uploads. Must be called within a tokio runtime.
-    pub fn start(
+    /// Nobody is heard yet. [`refresh`](Self::refresh), called every [`HEARTBEAT`], asks those that `members`
+    /// names, whether or not it names this node, `me`. `accepts` says whether this node's own store takes uploads.
+    pub fn new(
         me: NodeId,
         endpoint: Endpoint,
         members: impl Fn() -> Vec<NodeId> + Send + Sync + 'static,
         accepts: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Liveness {
-        let inner = Arc::new(Inner {
+        let inner = Inner {
             me,
             endpoint,
             members: Box::new(members),
             accepts: Box::new(accepts),
             heard: RwLock::default(),
             own: Mutex::new(Own { eligible: true, clock_skew_ms: None }),
-        });
-        let heartbeat = tokio::spawn(heartbeat(Arc::downgrade(&inner)));
-        Liveness { inner, _heartbeat: Arc::new(AbortOnDropHandle::new(heartbeat)) }
+        };
+        Liveness { inner: Arc::new(inner) }
     }
 
     /// This node.
@@ -146,7 +143,7 @@ impl Liveness {
         let began = Instant::now();
         // A peer that is not heard of, perhaps because this node has just started, gets as long to show up.
         let alive = self.is_reachable(node);
-        let mut look = interval(EVERY);
+        let mut look = interval(HEARTBEAT);
         loop {
             look.tick().await;
             if (alive || began.elapsed() > FRESH) && !self.is_reachable(node) {
@@ -197,16 +194,5 @@ impl Inner {
         if let Ok(Ok(report)) = timeout(PATIENCE, exchange::ask(&self.endpoint, node)).await {
             self.heard.write().insert(node, Heard { at: Instant::now(), report });
         }
-    }
-}
-
-/// Asks for as long as somebody wants to know.
-async fn heartbeat(inner: Weak<Inner>) {
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        inner.refresh().await;
     }
 }

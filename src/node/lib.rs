@@ -14,7 +14,6 @@ mod budget;
 pub mod data_dir;
 mod error;
 mod health;
-mod holdings;
 mod http;
 mod logging;
 mod member;

@@ -4,9 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::Consensus;
-use clawhub_registry::Registry;
-
-use crate::holdings::Holdings;
+use clawhub_jobs::Findings;
 
 /// See the [module](self).
 pub(crate) struct Member {
@@ -14,8 +12,8 @@ pub(crate) struct Member {
     pub(crate) boot: u64,
     pub(crate) consensus: Consensus,
     pub(crate) blobs: BlobStore,
-    pub(crate) registry: Registry,
-    pub(crate) holdings: Holdings,
+    /// What the reconcilers found last.
+    pub(crate) findings: Findings,
 }
 
 /// Empty until the node runs as a member.

@@ -10,9 +10,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clawhub_api_http::Protocol;
 use clawhub_devices::Devices;
-use prometheus_client::encoding::EncodeLabelSet;
+use clawhub_reconcile::Status;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -56,17 +59,50 @@ impl Metrics {
     }
 
     /// The text of the OpenMetrics format.
-    fn text(&self, gauges: &[Gauge]) -> Result<String, fmt::Error> {
+    fn text(&self, gauges: &[Gauge], reconcilers: Vec<Status>) -> Result<String, fmt::Error> {
         let mut now = Registry::with_prefix("clawhub");
         for gauge in gauges {
             now.register(gauge.name, gauge.help, ConstGauge::new(gauge.value));
         }
+        now.register_collector(Box::new(Reconcilers(reconcilers)));
         let (mut counted, mut text) = (String::new(), String::new());
         encode(&mut text, &now)?;
         encode(&mut counted, &self.registry)?;
         // Each text ends in the mark of the end; one is enough.
         let gauges = text.strip_suffix("# EOF\n").unwrap_or(&text);
         Ok(format!("{gauges}{counted}"))
+    }
+}
+
+/// How the reconcilers do, by name.
+#[derive(Debug)]
+struct Reconcilers(Vec<Status>);
+
+impl Collector for Reconcilers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let count = |encoder: &mut DescriptorEncoder<'_>, name, help, of: fn(&Status) -> u64| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for status in &self.0 {
+                let labels = [("reconciler", status.name)];
+                ConstCounter::new(of(status)).encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
+        let (name, help) = ("reconciler_passes", "Passes of a background loop that ended");
+        count(&mut encoder, name, help, |status| status.passes)?;
+        let (name, help) = ("reconciler_failures", "Passes of a background loop that failed");
+        count(&mut encoder, name, help, |status| status.failures)?;
+        let (name, help) =
+            ("reconciler_seconds_since_success", "Since a background loop last settled everything");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for status in self.0.iter().filter(|status| status.is_active()) {
+            if let Some(settled) = status.settled {
+                let labels = [("reconciler", status.name)];
+                let age = ConstGauge::new(settled.elapsed().as_secs_f64());
+                age.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -87,9 +123,11 @@ pub(crate) struct Sources {
 
 pub(crate) async fn render(State(sources): State<Sources>) -> Response {
     let mut gauges = process();
+    let mut reconcilers = Vec::new();
     if let Some(member) = sources.member.get() {
         gauges.extend(cluster(member));
         gauges.extend(storage(member));
+        reconcilers = member.findings.statuses().all();
         let failing = u64::from(!sources.devices.condition().reasons().is_empty());
         gauges.push(Gauge {
             name: "storage_failing",
@@ -99,7 +137,7 @@ pub(crate) async fn render(State(sources): State<Sources>) -> Response {
         let (name, help) = ("ballast_bytes", "Room kept for metadata; 0 once it was given up");
         gauges.push(Gauge { name, help, value: sources.devices.ballast() });
     }
-    match sources.counters.text(&gauges) {
+    match sources.counters.text(&gauges, reconcilers) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -151,15 +189,15 @@ fn cluster(member: &Member) -> Vec<Gauge> {
 
 fn storage(member: &Member) -> Vec<Gauge> {
     let gauge = |name, help, value| Gauge { name, help, value };
-    let usage = member.holdings.usage();
+    let usage = member.findings.usage();
     let mut gauges = vec![
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),
     ];
-    if let Some(census) = member.registry.census() {
+    if let Some(census) = member.findings.census() {
         let help =
             "Blobs with fewer copies than their projects ask for, cluster-wide, as this node last counted";
-        gauges.push(gauge("blobs_under_target", help, census.short));
+        gauges.push(gauge("blobs_under_target", help, census.under_replicated));
     }
     match member.blobs.free_space() {
         Ok(free) => gauges.push(gauge("storage_free_bytes", "Room on the data directory's device", free)),
@@ -186,7 +224,24 @@ fn memory() -> Option<Memory> {
 
 #[cfg(test)]
 mod tests {
+    use clawhub_reconcile::{Phase, Scope};
+    use tokio::time::Instant;
+
     use super::*;
+
+    fn reconciler(passes: u64, failures: u64) -> Status {
+        let now = Instant::now();
+        Status {
+            name: "copies",
+            scope: Scope::EveryNode,
+            phase: Phase::Waiting(now),
+            passes,
+            failures,
+            unsettled: 0,
+            last: None,
+            settled: Some(now),
+        }
+    }
 
     #[test]
     fn the_end_of_a_path_names_its_class() {
@@ -215,9 +270,12 @@ mod tests {
         let metrics = Metrics::new();
         metrics.count_request("blobs", 200);
         metrics.count_request("blobs", 200);
-        let text = metrics.text(&process()).unwrap();
+        let text = metrics.text(&process(), vec![reconciler(7, 3)]).unwrap();
         assert!(text.contains("clawhub_http_requests_total{route=\"blobs\",status=\"200\"} 2"), "{text}");
         assert!(text.contains("clawhub_process_resident_peak_bytes "), "{text}");
+        assert!(text.contains("clawhub_reconciler_passes_total{reconciler=\"copies\"} 7\n"), "{text}");
+        assert!(text.contains("clawhub_reconciler_failures_total{reconciler=\"copies\"} 3\n"), "{text}");
+        assert!(text.contains("clawhub_reconciler_seconds_since_success{reconciler=\"copies\"} "), "{text}");
         assert_eq!(text.matches("# EOF").count(), 1);
         assert!(text.ends_with("# EOF\n"));
         assert!(memory().unwrap().peak > 1 << 20);

@@ -9,12 +9,11 @@ use std::sync::{Arc, OnceLock};
 use clawhub_api_operator as operator;
 use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Owner, Wish, bootstrap};
 use clawhub_devices::Devices;
+use clawhub_jobs::{Findings, Jobs};
 use clawhub_peer::NodeKey;
-use tokio::task::JoinSet;
 
 use crate::base::Base;
 use crate::error::NodeError;
-use crate::holdings::Holdings;
 use crate::http::ReadyGate;
 use crate::member::{Member, Slot};
 use crate::stack::Stack;
@@ -45,8 +44,7 @@ pub(crate) struct Node {
 /// What runs once the node is a member.
 struct Running {
     stack: Stack,
-    /// Ends with the node.
-    _upkeep: JoinSet<()>,
+    jobs: Jobs,
 }
 
 impl Node {
@@ -122,10 +120,9 @@ impl Node {
     async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
         let stack = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
-        let holdings = Holdings::of(stack.blobs.clone());
-        let upkeep = upkeep::start(&self.base, &stack, &self.devices, &holdings, &self.stop);
-        self.open_doors(&stack, holdings);
-        self.running = Some(Running { stack, _upkeep: upkeep });
+        let jobs = upkeep::start(&self.base, &stack, &self.devices, &self.stop);
+        self.open_doors(&stack, jobs.findings());
+        self.running = Some(Running { stack, jobs });
         Ok(())
     }
 
@@ -145,26 +142,26 @@ impl Node {
     }
 
     /// Lets clients and operators in. A node starts once, so that each door is opened once.
-    fn open_doors(&self, stack: &Stack, holdings: Holdings) {
+    fn open_doors(&self, stack: &Stack, findings: Findings) {
         let registry = stack.registry.clone();
         let cluster =
             Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.cluster_key.clone());
-        let operators = operator::Member { cluster, registry: registry.clone() };
+        let operators = operator::Member { cluster, findings: findings.clone() };
         let _ = self.doors.operators.set(operators);
         let _ = self.doors.member.set(Member {
             boot: self.base.boot.count,
             consensus: stack.consensus.clone(),
             blobs: stack.blobs.clone(),
-            registry: registry.clone(),
-            holdings,
+            findings,
         });
         self.doors.gate.open(clawhub_api_oci::routes(registry));
     }
 
     /// Stops what runs. Clients have been drained before.
-    pub(crate) async fn stop(&self) {
-        if let Some(running) = &self.running {
-            running.stack.stop().await;
+    pub(crate) async fn stop(&mut self) {
+        if let Some(Running { stack, jobs }) = self.running.take() {
+            jobs.stop().await;
+            stack.stop().await;
         }
     }
 }

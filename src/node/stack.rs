@@ -1,7 +1,7 @@
 //! Everything that runs once the node is a member, put together in one place: the only one that chooses
 //! concrete types.
 //!
-//! stores → blobs → peers → consensus → replicate → registry → jobs; stopped in the opposite order.
+//! stores → blobs → peers → consensus → replicate → registry; stopped in the opposite order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_cluster::{JoinService, Members, Owner};
 use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
-use clawhub_jobs::Jobs;
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
 use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey};
@@ -21,7 +20,6 @@ use clawhub_replicate::Replicate;
 use clawhub_state::View;
 use clawhub_types::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -50,7 +48,6 @@ pub(crate) struct Stack {
     pub(crate) blobs: BlobStore,
     pub(crate) liveness: Liveness,
     pub(crate) registry: Registry,
-    jobs: Mutex<Option<Jobs>>,
     peers: Mutex<Option<JoinHandle<()>>>,
     stop_peers: CancellationToken,
 }
@@ -87,7 +84,6 @@ impl Stack {
             cluster_key,
             members,
             endpoint,
-            jobs: Mutex::new(Some(Jobs::start(&registry, applied(&consensus)))),
             consensus,
             raft,
             blobs,
@@ -118,7 +114,6 @@ impl Stack {
 
     /// Stops every part. Clients have been drained before.
     pub(crate) async fn stop(&self) {
-        drop(self.jobs.lock().take());
         if self.consensus.status().leader == Some(self.consensus.node()) {
             // A courtesy: without it the others wait for an election time-out.
             if let Err(error) = self.consensus.transfer_leader(None, HAND_OVER).await {
@@ -215,17 +210,5 @@ async fn consensus(
 fn liveness(me: NodeId, endpoint: &Endpoint, members: &Arc<Members>, blobs: &BlobStore) -> Liveness {
     let members = members.clone();
     let blobs = blobs.clone();
-    Liveness::start(me, endpoint.clone(), move || members.ids(), move || blobs.accepts())
-}
-
-/// Tells of every change of the applied index.
-fn applied(consensus: &Consensus) -> watch::Receiver<u64> {
-    let mut watcher = consensus.watch();
-    let (tell, told) = watch::channel(0);
-    tokio::spawn(async move {
-        while let Some(status) = watcher.changed().await {
-            tell.send_if_modified(|last| std::mem::replace(last, status.applied) != status.applied);
-        }
-    });
-    told
+    Liveness::new(me, endpoint.clone(), move || members.ids(), move || blobs.accepts())
 }

@@ -25,11 +25,14 @@ use clawhub_consensus::{Consensus, Failure};
 use clawhub_devices::{Condition, Devices, Look, Part, Seen};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
+use clawhub_reconcile::{Progress, Reconciler};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::stop::Stop;
 
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
 /// A device that has not kept a block by then does not answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long consensus may take to stop.
@@ -69,9 +72,6 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Between two looks.
-    pub(crate) const EVERY: Duration = Duration::from_secs(1);
-
     /// Watches over `devices`, and ends the node through `stop` where it must not go on.
     pub(crate) fn new(devices: Arc<Devices>, parts: Parts, stop: Stop) -> Watch {
         Watch {
@@ -86,22 +86,8 @@ impl Watch {
         }
     }
 
-    /// Completes when a look is due before its time: once, when consensus stops of itself. It does so when a store
-    /// fails, or when it meets what it must not go on with; which of the two it was, the look tells.
-    pub(crate) async fn wake(&mut self) {
-        if !self.over {
-            let stopped = self.parts.consensus.stopped().await;
-            self.over = true;
-            if let Some(Failure { reason, corrupt }) = stopped {
-                self.failure = Some(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
-                return;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Looks once, and acts on it.
-    pub(crate) async fn pass(&mut self) {
+    async fn look(&mut self) {
         let looked = tokio::join!(
             self.metadata.look(&self.devices, Devices::look_at_metadata),
             self.blobs.look(&self.devices, Devices::look_at_blobs)
@@ -163,6 +149,38 @@ impl Watch {
     }
 }
 
+impl Reconciler for Watch {
+    fn name(&self) -> &'static str {
+        "storage"
+    }
+
+    fn every(&self) -> Duration {
+        EVERY
+    }
+
+    /// Completes once, when consensus stops of itself. It does so when a store fails, or when it meets what it must
+    /// not go on with; which of the two it was, the look tells.
+    async fn wake(&mut self) {
+        if !self.over {
+            let stopped = self.parts.consensus.stopped().await;
+            self.over = true;
+            if let Some(Failure { reason, corrupt }) = stopped {
+                self.failure = Some(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn pass(&mut self) -> Result<Progress, clawhub_reconcile::Failure> {
+        if self.stop.is_told() {
+            return Ok(Progress::Over);
+        }
+        self.look().await;
+        Ok(Progress::Settled)
+    }
+}
+
 /// One part's look under way. The parts are looked at apart: a device of blobs that is busy says nothing of the
 /// one that the votes lie on.
 #[derive(Default)]
@@ -176,7 +194,7 @@ impl Looking {
             let devices = devices.clone();
             (Instant::now(), tokio::task::spawn_blocking(move || part(&devices)))
         });
-        match timeout(Watch::EVERY, under_way).await {
+        match timeout(EVERY, under_way).await {
             Err(_) if since.elapsed() >= ANSWER => Some(Look::Failing("a device does not answer".to_owned())),
             Err(_) => Some(Look::Unknown),
             Ok(seen) => {

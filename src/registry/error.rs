@@ -9,6 +9,7 @@ use std::time::Duration;
 use clawhub_auth::Denied;
 use clawhub_blobs::BlobError;
 use clawhub_consensus::{ProposeError, Unavailable};
+use clawhub_durable::task::Lost;
 use clawhub_replicate::{Refused, ReplicateError};
 use clawhub_state::artifact::ArtifactRejected;
 use clawhub_state::blob::BlobRejected;
@@ -147,6 +148,13 @@ impl From<Denied> for Error {
             Denied::Forbidden { .. } => Error::new(Kind::Denied, denied.to_string()),
             Denied::Fault(fault) => fault.into(),
         }
+    }
+}
+
+impl From<Lost> for Error {
+    fn from(_: Lost) -> Self {
+        // A panic has ended the process already.
+        Error::internal("the node is stopping")
     }
 }
 

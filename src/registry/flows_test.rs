@@ -75,7 +75,7 @@ async fn a_copy_that_nobody_knows_of_is_recorded_while_copies_are_short() {
     world.lose(stray, root).await;
     let others: Vec<u64> = world.holders(&digest);
     assert_eq!(others.len(), 1);
-    let step = world.node(stray).reconcile(None).await.unwrap();
+    let step = world.node(stray).copy_missing(None).await.unwrap();
     assert_eq!((step.copied, step.failed), (1, 0));
     assert_eq!(world.record(&digest).1, record);
 
@@ -83,7 +83,7 @@ async fn a_copy_that_nobody_knows_of_is_recorded_while_copies_are_short() {
     let reader = (1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap();
     pull(world.node(reader), &digest).await;
     eventually("the fetch to end", || world.node(reader).blobs().holds(&root).is_some()).await;
-    assert_eq!(world.node(reader).reconcile(None).await.unwrap().copied, 0);
+    assert_eq!(world.node(reader).copy_missing(None).await.unwrap().copied, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +107,7 @@ async fn stock_is_taken_of_what_is_said_to_be_here() {
     let (_, gone) = push(here, &content(2, 1000)).await;
     let (root, _) = world.record(&gone);
     here.blobs().replicas().quarantine(&root).await.unwrap();
-    assert_eq!(here.take_stock(None).await.unwrap(), None);
+    assert_eq!(here.verify_inventory(None).await.unwrap(), None);
     assert_eq!((world.holders(&kept), world.holders(&gone)), (vec![1, 2], vec![2]));
 }
 

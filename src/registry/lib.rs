@@ -24,9 +24,10 @@ mod error;
 #[cfg(test)]
 mod flows_test;
 mod guard;
+mod inventory;
+mod lost;
 mod manifest;
 mod parts;
-mod reconcile;
 mod repo;
 #[cfg(test)]
 mod rights_test;
@@ -52,8 +53,8 @@ pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PutManifest, PutV
 pub use body::{BodyError, BodyStream, Chunk, UploadView};
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
+pub use inventory::Copied;
 pub use manifest::MAX_MANIFEST;
-pub use reconcile::{Census, Reconciled};
 pub use repo::{At, Reader, Repo, Repositories};
 pub use upload::OwnUploads;
 
@@ -68,14 +69,13 @@ pub struct Registry {
 
 struct Inner {
     parts: Arc<Parts>,
-    census: parking_lot::Mutex<Option<Census>>,
 }
 
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
         let parts = Arc::new(Parts::new(Core { consensus, replicate, authorizer, limits }));
-        Registry { inner: Arc::new(Inner { parts, census: parking_lot::Mutex::default() }) }
+        Registry { inner: Arc::new(Inner { parts }) }
     }
 
     /// The state as this node has applied it by now. Enough for a GET by digest, since content never changes,

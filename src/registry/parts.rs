@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::copies::Copies;
 use crate::core::Core;
+use crate::lost::LostCopies;
 use crate::source::Sources;
 use crate::upload::Uploads;
 
@@ -12,6 +13,7 @@ pub(crate) struct Parts {
     pub(crate) core: Arc<Core>,
     pub(crate) copies: Copies,
     pub(crate) sources: Sources,
+    pub(crate) lost: Arc<LostCopies>,
     pub(crate) uploads: Uploads,
 }
 
@@ -19,8 +21,10 @@ impl Parts {
     pub(crate) fn new(core: Core) -> Parts {
         let core = Arc::new(core);
         let copies = Copies::new(core.clone());
+        let lost = Arc::<LostCopies>::default();
         Parts {
-            sources: Sources::new(core.clone()),
+            sources: Sources::new(core.clone(), lost.clone()),
+            lost,
             uploads: Uploads::new(core.clone(), copies.clone()),
             copies,
             core,

@@ -9,14 +9,15 @@ use bytes::{Bytes, BytesMut};
 use clawhub_blobs::{Blob, BlobError};
 use clawhub_peer::Class;
 use clawhub_replicate::{Fetch, Relay, ReplicaSpec, ReplicateError};
-use clawhub_state::blob::{BlobCmd, LinkRecord};
-use clawhub_state::{Command, View};
+use clawhub_state::View;
+use clawhub_state::blob::LinkRecord;
 use clawhub_types::{Digest, Root};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::core::Core;
 use crate::error::RETRY;
+use crate::lost::{LostCopies, is_lost};
 use crate::{BlobView, Error, Freshness, MAX_MANIFEST};
 
 /// A peer must show its first verified bytes within this, else the answer is 503.
@@ -42,11 +43,13 @@ struct Reading {
 #[derive(Clone)]
 pub(crate) struct Sources {
     core: Arc<Core>,
+    lost: Arc<LostCopies>,
 }
 
 impl Sources {
-    pub(crate) fn new(core: Arc<Core>) -> Sources {
-        Sources { core }
+    /// Copies that turn out bad go to `lost`.
+    pub(crate) fn new(core: Arc<Core>, lost: Arc<LostCopies>) -> Sources {
+        Sources { core, lost }
     }
 
     /// All bytes of a small blob: a manifest too large for the log.
@@ -100,20 +103,12 @@ impl Sources {
         }
     }
 
-    /// Says in the log that this node has no good copy, unless its whole store is in doubt: that is said of
-    /// the node then, once. A bad copy is out of service by now: what is here is another one.
+    /// Notes that this node has no good copy, unless its whole store is in doubt: that is said of the node
+    /// then, once. A bad copy is out of service by now: what is here is another one.
     pub(crate) fn report_lost(&self, root: Root) {
-        if self.core.blobs().is_held_back() || !matches!(self.core.blobs().has(&root), Ok(false)) {
-            return;
+        if is_lost(&self.core, &root) {
+            self.lost.note(root);
         }
-        let this = self.clone();
-        tokio::spawn(async move {
-            let cmd = BlobCmd::Lost { node: this.core.me(), roots: vec![root] };
-            let reported = this.core.propose_system(Command::Blob(cmd)).await;
-            if let Err(error) = reported.and_then(|outcome| Ok(outcome?)) {
-                tracing::warn!(%root, %error, "a lost copy could not be reported yet");
-            }
-        });
     }
 
     /// Where to get a blob that is not here. Waits for the first verified bytes, so that a blob nobody can

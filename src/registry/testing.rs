@@ -12,7 +12,7 @@ use clawhub_blobs::{BlobStore, StoreConfig};
 use clawhub_consensus::grpc::GrpcTransport;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
-use clawhub_liveness::Liveness;
+use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
     Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
     SendStream, StreamHandler,
@@ -49,6 +49,23 @@ impl Directory for Members {
     }
 }
 
+/// What a reconciler does on a real node.
+async fn heartbeat(liveness: Liveness) {
+    let mut every = tokio::time::interval(HEARTBEAT);
+    loop {
+        every.tick().await;
+        liveness.refresh().await;
+    }
+}
+
+/// What another does.
+async fn report_lost_copies(registry: Registry) {
+    loop {
+        registry.lost_copy_noted().await;
+        while registry.report_lost_copies().await.unwrap() {}
+    }
+}
+
 /// Runs as long as it is kept.
 pub(crate) struct World {
     /// The registries of nodes 1, 2, …
@@ -75,6 +92,7 @@ impl World {
             let streams = Arc::new(Streams(registry.clone()));
             let serve = endpoint.serve(Routes::default(), Routes::default(), streams, std::future::pending());
             tokio::spawn(serve);
+            tokio::spawn(report_lost_copies(registry.clone()));
             world.nodes.push(registry);
         }
         let all = world.nodes.len();
@@ -121,7 +139,8 @@ impl World {
             layout.nodes.into_iter().map(|node| node.id).collect()
         };
         let store = blobs.clone();
-        let liveness = Liveness::start(id, endpoint.clone(), members, move || store.accepts());
+        let liveness = Liveness::new(id, endpoint.clone(), members, move || store.accepts());
+        tokio::spawn(heartbeat(liveness.clone()));
         let source = self.consensus.clone();
         let replicate = Replicate::new(blobs, endpoint, liveness, Arc::new(move || source.state()));
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use clawhub_cluster::{Bootstrap, Cluster};
-use clawhub_registry::Registry;
+use clawhub_jobs::Findings;
 use clawhub_types::Durability;
 use futures::future::BoxFuture;
 
@@ -26,8 +26,8 @@ pub struct Parts {
 pub struct Member {
     /// Its cluster.
     pub cluster: Cluster,
-    /// Its content.
-    pub registry: Registry,
+    /// What its reconcilers found last.
+    pub findings: Findings,
 }
 
 /// How a node is.

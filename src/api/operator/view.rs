@@ -34,8 +34,8 @@ pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
     reply.quorum_age_ms = cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     reply.state_hash = hex::encode(state_hash);
     reply.tick = tick;
-    if let Some(census) = member.registry.census() {
-        reply.under_target = Some(census.short);
+    if let Some(census) = member.findings.census() {
+        reply.under_target = Some(census.under_replicated);
         reply.counted_at = census.index;
     }
     Ok(reply)

@@ -14,7 +14,7 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
-use clawhub_liveness::Liveness;
+use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
     Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
     RefusalCode, SendStream, StreamHandler,
@@ -39,6 +39,15 @@ const OTHER: NodeId = NodeId(2);
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long an election and a first command may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a reconciler does on a real node.
+async fn heartbeat(liveness: Liveness) {
+    let mut every = tokio::time::interval(HEARTBEAT);
+    loop {
+        every.tick().await;
+        liveness.refresh().await;
+    }
+}
 
 /// Runs as long as it is kept.
 pub(crate) struct Cluster {
@@ -73,7 +82,8 @@ impl Cluster {
         std::fs::create_dir_all(&store.dir).unwrap();
         let blobs = BlobStore::open(store, Arc::new(MemoryKv::new())).await.unwrap();
         let store = blobs.clone();
-        let liveness = Liveness::start(ME, endpoint.clone(), || vec![ME, OTHER], move || store.accepts());
+        let liveness = Liveness::new(ME, endpoint.clone(), || vec![ME, OTHER], move || store.accepts());
+        tokio::spawn(heartbeat(liveness.clone()));
         let source = consensus.clone();
         let replicate = Replicate::new(blobs.clone(), endpoint, liveness, Arc::new(move || source.state()));
         let limits = Limits { wait: PATIENCE, cut_off };

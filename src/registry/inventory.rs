@@ -1,7 +1,9 @@
-//! One step of bringing copies to where they belong. The loop that calls it lives in `jobs`.
+//! Bringing copies to where they belong, and comparing what should be here with what is: one page of roots at a
+//! time. When, and from where to where, is decided by the reconciler in `jobs`. Nothing is kept.
 
 use std::time::{Duration, Instant};
 
+use clawhub_durable::task::blocking;
 use clawhub_peer::Class;
 use clawhub_policy::{complete, needs_copy_here};
 use clawhub_replicate::ReplicaSpec;
@@ -18,28 +20,19 @@ const PAGE: usize = 256;
 /// Copies made at the same time.
 const PARALLEL: usize = 2;
 
-/// How far one step came.
+/// How far one page came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct Copied {
     /// Where the next step goes on; `None` when every root has been looked at.
     pub next: Option<Root>,
     /// Copies made and recorded.
     pub copied: usize,
     /// Copies that could not be made; the next pass tries again.
     pub failed: usize,
-    /// Linked roots with fewer copies than their projects ask for, as this step found them.
-    pub short: u64,
+    /// Linked roots with fewer copies than their projects ask for, as they were found.
+    pub under_replicated: u64,
     /// How long reading them took.
     pub reading: Duration,
-}
-
-/// What a pass over all roots found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Everything up to this log index was looked at.
-    pub index: u64,
-    /// Linked roots that had fewer copies than their projects ask for.
-    pub short: u64,
 }
 
 impl Registry {
@@ -50,9 +43,9 @@ impl Registry {
     /// # Errors
     /// A fault of the state, or 503 if the new holders cannot be recorded: the copies are kept, and the
     /// next pass records them.
-    pub async fn reconcile(&self, after: Option<Root>) -> Result<Reconciled, Error> {
+    pub async fn copy_missing(&self, after: Option<Root>) -> Result<Copied, Error> {
         let began = Instant::now();
-        let Found { missing, gone, misjudged, next, short } =
+        let Found { missing, gone, misjudged, next, under_replicated } =
             self.reading(move |this| this.look(after)).await?;
         let reading = began.elapsed();
         self.report_gone(gone).await?;
@@ -77,7 +70,7 @@ impl Registry {
         if copied > 0 {
             self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
-        Ok(Reconciled { next, copied, failed, short, reading })
+        Ok(Copied { next, copied, failed, under_replicated, reading })
     }
 
     /// Has the log know of the next copies after `after` that this node is said to hold and does not: all of
@@ -86,7 +79,7 @@ impl Registry {
     ///
     /// # Errors
     /// A fault of the state, or 503 if it cannot be recorded.
-    pub async fn take_stock(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
+    pub async fn verify_inventory(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
         let (gone, next) = self.reading(move |this| this.check(after)).await?;
         self.report_gone(gone).await?;
         Ok(next)
@@ -98,8 +91,7 @@ impl Registry {
         read: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let this = self.clone();
-        let read = tokio::task::spawn_blocking(move || read(&this)).await;
-        read.map_err(|_| Error::internal("the node is stopping"))?
+        blocking(move || read(&this)).await
     }
 
     async fn report_gone(&self, gone: Vec<Root>) -> Result<(), Error> {
@@ -123,16 +115,6 @@ impl Registry {
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
     pub fn applied(&self) -> u64 {
         self.inner.parts.core.consensus.status().applied
-    }
-
-    /// What the last complete pass of this node found.
-    pub fn census(&self) -> Option<Census> {
-        *self.inner.census.lock()
-    }
-
-    /// Notes what a complete pass found.
-    pub fn note_census(&self, census: Census) {
-        *self.inner.census.lock() = Some(census);
     }
 
     /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
@@ -168,13 +150,13 @@ impl Registry {
         let mut missing = Vec::new();
         let mut gone = Vec::new();
         let mut misjudged = Vec::new();
-        let mut short = 0;
+        let mut under_replicated = 0;
         // A store whose device fails as a whole says nothing about one copy.
         let sound = !self.blobs().is_held_back();
         for (root, record) in roots {
             let policies = view.blob().policies(&root)?;
             let enough = complete(&policies, &layout, &record.holders);
-            short += u64::from(!enough);
+            under_replicated += u64::from(!enough);
             let lacks = record.links > 0 && !enough;
             if lacks != record.short_since.is_some() {
                 misjudged.push(root);
@@ -199,7 +181,7 @@ impl Registry {
                 });
             }
         }
-        Ok(Found { missing, gone, misjudged, next, short })
+        Ok(Found { missing, gone, misjudged, next, under_replicated })
     }
 }
 
@@ -212,5 +194,5 @@ struct Found {
     /// Roots that the state lists among those under target and should not, or the other way round.
     misjudged: Vec<Root>,
     next: Option<Root>,
-    short: u64,
+    under_replicated: u64,
 }

@@ -1,0 +1,29 @@
+//! Has the others know, when the storage of this node fails, that the copies here do not count for now.
+
+use std::time::Duration;
+
+use clawhub_cluster::FailureNotice;
+use clawhub_reconcile::{Failure, Progress, Reconciler};
+
+/// The reconciler.
+pub(crate) struct Failing {
+    pub(crate) notice: FailureNotice,
+}
+
+impl Reconciler for Failing {
+    fn name(&self) -> &'static str {
+        "failure_notice"
+    }
+
+    fn every(&self) -> Duration {
+        FailureNotice::EVERY
+    }
+
+    async fn pass(&mut self) -> Result<Progress, Failure> {
+        // Whoever is told of a failing node may be out of its reach, and that is no news.
+        match self.notice.pass().await {
+            Ok(()) => Ok(Progress::Settled),
+            Err(_) => Ok(Progress::Behind),
+        }
+    }
+}

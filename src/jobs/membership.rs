@@ -1,0 +1,30 @@
+//! Brings those who vote to what the layout asks for: the leader takes one step after the other.
+
+use std::time::Duration;
+
+use clawhub_cluster::Membership;
+use clawhub_reconcile::{Failure, Progress, Reconciler, Scope};
+
+/// The reconciler.
+pub(crate) struct Votes {
+    pub(crate) membership: Membership,
+}
+
+impl Reconciler for Votes {
+    fn name(&self) -> &'static str {
+        "membership"
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Leader
+    }
+
+    fn every(&self) -> Duration {
+        Membership::EVERY
+    }
+
+    async fn pass(&mut self) -> Result<Progress, Failure> {
+        self.membership.pass().await?;
+        Ok(Progress::Settled)
+    }
+}
