@@ -1,11 +1,21 @@
 //! Rules that a reader would otherwise have to check: who imports whom, how long things are, what must
-//! not stand in the repository.
+//! not stand in the repository. More of them: [`types`], [`circles`], [`words`].
+
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/source.rs"]
+mod source;
+#[path = "tidy/types.rs"]
+mod types;
+#[path = "tidy/words.rs"]
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+
+use crate::source::{complain, files, root, shown, sources};
 
 /// The layers of `docs/architecture.md`: a member may import members of smaller layers only.
 const LAYERS: &[(&str, u32)] = &[
@@ -91,47 +101,6 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("proxy.go", "lang.org", "which proxy is the machine's business"),
     ("static.cra", "tes.io", "which registry is the machine's business"),
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Every file below `dir` that somebody wrote.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type()?.is_dir() {
-                let skip = matches!(name.to_str(), Some("target" | ".git" | "data" | "__pycache__"));
-                if !skip {
-                    folders.push(entry.path());
-                }
-            } else {
-                found.push(entry.path());
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn shown(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).display().to_string()
-}
-
-/// The Rust sources, each with its text.
-fn sources() -> Result<Vec<(String, String)>> {
-    let rust = files(root())?.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "rs"));
-    rust.map(|path| Ok((shown(&path), fs::read_to_string(&path)?))).collect()
-}
-
-fn complain(what: &str, wrong: &[String]) -> Result<()> {
-    ensure!(wrong.is_empty(), "{what}:\n  {}", wrong.join("\n  "));
-    Ok(())
-}
 
 /// The members that each member imports, dev-dependencies left out: tests may use anything.
 fn imports() -> Result<BTreeMap<String, BTreeSet<String>>> {

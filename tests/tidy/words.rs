@@ -1,0 +1,106 @@
+//! Where some words may stand: each belongs to a room, and elsewhere it is a leak.
+
+use anyhow::Result;
+
+use crate::source::{complain, production, shown, sources};
+
+/// Protobuf and QUIC end in these; everybody else sees plain types.
+const WIRE: &[&str] = &[
+    "src/wire/",
+    "src/peer/",
+    "src/api/peer/",
+    "src/api/operator/",
+    "src/consensus/grpc/",
+    "src/replicate/",
+    "src/cli/",
+];
+
+/// Files that may begin a task of their own, with whom it ends.
+const SPAWNS: &[(&str, &str)] = &[];
+
+#[test]
+fn protobuf_ends_at_the_edges() -> Result<()> {
+    let leaks =
+        |text: &str| text.contains("clawhub_wire::") || text.contains("quinn::") || text.contains("pb::");
+    let wrong: Vec<String> = production()?
+        .into_iter()
+        .filter(|(path, text)| leaks(text) && !WIRE.iter().any(|room| path.starts_with(room)))
+        .map(|(path, _)| path)
+        .collect();
+    complain("protobuf or QUIC outside of the rooms where they end", &wrong)
+}
+
+#[test]
+fn one_room_knows_the_prefix_of_oci() -> Result<()> {
+    let mut wrong = Vec::new();
+    for (path, text) in sources()? {
+        let ships = path.starts_with("src/") && !path.starts_with("src/testkit/") && !path.contains("test");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        if ships && !path.starts_with("src/api/oci/") && code.clone().any(|line| line.contains("\"/v2")) {
+            wrong.push(path);
+        }
+    }
+    complain("\"/v2\" outside of src/api/oci", &wrong)
+}
+
+#[test]
+fn tasks_have_an_owner() -> Result<()> {
+    let mut wrong = Vec::new();
+    let sources = production()?;
+    for (path, text) in &sources {
+        let known = SPAWNS.iter().any(|(file, _)| file == path);
+        match text.contains("tokio::spawn(") {
+            true if !known => wrong.push(path.clone()),
+            false if known => wrong.push(format!("{path} spawns nothing any more: take it off the list")),
+            _ => {}
+        }
+    }
+    complain("tokio::spawn in files that are not listed", &wrong)
+}
+
+#[test]
+fn nothing_is_decided_by_the_text_of_an_error() -> Result<()> {
+    let mut wrong = Vec::new();
+    for (path, text) in production()? {
+        let text: String = text.split_whitespace().collect();
+        for what in [".to_string().contains(", "reason.contains(", "message.contains(", "why.contains("] {
+            if text.contains(what) {
+                wrong.push(format!("{path}: {what}"));
+            }
+        }
+    }
+    complain("decisions by text", &wrong)
+}
+
+#[test]
+fn lines_are_not_saved_by_tuples() -> Result<()> {
+    let mut wrong = Vec::new();
+    for (path, text) in production()? {
+        for (number, line) in text.lines().enumerate() {
+            let Some(rest) = line.trim_start().strip_prefix("let (") else { continue };
+            let Some((names, value)) = rest.split_once(") = (") else { continue };
+            // `let (a, b) = (x, y);` on one line; a tuple that is returned by a call has no second bracket.
+            if names.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ',' | ' '))
+                && value.ends_with(");")
+            {
+                wrong.push(format!("{path}:{}", number + 1));
+            }
+        }
+    }
+    complain("tuples that only save a line", &wrong)
+}
+
+#[test]
+fn rooms_exist() -> Result<()> {
+    let here = sources()?;
+    let spawns = SPAWNS.iter().map(|(file, _)| *file);
+    let wrong: Vec<String> = WIRE
+        .iter()
+        .copied()
+        .chain(spawns)
+        .filter(|room| !here.iter().any(|(path, _)| path.starts_with(room)))
+        .map(|room| shown(room.as_ref()))
+        .collect();
+    complain("listed, and not there", &wrong)
+}
