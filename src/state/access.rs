@@ -3,8 +3,9 @@
 use clawhub_types::{Principal, ProjectId, Resource};
 
 use crate::entry::Entry;
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::reply::RequestRejected;
+use crate::stop::Stop;
 use crate::tx::Tx;
 
 /// Refuses an entry whose permit was given before rights shrank. The system and the operator act on no permit.

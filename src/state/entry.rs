@@ -7,12 +7,13 @@ use crate::artifact::ArtifactCmd;
 use crate::blob::BlobCmd;
 use crate::cluster::ClusterCmd;
 use crate::domain::commands;
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::lifecycle::LifecycleCmd;
 use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
 use crate::record::{Record, record};
 use crate::reply::{Outcome, Reply};
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// One proposal, complete: apply consults nothing but this and the state.

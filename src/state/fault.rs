@@ -2,8 +2,6 @@
 
 use clawhub_kv::KvError;
 
-use crate::reply::Rejected;
-
 /// The state cannot be read, written or understood. There is no answer to give: the node stops, since
 /// going on would make it differ from the others.
 #[derive(Debug, thiserror::Error)]
@@ -35,31 +33,4 @@ pub enum Fault {
         /// The index given.
         found: u64,
     },
-}
-
-/// Why a command stopped: with a replicated answer, or with none.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// The same on every node; the command's writes are discarded.
-    Rejected(Rejected),
-    /// This node's alone.
-    Fault(Fault),
-}
-
-impl<R: Into<Rejected>> From<R> for Stop {
-    fn from(rejected: R) -> Self {
-        Stop::Rejected(rejected.into())
-    }
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Stop::Fault(fault)
-    }
-}
-
-impl From<KvError> for Stop {
-    fn from(error: KvError) -> Self {
-        Stop::Fault(Fault::Kv(error))
-    }
 }

@@ -21,8 +21,8 @@ use crate::blob::{BlobCmd, BlobEvent, BlobRejected, BlobReply, LinkRecord, RootR
 use crate::cluster::{
     ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord, SessionRecord,
 };
-use crate::log::MembershipRecord;
 use crate::outbox::{Event, OutboxCmd, OutboxRow};
+use crate::position::MembershipRecord;
 use crate::project::{
     ProjectCmd, ProjectEvent, ProjectRecord, ProjectRejected, ProjectReply, RepoRecord, RepoRef,
 };

@@ -26,11 +26,13 @@ mod log;
 mod machine;
 mod meta;
 pub mod outbox;
+mod position;
 pub mod project;
 mod read;
 mod record;
 mod reply;
 mod state_hash;
+mod stop;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -41,7 +43,8 @@ mod view;
 pub use entry::{Command, Entry, decode_entry, decode_outcome, encode_entry, encode_outcome};
 pub use fault::Fault;
 pub use lifecycle::LifecycleCmd;
-pub use log::{LogItem, LogPos, Payload};
+pub use log::{LogItem, Payload};
 pub use machine::{Applied, Machine};
+pub use position::LogPos;
 pub use reply::{Outcome, Rejected, Reply, RequestRejected};
 pub use view::View;

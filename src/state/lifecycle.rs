@@ -5,8 +5,8 @@
 use clawhub_types::{NodeId, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Stop;
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 use crate::{blob, cluster};
 

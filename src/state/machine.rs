@@ -12,10 +12,12 @@ use crate::access;
 use crate::cluster;
 use crate::cluster::session::{self, Dedup};
 use crate::entry::Entry;
-use crate::fault::{Fault, Stop};
-use crate::log::{LogItem, LogPos, MembershipRecord, Payload};
+use crate::fault::Fault;
+use crate::log::{LogItem, Payload};
 use crate::meta::{self, TickRecord};
+use crate::position::{LogPos, MembershipRecord};
 use crate::reply::{Outcome, Reply, RequestRejected};
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// The last applied position, and the last membership with its own.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::key::Key;
-use crate::log::{LogPos, MembershipRecord};
+use crate::position::{LogPos, MembershipRecord};
 use crate::read::Reader;
 use crate::record::record;
 use crate::state_hash::StateHash;

@@ -11,10 +11,11 @@ use super::{
     history, keys,
 };
 use crate::blob::{self, BlobRejected, LinkRecord, StoredBytes};
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::outbox;
 use crate::project::{self, Delta, ProjectRejected, RepoRef, ensure_repo};
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 impl ArtifactCmd {

@@ -9,10 +9,11 @@ use super::records::{LinkRecord, RootRecord};
 use super::roots::{judge, known, mark, review, store};
 use super::{BlobCmd, BlobEvent, BlobRejected, BlobReply, keys};
 use crate::cluster;
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::outbox;
 use crate::project::{ProjectRejected, RepoRef, ensure_repo};
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// Roots looked at together while a node's copies are forgotten.

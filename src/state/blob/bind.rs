@@ -5,7 +5,8 @@ use clawhub_types::{Digests, Receipt, Root};
 use super::records::{DigestRecord, RootRecord};
 use super::roots::{judge, store};
 use super::{BlobRejected, keys};
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// Records what receipts prove about a root: its digests and these nodes as holders. A new root starts

@@ -10,9 +10,10 @@ use clawhub_types::Root;
 
 use super::records::RootRecord;
 use super::{BlobReply, REVIEW, keys};
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::key::Key;
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// The record of a root that something refers to.

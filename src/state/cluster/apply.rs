@@ -5,9 +5,10 @@ use clawhub_types::{NodeId, ProjectId};
 use super::records::{ClusterRecord, IdsRecord, NodeRecord, TokenRecord};
 use super::{ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members, session};
 use crate::entry::Command;
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::outbox;
 use crate::reply::{Reply, RequestRejected};
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// How long after its expiry a join token is kept, so that a join whose answer was lost can still be

@@ -4,7 +4,7 @@ use clawhub_types::NodeId;
 
 use super::ClusterRejected;
 use super::records::NodeRecord;
-use crate::fault::Stop;
+use crate::stop::Stop;
 use crate::tx::Tx;
 
 /// A node that is a member.

@@ -9,9 +9,10 @@ use clawhub_types::{NodeId, RequestId, SessionId};
 
 use super::records::{AnswerRecord, SessionRecord};
 use super::{ClusterRejected, ClusterReply, keys};
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::key::Key;
 use crate::reply::{Outcome, Reply, RequestRejected};
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// What a session says to a request.

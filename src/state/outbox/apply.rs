@@ -2,8 +2,9 @@
 
 use super::records::{CursorRecord, Event, OutboxRow};
 use super::{OutboxCmd, keys};
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// Rows deleted by one command at most.

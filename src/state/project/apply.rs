@@ -6,9 +6,10 @@ use clawhub_types::{NodeId, ProjectId, ProjectName, RepoId, RepoName};
 use super::records::{ProjectIdRecord, ProjectRecord, RepoRecord, RepoRef};
 use super::{ProjectCmd, ProjectEvent, ProjectPolicy, ProjectRejected, ProjectReply, keys};
 use crate::cluster;
-use crate::fault::{Fault, Stop};
+use crate::fault::Fault;
 use crate::outbox;
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 impl ProjectCmd {

@@ -1,10 +1,10 @@
 //! Apply of the domain of bells.
 
 use super::{ToyCmd, ToyEvent, ToyRejected, ToyReply, ToyView, keys};
-use crate::fault::Stop;
 use crate::outbox;
 use crate::project::ensure_repo;
 use crate::reply::Reply;
+use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// A bell breaks after so many times.
