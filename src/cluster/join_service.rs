@@ -20,17 +20,17 @@ pub struct JoinService {
 }
 
 /// What an admitted node is given.
-pub(crate) struct Welcome {
+pub struct Welcome {
     /// Its id.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Its cluster.
-    pub(crate) cluster: ClusterRecord,
+    pub cluster: ClusterRecord,
     /// Its certificate, DER.
-    pub(crate) certificate: Vec<u8>,
+    pub certificate: Vec<u8>,
     /// The key that seals secrets in the state.
-    pub(crate) cluster_key: ClusterKey,
+    pub cluster_key: ClusterKey,
     /// The members, itself among them.
-    pub(crate) members: Vec<NodeRecord>,
+    pub members: Vec<NodeRecord>,
 }
 
 impl JoinService {
@@ -40,7 +40,11 @@ impl JoinService {
     }
 
     /// Admits the holder of the token as a node that says `spec` of itself.
-    pub(crate) async fn admit(
+    ///
+    /// # Errors
+    /// [`ClusterError::Rejected`] if the token is not good for it, [`ClusterError::Unavailable`] if the cluster does
+    /// not answer; then the same token may be shown again.
+    pub async fn admit(
         &self,
         secret: &JoinSecret,
         csr: Csr,

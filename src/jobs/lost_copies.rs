@@ -23,11 +23,11 @@ impl Reconciler for LostCopies {
     }
 
     async fn wake(&mut self) {
-        self.registry.lost_copy_noted().await;
+        self.registry.lost_copies().noted().await;
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {
-        let more = self.registry.report_lost_copies().await?;
+        let more = self.registry.lost_copies().report().await?;
         Ok(if more { Progress::Step } else { Progress::Settled })
     }
 }

@@ -74,7 +74,7 @@ impl Replicas {
     }
 
     async fn verify(&mut self, after: Option<Root>) -> Result<Progress, Failure> {
-        let next = self.registry.verify_inventory(after).await?;
+        let next = self.registry.inventory().verify(after).await?;
         self.at = match next {
             Some(root) => At::Inventory(Some(root)),
             None => At::Begin,
@@ -83,7 +83,7 @@ impl Replicas {
     }
 
     async fn walk(&mut self, mut walk: Walk) -> Result<Progress, Failure> {
-        let step = match self.registry.copy_missing(walk.after).await {
+        let step = match self.registry.inventory().copy_missing(walk.after).await {
             Ok(step) => step,
             Err(error) => {
                 self.rest = rest(walk.reading);

@@ -65,7 +65,8 @@ impl Metrics {
             now.register(gauge.name, gauge.help, ConstGauge::new(gauge.value));
         }
         now.register_collector(Box::new(Reconcilers(reconcilers)));
-        let (mut counted, mut text) = (String::new(), String::new());
+        let mut counted = String::new();
+        let mut text = String::new();
         encode(&mut text, &now)?;
         encode(&mut counted, &self.registry)?;
         // Each text ends in the mark of the end; one is enough.
@@ -88,13 +89,13 @@ impl Collector for Reconcilers {
             }
             Ok(())
         };
-        let (name, help) = ("reconciler_passes", "Passes of a background loop that ended");
-        count(&mut encoder, name, help, |status| status.passes)?;
-        let (name, help) = ("reconciler_failures", "Passes of a background loop that failed");
-        count(&mut encoder, name, help, |status| status.failures)?;
-        let (name, help) =
-            ("reconciler_seconds_since_success", "Since a background loop last settled everything");
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let help = "Passes of a background loop that ended";
+        count(&mut encoder, "reconciler_passes", help, |status| status.passes)?;
+        let help = "Passes of a background loop that failed";
+        count(&mut encoder, "reconciler_failures", help, |status| status.failures)?;
+        let help = "Since a background loop last settled everything";
+        let since = "reconciler_seconds_since_success";
+        let mut family = encoder.encode_descriptor(since, help, None, MetricType::Gauge)?;
         for status in self.0.iter().filter(|status| status.is_active()) {
             if let Some(settled) = status.settled {
                 let labels = [("reconciler", status.name)];
@@ -134,8 +135,11 @@ pub(crate) async fn render(State(sources): State<Sources>) -> Response {
             help: "1 while a device of this node fails",
             value: failing,
         });
-        let (name, help) = ("ballast_bytes", "Room kept for metadata; 0 once it was given up");
-        gauges.push(Gauge { name, help, value: sources.devices.ballast() });
+        gauges.push(Gauge {
+            name: "ballast_bytes",
+            help: "Room kept for metadata; 0 once it was given up",
+            value: sources.devices.ballast(),
+        });
     }
     match sources.counters.text(&gauges, reconcilers) {
         Ok(text) => {

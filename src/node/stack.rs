@@ -104,7 +104,7 @@ impl Stack {
         let told = self.stop_peers.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
             let served =
-                endpoint.serve(consensus, clawhub_cluster::join_routes(join), Arc::new(streams), told);
+                endpoint.serve(consensus, clawhub_api_peer::join_routes(join), Arc::new(streams), told);
             if let Err(error) = served.await {
                 stop.fault(format!("the peer listener ended: {error}"));
             }

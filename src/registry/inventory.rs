@@ -1,6 +1,7 @@
 //! Bringing copies to where they belong, and comparing what should be here with what is: one page of roots at a
 //! time. When, and from where to where, is decided by the reconciler in `jobs`. Nothing is kept.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clawhub_durable::task::blocking;
@@ -8,12 +9,13 @@ use clawhub_peer::Class;
 use clawhub_policy::{complete, needs_copy_here};
 use clawhub_replicate::ReplicaSpec;
 use clawhub_state::blob::BlobCmd;
-use clawhub_state::{Command, View};
+use clawhub_state::{Command, Reply, View};
 use clawhub_types::{Receipt, Root};
 use futures::StreamExt;
 use futures::stream;
 
-use crate::{Error, Registry};
+use crate::Error;
+use crate::core::Core;
 
 /// Roots read from the state in one step.
 const PAGE: usize = 256;
@@ -35,7 +37,17 @@ pub struct Copied {
     pub reading: Duration,
 }
 
-impl Registry {
+/// What should be here, compared with what is. Cheap to clone.
+#[derive(Clone)]
+pub struct Inventory {
+    core: Arc<Core>,
+}
+
+impl Inventory {
+    pub(crate) fn new(core: Arc<Core>) -> Inventory {
+        Inventory { core }
+    }
+
     /// Looks at the next roots after `after`, copies those of which this node should have a replica, and has
     /// the log know of those that it is said to hold and does not (invariants 7 and 13), or holds although
     /// nobody says so, where copies are short.
@@ -53,7 +65,7 @@ impl Registry {
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
-                match self.inner.parts.core.replicate.copy_here(wanted, Class::Background).await {
+                match self.core.replicate.copy_here(wanted, Class::Background).await {
                     Ok(receipt) => Some(receipt),
                     Err(error) => {
                         tracing::warn!(%root, %error, "a replica could not be made yet");
@@ -68,7 +80,7 @@ impl Registry {
         let receipts: Vec<Receipt> = copies.into_iter().flatten().collect();
         let copied = receipts.len();
         if copied > 0 {
-            self.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await?;
+            self.propose(Command::Blob(BlobCmd::Hold { receipts })).await?;
         }
         Ok(Copied { next, copied, failed, under_replicated, reading })
     }
@@ -79,7 +91,7 @@ impl Registry {
     ///
     /// # Errors
     /// A fault of the state, or 503 if it cannot be recorded.
-    pub async fn verify_inventory(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
+    pub async fn verify(&self, after: Option<Root>) -> Result<Option<Root>, Error> {
         let (gone, next) = self.reading(move |this| this.check(after)).await?;
         self.report_gone(gone).await?;
         Ok(next)
@@ -88,7 +100,7 @@ impl Registry {
     /// Runs what reads many rows where it holds up nobody else.
     async fn reading<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+        read: impl FnOnce(&Inventory) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let this = self.clone();
         blocking(move || read(&this)).await
@@ -99,7 +111,7 @@ impl Registry {
             return Ok(());
         }
         tracing::error!(copies = gone.len(), "copies that the log says are here are not");
-        self.propose_system(Command::Blob(BlobCmd::Lost { node: self.me(), roots: gone })).await?;
+        self.propose(Command::Blob(BlobCmd::Lost { node: self.core.me(), roots: gone })).await?;
         Ok(())
     }
 
@@ -107,32 +119,25 @@ impl Registry {
     /// changed since it was written. Several nodes may find the same; the second look changes nothing.
     async fn review(&self, roots: Vec<Root>) -> Result<(), Error> {
         if !roots.is_empty() {
-            self.propose_system(Command::Blob(BlobCmd::Review { roots })).await?;
+            self.propose(Command::Blob(BlobCmd::Review { roots })).await?;
         }
         Ok(())
     }
 
-    /// The log index this node has applied; moves whenever there may be something new to reconcile.
-    pub fn applied(&self) -> u64 {
-        self.inner.parts.core.consensus.status().applied
-    }
-
-    /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
-    /// since the last call. Answers how many are forgotten.
-    pub async fn expire_uploads(&self, idle: Duration) -> usize {
-        self.inner.parts.uploads.expire(idle).await
+    async fn propose(&self, cmd: Command) -> Result<Reply, Error> {
+        Ok(self.core.propose_system(cmd).await??)
     }
 
     /// Blocking. Of the next roots that this node is said to hold, those that it does not, and where to go on.
     fn check(&self, after: Option<Root>) -> Result<(Vec<Root>, Option<Root>), Error> {
-        let state = self.state();
-        let held = View::new(&*state).blob().held_by(self.me(), after, PAGE)?;
+        let state = self.core.state();
+        let held = View::new(&*state).blob().held_by(self.core.me(), after, PAGE)?;
         let next = (held.len() == PAGE).then(|| held.last().copied()).flatten();
         let mut gone = Vec::new();
         // A store whose device fails as a whole says nothing about one copy.
-        if !self.blobs().is_held_back() {
+        if !self.core.blobs().is_held_back() {
             for root in held {
-                if !self.blobs().has(&root)? {
+                if !self.core.blobs().has(&root)? {
                     gone.push(root);
                 }
             }
@@ -142,7 +147,7 @@ impl Registry {
 
     /// Blocking.
     fn look(&self, after: Option<Root>) -> Result<Found, Error> {
-        let state = self.state();
+        let state = self.core.state();
         let view = View::new(&*state);
         let layout = view.cluster().layout()?;
         let roots = view.blob().roots(after, PAGE)?;
@@ -152,7 +157,7 @@ impl Registry {
         let mut misjudged = Vec::new();
         let mut under_replicated = 0;
         // A store whose device fails as a whole says nothing about one copy.
-        let sound = !self.blobs().is_held_back();
+        let sound = !self.core.blobs().is_held_back();
         for (root, record) in roots {
             let policies = view.blob().policies(&root)?;
             let enough = complete(&policies, &layout, &record.holders);
@@ -161,17 +166,19 @@ impl Registry {
             if lacks != record.short_since.is_some() {
                 misjudged.push(root);
             }
-            let recorded = record.holders.contains(&self.me());
-            if sound && recorded && !self.blobs().has(&root)? {
+            let recorded = record.holders.contains(&self.core.me());
+            if sound && recorded && !self.core.blobs().has(&root)? {
                 gone.push(root);
             }
             // One that came for a reader, or was given up and can be read again since: with few others, it counts,
             // and may be the only one, wherever copies of the root belong.
             let found = sound
                 && !(enough || recorded)
-                && layout.node(self.me()).is_some_and(|me| policies.iter().any(|policy| policy.admits(me)))
-                && self.blobs().holds(&root).is_some();
-            if found || needs_copy_here(&policies, &layout, &root, &record.holders, self.me()) {
+                && layout
+                    .node(self.core.me())
+                    .is_some_and(|me| policies.iter().any(|policy| policy.admits(me)))
+                && self.core.blobs().holds(&root).is_some();
+            if found || needs_copy_here(&policies, &layout, &root, &record.holders, self.core.me()) {
                 missing.push(ReplicaSpec {
                     root,
                     size: record.size,

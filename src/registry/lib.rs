@@ -39,21 +39,20 @@ mod testing;
 mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawhub_auth::{Act, Authorizer, Permit, Push};
-use clawhub_blobs::BlobStore;
 use clawhub_consensus::Consensus;
-use clawhub_kv::Kv;
 use clawhub_replicate::Replicate;
-use clawhub_state::{Command, Reply};
-use clawhub_types::{NodeId, RepoName};
+use clawhub_types::RepoName;
 
 pub use crate::core::Limits;
 pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PutManifest, PutView, Referrer};
 pub use body::{BodyError, BodyStream, Chunk, UploadView};
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
-pub use inventory::Copied;
+pub use inventory::{Copied, Inventory};
+pub use lost::LostCopies;
 pub use manifest::MAX_MANIFEST;
 pub use repo::{At, Reader, Repo, Repositories};
 pub use upload::OwnUploads;
@@ -64,24 +63,19 @@ use crate::parts::Parts;
 /// The use cases, over the parts they need. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
     parts: Arc<Parts>,
 }
 
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
-        let parts = Arc::new(Parts::new(Core { consensus, replicate, authorizer, limits }));
-        Registry { inner: Arc::new(Inner { parts }) }
+        Registry { parts: Arc::new(Parts::new(Core { consensus, replicate, authorizer, limits })) }
     }
 
     /// The state as this node has applied it by now. Enough for a GET by digest, since content never changes,
     /// and to permit a write, since apply looks at the permit once more.
     pub fn now(&self) -> At {
-        At::now(&self.inner.parts)
+        At::now(&self.parts)
     }
 
     /// The state with everything in it that was acknowledged before the call.
@@ -89,36 +83,37 @@ impl Registry {
     /// # Errors
     /// Unavailable while there is no majority to ask.
     pub async fn latest(&self) -> Result<At, Error> {
-        At::latest(&self.inner.parts).await
+        At::latest(&self.parts).await
     }
 
     /// What the permit allows to do to its repository.
     pub fn repo<A: Act<On = RepoName>>(&self, permit: Permit<A>) -> Repo<A> {
-        Repo::new(self.inner.parts.clone(), permit)
+        Repo::new(self.parts.clone(), permit)
     }
 
     /// The steps of uploads that this node owns, for a member that sends on what its client asked for.
     pub fn own_uploads(&self, permit: Permit<Push>) -> OwnUploads<'_> {
-        self.inner.parts.uploads.own(permit)
+        self.parts.uploads.own(permit)
     }
 
-    fn core(&self) -> &Core {
-        &self.inner.parts.core
+    /// What should be here, compared with what is.
+    pub fn inventory(&self) -> Inventory {
+        Inventory::new(self.parts.core.clone())
     }
 
-    fn me(&self) -> NodeId {
-        self.core().me()
+    /// The copies here that readers found to be bad.
+    pub fn lost_copies(&self) -> &LostCopies {
+        &self.parts.lost
     }
 
-    fn blobs(&self) -> &BlobStore {
-        self.core().blobs()
+    /// The log index this node has applied; moves whenever there may be something new to reconcile.
+    pub fn applied(&self) -> u64 {
+        self.parts.core.consensus.status().applied
     }
 
-    fn state(&self) -> Arc<dyn Kv> {
-        self.core().state()
-    }
-
-    async fn propose_system(&self, cmd: Command) -> Result<Reply, Error> {
-        Ok(self.core().propose_system(cmd).await??)
+    /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
+    /// since the last call. Answers how many are forgotten.
+    pub async fn expire_uploads(&self, idle: Duration) -> usize {
+        self.parts.uploads.expire(idle).await
     }
 }

@@ -5,6 +5,7 @@
 //! or found at the next start, which compares everything.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use clawhub_state::Command;
 use clawhub_state::blob::BlobCmd;
@@ -12,8 +13,8 @@ use clawhub_types::Root;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::Error;
 use crate::core::Core;
-use crate::{Error, Registry};
 
 /// Roots that wait: 128 KiB of memory.
 const WAITING: usize = 4096;
@@ -21,66 +22,76 @@ const WAITING: usize = 4096;
 const PAGE: usize = 256;
 
 /// The roots that wait to be reported, each once.
-#[derive(Default)]
-pub(crate) struct LostCopies {
-    roots: Mutex<BTreeSet<Root>>,
+pub struct LostCopies {
+    core: Arc<Core>,
+    waiting: Mutex<BTreeSet<Root>>,
     noted: Notify,
 }
 
 impl LostCopies {
+    pub(crate) fn new(core: Arc<Core>) -> LostCopies {
+        LostCopies { core, waiting: Mutex::default(), noted: Notify::new() }
+    }
+
     /// Notes a root, if there is room.
     pub(crate) fn note(&self, root: Root) {
-        let mut roots = self.roots.lock();
-        if roots.len() < WAITING || roots.contains(&root) {
-            roots.insert(root);
-            drop(roots);
+        if add(&mut self.waiting.lock(), root) {
             self.noted.notify_one();
         }
     }
 
-    /// Takes the next roots, and says whether there are more.
-    fn take(&self) -> (Vec<Root>, bool) {
-        let mut roots = self.roots.lock();
-        let mut page = Vec::new();
-        while page.len() < PAGE
-            && let Some(root) = roots.pop_first()
-        {
-            page.push(root);
-        }
-        (page, !roots.is_empty())
-    }
-
-    /// Has roots wait again that could not be reported. It wakes nobody: the reconciler knows.
-    fn put_back(&self, roots: Vec<Root>) {
-        let mut waiting = self.roots.lock();
-        let room = WAITING.saturating_sub(waiting.len());
-        waiting.extend(roots.into_iter().take(room));
-    }
-}
-
-impl Registry {
     /// Completes when a copy was noted since the last call.
-    pub async fn lost_copy_noted(&self) {
-        self.inner.parts.lost.noted.notified().await;
+    pub async fn noted(&self) {
+        self.noted.notified().await;
     }
 
     /// Has the log know of the next copies that were noted, and answers whether there are more.
     ///
     /// # Errors
-    /// 503, or a fault of the state: they are kept for the next call.
-    pub async fn report_lost_copies(&self) -> Result<bool, Error> {
-        let (noted, more) = self.inner.parts.lost.take();
-        let roots: Vec<Root> = noted.into_iter().filter(|root| is_lost(self.core(), root)).collect();
+    /// Unavailable, or a fault of the state: they are kept for the next call.
+    pub async fn report(&self) -> Result<bool, Error> {
+        let (noted, more) = take(&mut self.waiting.lock());
+        let roots: Vec<Root> = noted.into_iter().filter(|root| is_lost(&self.core, root)).collect();
         if roots.is_empty() {
             return Ok(more);
         }
-        let cmd = BlobCmd::Lost { node: self.me(), roots: roots.clone() };
-        if let Err(error) = self.propose_system(Command::Blob(cmd)).await {
-            self.inner.parts.lost.put_back(roots);
-            return Err(error);
+        let cmd = Command::Blob(BlobCmd::Lost { node: self.core.me(), roots: roots.clone() });
+        match self.core.propose_system(cmd).await {
+            Ok(Ok(_)) => Ok(more),
+            Ok(Err(rejected)) => {
+                self.wait_again(roots);
+                Err(rejected.into())
+            }
+            Err(error) => {
+                self.wait_again(roots);
+                Err(error)
+            }
         }
-        Ok(more)
     }
+
+    /// Has roots wait again that could not be reported. It wakes nobody: the reconciler knows.
+    fn wait_again(&self, roots: Vec<Root>) {
+        let mut waiting = self.waiting.lock();
+        for root in roots {
+            add(&mut waiting, root);
+        }
+    }
+}
+
+/// Adds a root, if there is room; whether it waits now.
+fn add(waiting: &mut BTreeSet<Root>, root: Root) -> bool {
+    waiting.contains(&root) || (waiting.len() < WAITING && waiting.insert(root))
+}
+
+/// Takes the next roots, and says whether there are more.
+fn take(waiting: &mut BTreeSet<Root>) -> (Vec<Root>, bool) {
+    let mut page = Vec::new();
+    while page.len() < PAGE
+        && let Some(root) = waiting.pop_first()
+    {
+        page.push(root);
+    }
+    (page, !waiting.is_empty())
 }
 
 /// Whether there is no copy here, as far as the store can be asked.
@@ -100,14 +111,14 @@ mod tests {
 
     #[test]
     fn a_root_waits_once_and_only_so_many_do() {
-        let lost = LostCopies::default();
+        let mut waiting = BTreeSet::new();
         for number in (0..WAITING as u64).chain(0..10) {
-            lost.note(root(number));
+            assert!(add(&mut waiting, root(number)));
         }
-        lost.note(root(WAITING as u64));
+        assert!(!add(&mut waiting, root(WAITING as u64)));
         let mut taken = Vec::new();
         loop {
-            let (page, more) = lost.take();
+            let (page, more) = take(&mut waiting);
             assert_eq!(page.len(), PAGE);
             taken.extend(page);
             if !more {

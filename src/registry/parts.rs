@@ -21,7 +21,7 @@ impl Parts {
     pub(crate) fn new(core: Core) -> Parts {
         let core = Arc::new(core);
         let copies = Copies::new(core.clone());
-        let lost = Arc::<LostCopies>::default();
+        let lost = Arc::new(LostCopies::new(core.clone()));
         Parts {
             sources: Sources::new(core.clone(), lost.clone()),
             lost,

@@ -126,7 +126,8 @@ impl Sources {
     fn keeps(&self, root: &Root) -> Result<bool, Error> {
         let state = self.core.snapshot();
         let view = View::new(&*state);
-        let (layout, policies) = (view.cluster().layout()?, view.blob().policies(root)?);
+        let layout = view.cluster().layout()?;
+        let policies = view.blob().policies(root)?;
         let admitted = |me| policies.iter().any(|policy| policy.admits(me));
         Ok(self.core.blobs().accepts() && layout.node(self.core.me()).is_some_and(admitted))
     }

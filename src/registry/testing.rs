@@ -61,8 +61,8 @@ async fn heartbeat(liveness: Liveness) {
 /// What another does.
 async fn report_lost_copies(registry: Registry) {
     loop {
-        registry.lost_copy_noted().await;
-        while registry.report_lost_copies().await.unwrap() {}
+        registry.lost_copies().noted().await;
+        while registry.lost_copies().report().await.unwrap() {}
     }
 }
 
@@ -98,7 +98,7 @@ impl World {
         let all = world.nodes.len();
         for node in &world.nodes {
             eventually("all nodes see each other", || {
-                let liveness = node.inner.parts.core.replicate.liveness();
+                let liveness = node.parts.core.replicate.liveness();
                 liveness.reachable().len() == all && !liveness.accepting().is_empty()
             })
             .await;
@@ -154,7 +154,7 @@ impl World {
 
     /// The registry of a node as it would be if nobody might do anything.
     pub(crate) fn denying(&self, id: u64) -> Registry {
-        let replicate = self.node(id).inner.parts.core.replicate.clone();
+        let replicate = self.node(id).parts.core.replicate.clone();
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
         Registry::new(self.consensus.clone(), replicate, Authorizer::DenyAll, limits)
     }
@@ -223,7 +223,7 @@ impl StreamHandler for Streams {
     fn handle(&self, from: Caller, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // A stream that broke off is the peer's to notice.
-            if let Ok(Some(mut asked)) = self.0.inner.parts.core.replicate.serve(send, recv).await {
+            if let Ok(Some(mut asked)) = self.0.parts.core.replicate.serve(send, recv).await {
                 let done = self.step(&from, &mut asked).await;
                 let _ = asked.answer(done.map_err(|error| (error.refused(), error.message))).await;
             }

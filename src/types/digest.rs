@@ -191,7 +191,8 @@ mod bytes64 {
     }
 
     pub(super) fn split(bytes: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
-        let (mut a, mut b) = ([0; 32], [0; 32]);
+        let mut a = [0; 32];
+        let mut b = [0; 32];
         a.copy_from_slice(&bytes[..32]);
         b.copy_from_slice(&bytes[32..]);
         (a, b)

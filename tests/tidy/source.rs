@@ -135,9 +135,12 @@ fn without_tests(text: &str) -> String {
             out.push('\n');
             continue;
         }
+        // Every line that stays keeps its number.
+        out.push('\n');
         let indent = line.len() - line.trim_start().len();
         let close = format!("{}}}", " ".repeat(indent));
         for line in lines.by_ref() {
+            out.push('\n');
             let ends = line.ends_with(';') || line.ends_with(',') || line.starts_with(&close);
             if ends && (line.len() - line.trim_start().len()) <= indent {
                 break;
@@ -188,5 +191,5 @@ fn comments_and_literals_are_blanked() {
     assert_eq!(braced("impl X { a { b } c } d").trim(), "a { b } c");
     let tests =
         "use a;\n#[cfg(test)]\nmod x;\nfn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n";
-    assert_eq!(without_tests(tests), "use a;\nfn a() {}\nfn c() {}\n");
+    assert_eq!(without_tests(tests), "use a;\n\n\nfn a() {}\n\n\n\n\nfn c() {}\n");
 }

@@ -18,7 +18,24 @@ const WIRE: &[&str] = &[
 ];
 
 /// Files that may begin a task of their own, with whom it ends.
-const SPAWNS: &[(&str, &str)] = &[];
+const SPAWNS: &[(&str, &str)] = &[
+    ("src/api/http/app.rs", "a handler that changes state outlives its client; the drain waits for it"),
+    ("src/cli/dev/children.rs", "copies a child's output until the child closes it"),
+    (
+        "src/durable/task.rs",
+        "what must not be cut between two steps: awaited by its caller, and ended by itself",
+    ),
+    ("src/node/run.rs", "the two listeners; the life of the node awaits both"),
+    ("src/node/stack.rs", "the peer listener; the stack stops and awaits it"),
+    ("src/node/stop.rs", "hears signals for as long as the process lives"),
+    ("src/peer/quic.rs", "a handshake and a connection each; they end with the endpoint or their limit"),
+    ("src/peer/tcp.rs", "a handshake each; they end with the listener or their limit"),
+    (
+        "src/replicate/fetch.rs",
+        "a fetch each, whose readers may all leave; it ends with its blob or its last holder",
+    ),
+    ("src/replicate/relay.rs", "a reader each; it ends when the reader is dropped"),
+];
 
 #[test]
 fn protobuf_ends_at_the_edges() -> Result<()> {

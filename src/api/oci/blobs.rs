@@ -96,7 +96,8 @@ fn single(blob: &BlobView, range: Range<u64>, version: Version) -> Response {
 
 fn several(blob: BlobView, ranges: Vec<Range<u64>>) -> Response {
     let multipart = Multipart::new(ranges, blob.size);
-    let (content_type, length) = (multipart.content_type(), multipart.length());
+    let content_type = multipart.content_type();
+    let length = multipart.length();
     let body = Body::from_stream(multipart.stream(blob.clone()));
     let mut response = answer(&blob, StatusCode::PARTIAL_CONTENT, body);
     let headers = response.headers_mut();

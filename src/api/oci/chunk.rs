@@ -63,7 +63,8 @@ fn parse_range(text: &str) -> Option<(u64, u64)> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| text.parse().ok()).flatten().filter(|n| *n <= i64::MAX as u64)
     };
-    let (start, end) = (number(start)?, number(end)?);
+    let start = number(start)?;
+    let end = number(end)?;
     (start <= end).then_some((start, end))
 }
 

@@ -88,7 +88,8 @@ impl ApiError {
     /// Adds entries like the first one that differ in their details alone.
     fn repeat(&mut self, details: impl Iterator<Item = Value>) {
         let first = &self.0.entries[0];
-        let (code, message) = (first.code, first.message.clone());
+        let code = first.code;
+        let message = first.message.clone();
         let entry = |detail| Entry { code, message: message.clone(), detail: Some(detail) };
         self.0.entries.extend(details.map(entry));
     }

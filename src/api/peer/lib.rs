@@ -1,8 +1,13 @@
-//! What members may ask of this node on blob streams: bytes and copies, which are none of the registry's
-//! business, and steps of uploads that this node owns, which are.
+//! What members may ask of this node, and strangers who want to become members.
+//!
+//! A member opens streams ([`Streams`]): for bytes and copies, which are none of the registry's business, and for
+//! steps of uploads that this node owns, which are. A stranger may ask the join service ([`join_routes`]) and
+//! nothing else.
 //!
 //! Owns no state. A stream comes with the member that opened it ([`Caller`]), authenticated when its
 //! connection was accepted; only that makes the permit it sends along worth anything.
+
+mod join;
 
 use clawhub_auth::{Permit, Push};
 use clawhub_peer::{Caller, RecvStream, SendStream, StreamHandler};
@@ -11,6 +16,8 @@ use clawhub_replicate::{Asked, FrameError, Replicate, StepAnswer, StepBody, Step
 use clawhub_types::Algorithm;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+
+pub use join::routes as join_routes;
 
 /// Serves members' streams. Cheap to clone.
 #[derive(Clone)]

@@ -102,7 +102,8 @@ async fn ready(node: &Node, nodes: usize) -> Result<u64, Failure> {
     if !status.not_ready.is_empty() {
         return Err(Failure::unavailable(status.not_ready));
     }
-    let (voting, wanted) = (status.voters.len(), voters(nodes));
+    let voting = status.voters.len();
+    let wanted = voters(nodes);
     if voting != wanted {
         return Err(Failure::unavailable(format!("{voting} of {wanted} voters vote yet")));
     }

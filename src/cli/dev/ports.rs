@@ -28,7 +28,8 @@ impl Port {
 /// `count` consecutive free ports. They lie below the range from which the kernel takes the ports of
 /// outgoing connections: none of those can grab one between its release here and its use by a node.
 pub(super) fn free(count: u16) -> Result<Vec<Port>, Failure> {
-    let (low, high) = (10_240, ephemeral_start().saturating_sub(count));
+    let low = 10_240;
+    let high = ephemeral_start().saturating_sub(count);
     if low < high {
         for _ in 0..ATTEMPTS {
             let first = rand::rng().random_range(low..high);

@@ -1,5 +1,6 @@
 //! The join service as gRPC: a request is parsed and checked, the service asked once, its answer rendered.
 
+use clawhub_cluster::{ClusterError, JoinService, Welcome};
 use clawhub_peer::{Csr, JoinSecret};
 use clawhub_state::cluster::{NodeRecord, NodeSpec};
 use clawhub_types::label;
@@ -8,9 +9,6 @@ use clawhub_wire::peer::{JoinReply, JoinRequest, Peer};
 use clawhub_wire::required;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-
-use crate::ClusterError;
-use crate::join_service::{JoinService, Welcome};
 
 /// The longest request, bytes: a name, two addresses and a certification request.
 const MAX_REQUEST: usize = 64 << 10;
