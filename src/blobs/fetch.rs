@@ -7,17 +7,13 @@
 //! little is left to hash when the last group arrives.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clawhub_durable::now_millis;
-use clawhub_durable::promised::{sync_blob, sync_blob_dir};
-use clawhub_durable::task::blocking;
+use clawhub_durable::promised::sync_blob;
 use clawhub_kv::Batch;
 use clawhub_types::{Digests, Root};
 use parking_lot::Mutex;
@@ -25,13 +21,13 @@ use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::BlobError;
 use crate::bits::Bits;
 use crate::buffers::READ_BYTES;
 use crate::checked::CheckedFile;
-use crate::index::{PartialRow, delete_partial, put_partial};
+use crate::index::{Index, PartialRow, put_partial};
 use crate::ingest::digest_file;
-use crate::tree::{GROUP, group_count, group_matches, list_len, list_matches, root_of};
-use crate::{BlobError, BlobStore};
+use crate::tree::{GROUP, group_count, group_matches, root_of};
 
 /// Bytes between two checkpoints. What came since the last is fetched again after a crash.
 pub(crate) const CHECKPOINT: u64 = 64 << 20;
@@ -77,71 +73,14 @@ struct Follower {
     at: u64,
 }
 
-/// The fetches of a store.
-#[derive(Clone, Copy)]
-pub struct Partials<'a> {
-    pub(crate) store: &'a BlobStore,
-}
-
-impl BlobStore {
-    /// The blobs that are being fetched.
-    pub fn partials(&self) -> Partials<'_> {
-        Partials { store: self }
-    }
-}
-
-impl Partials<'_> {
-    /// Blocking. From the row if it fits, else from nothing.
-    pub(crate) fn open_blocking(self, root: Root, size: u64) -> Result<Fetch, BlobError> {
-        let failed = |error| BlobError::io("opening a partial blob")(error);
-        let files = self.store.shared.paths.partial(&root);
-        if let Some((data, list, present)) = self.restore(root, size)? {
-            let saved = Bits::from_bytes(group_count(size), &present.to_bytes());
-            let fetch = self.fetch(root, size, data, present, saved);
-            fetch.data.set_list(list);
-            return Ok(fetch);
-        }
-        self.store.ensure_space(size)?;
-        let mut batch = Batch::default();
-        delete_partial(&mut batch, &root);
-        self.store.shared.index.write(batch)?;
-        files.remove().map_err(failed)?;
-        let mut options = OpenOptions::new();
-        let data = options.read(true).write(true).create_new(true).open(&files.data).map_err(failed)?;
-        if let Err(error) = reserve(&data, size) {
-            files.remove().map_err(failed)?;
-            return Err(failed(error));
-        }
-        sync_blob_dir(&self.store.shared.paths.partials()).map_err(failed)?;
-        let fetch = self.fetch(root, size, data, Bits::new(group_count(size)), None);
-        if list_len(size) == 0 {
-            fetch.data.set_list(Bytes::new());
-        }
-        Ok(fetch)
-    }
-
-    /// What a row and its files still have, if they fit each other.
-    fn restore(self, root: Root, size: u64) -> Result<Option<(File, Bytes, Bits)>, BlobError> {
-        let Some(row) = self.store.shared.index.partial(&root)?.filter(|row| row.size == size) else {
-            return Ok(None);
-        };
-        let files = self.store.shared.paths.partial(&root);
-        let Ok(data) = OpenOptions::new().read(true).write(true).open(&files.data) else { return Ok(None) };
-        let list =
-            if list_len(size) == 0 { Vec::new() } else { std::fs::read(&files.ob).unwrap_or_default() };
-        let fits = data.metadata().is_ok_and(|file| file.len() == size) && list_matches(&root, size, &list);
-        let present = Bits::from_bytes(group_count(size), &row.groups);
-        Ok(present.filter(|_| fits).map(|present| (data, Bytes::from(list), present)))
-    }
-
-    fn fetch(self, root: Root, size: u64, data: File, present: Bits, saved: Option<Bits>) -> Fetch {
+impl Fetch {
+    /// A fetch into a file in which these groups are present; `saved` of them say so durably.
+    pub(crate) fn new(data: CheckedFile, present: Bits, saved: Option<Bits>) -> Fetch {
+        let groups = saved.unwrap_or_else(|| Bits::new(group_count(data.size)));
         Fetch {
-            data: CheckedFile::new(root, size, data, self.store.shared.buffers.clone()),
+            data,
             present,
-            saved: Mutex::new(Saved {
-                groups: saved.unwrap_or_else(|| Bits::new(group_count(size))),
-                over: false,
-            }),
+            saved: Mutex::new(Saved { groups, over: false }),
             unsaved: AtomicU64::new(0),
             saving: AtomicBool::new(false),
             sha256: Mutex::new(Follower { hash: Sha256::new(), at: 0 }),
@@ -151,70 +90,11 @@ impl Partials<'_> {
         }
     }
 
-    pub(crate) async fn save(self) -> Result<(), BlobError> {
-        let running: Vec<_> = self.store.shared.fetches.running.lock().values().cloned().collect();
-        let mut outcome = Ok(());
-        for fetch in running {
-            let store = self.store.clone();
-            outcome = outcome.and(blocking(move || fetch.checkpoint(&store)).await);
-        }
-        outcome
+    /// How long ago it last changed.
+    pub(crate) fn idle(&self) -> Duration {
+        self.touched.lock().elapsed()
     }
 
-    /// Drops fetches that nobody holds and nobody touched for `older_than`; answers how many.
-    pub(crate) async fn expire(self, older_than: Duration) -> usize {
-        let _alone = self.store.shared.fetches.opening.lock().await;
-        let mut expired = Vec::new();
-        let mut running = Vec::new();
-        self.store.shared.fetches.running.lock().retain(|root, fetch| {
-            let idle = Arc::strong_count(fetch) == 1 && fetch.touched.lock().elapsed() >= older_than;
-            if idle {
-                expired.push(*root)
-            } else {
-                running.push(*root)
-            }
-            !idle
-        });
-        let rows = self.store.shared.index.partials().unwrap_or_else(|error| {
-            tracing::error!(%error, "the blob index cannot be read");
-            Vec::new()
-        });
-        let old = now_millis().saturating_sub(older_than.as_millis() as u64);
-        let resting = rows.iter().filter(|(_, row)| row.touched_at <= old).map(|(root, _)| *root);
-        expired.extend(resting.filter(|root| !running.contains(root)));
-        expired.sort_unstable();
-        expired.dedup();
-        for root in &expired {
-            if let Err(error) = self.drop(*root).await {
-                tracing::warn!(%root, %error, "a partial blob did not expire");
-            }
-        }
-        expired.len()
-    }
-
-    pub(crate) async fn drop(self, root: Root) -> Result<(), BlobError> {
-        let mut batch = Batch::default();
-        delete_partial(&mut batch, &root);
-        self.store.shared.index.write(batch)?;
-        let files = self.store.shared.paths.partial(&root);
-        blocking(move || files.remove().map_err(BlobError::io("deleting a partial blob"))).await
-    }
-}
-
-/// Reserves the file's blocks where the file system can, its length everywhere.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    use rustix::fs::FallocateFlags;
-    use rustix::io::Errno;
-    if size == 0 {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP) => file.set_len(size),
-        other => Ok(other?),
-    }
-}
-
-impl Fetch {
     pub(crate) fn changed(&self) {
         *self.touched.lock() = Instant::now();
         self.progress.send_modify(|_| {});
@@ -256,7 +136,7 @@ impl Fetch {
     }
 
     /// Blocking. Makes what is present durable, then says so in the row.
-    pub(crate) fn checkpoint(&self, store: &BlobStore) -> Result<(), BlobError> {
+    pub(crate) fn checkpoint(&self, index: &Index) -> Result<(), BlobError> {
         let mut saved = self.saved.lock();
         if saved.over || self.data.list().is_none() {
             return Ok(());
@@ -272,7 +152,7 @@ impl Fetch {
         let row = PartialRow { size: self.data.size, touched_at: now_millis(), groups };
         let mut batch = Batch::default();
         put_partial(&mut batch, &self.data.root, &row);
-        store.shared.index.write(batch)?;
+        index.write(batch)?;
         if let Some(bits) = Bits::from_bytes(group_count(self.data.size), &row.groups) {
             saved.groups = bits;
         }

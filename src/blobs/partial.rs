@@ -15,7 +15,7 @@ use futures::{Stream, stream};
 use tokio::sync::watch;
 
 use crate::buffers::READ_BYTES;
-use crate::fetch::{CHECKPOINT, Fetch, Partials, Progress};
+use crate::fetch::{CHECKPOINT, Fetch, Progress};
 use crate::index::delete_partial;
 use crate::paths::write_durably;
 use crate::replicas::Staged;
@@ -32,41 +32,11 @@ pub struct Partial {
     store: BlobStore,
 }
 
-impl Partials<'_> {
-    /// Creates or resumes the fetch of a root, whose size the cluster's record tells. Space for all of
-    /// it is reserved at once.
-    ///
-    /// # Errors
-    /// [`BlobError::Held`], [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`];
-    /// [`BlobError::Range`] if a fetch of the root with another size is in progress.
-    pub async fn open(self, root: Root, size: u64) -> Result<Partial, BlobError> {
-        let store = self.store.clone();
-        detached(async move {
-            let _alone = store.shared.fetches.opening.lock().await;
-            if store.holds(&root).is_some() {
-                return Err(BlobError::Held(root));
-            }
-            let running = store.shared.fetches.running.lock().get(&root).cloned();
-            let fetch = match running {
-                Some(fetch) => fetch,
-                None => {
-                    let opener = store.clone();
-                    let fetch =
-                        blocking(move || opener.partials().open_blocking(root, size).map(Arc::new)).await?;
-                    store.shared.fetches.running.lock().insert(root, fetch.clone());
-                    fetch
-                }
-            };
-            if fetch.data.size != size {
-                return Err(BlobError::Range { start: 0, end: size, size: fetch.data.size });
-            }
-            Ok(Partial { fetch, store: store.clone() })
-        })
-        .await
-    }
-}
-
 impl Partial {
+    pub(crate) fn new(fetch: Arc<Fetch>, store: BlobStore) -> Partial {
+        Partial { fetch, store }
+    }
+
     /// The root being fetched.
     pub fn root(&self) -> Root {
         self.fetch.data.root
@@ -168,7 +138,7 @@ impl Partial {
         let fetch = self.fetch.clone();
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = fetch.checkpoint(&store) {
+            if let Err(error) = fetch.checkpoint(&store.shared.index) {
                 tracing::error!(root = %fetch.data.root, %error, "a partial blob's checkpoint");
             }
             fetch.saving.store(false, Ordering::Release);
@@ -196,7 +166,7 @@ impl Partial {
             let placed = match store.replicas().confirm(&sealed, generation, &batch).await {
                 Ok(None) => {
                     let saver = (fetch.clone(), store.clone());
-                    blocking(move || saver.0.checkpoint(&saver.1)).await?;
+                    blocking(move || saver.0.checkpoint(&saver.1.shared.index)).await?;
                     let files = store.shared.paths.partial(&root);
                     store.replicas().place(Staged { files, sealed }, generation, batch).await.map(Some)
                 }
