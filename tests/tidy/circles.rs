@@ -10,7 +10,7 @@ use crate::source::{complain, member, production, word};
 const KNOWN: &[(&str, &[&str], &str)] = &[
     (
         "src/consensus",
-        &["log/mod.rs", "machine.rs", "record.rs", "snapshot.rs", "transport.rs", "types.rs"],
+        &["fatal.rs", "log/mod.rs", "machine.rs", "record.rs", "snapshot.rs", "transport.rs", "types.rs"],
         "openraft's type configuration names the log and the state machine, which are generic over it",
     ),
     (
