@@ -20,7 +20,6 @@ const FILES: usize = 1024;
 /// Most bytes of group lists kept here; a list is 1/2048 of its blob.
 const LISTS: usize = 64 << 20;
 
-/// See the module.
 #[derive(Default)]
 pub(crate) struct OpenFiles {
     files: Mutex<HashMap<Root, Entry>>,

@@ -42,7 +42,6 @@ pub(crate) struct BlobRow {
     pub(crate) digests: Digests,
 }
 
-/// An upload session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UploadRow {
     pub(crate) repo: RepoName,
@@ -55,7 +54,6 @@ pub(crate) struct UploadRow {
     pub(crate) durable: u64,
 }
 
-/// A fetch in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartialRow {
     pub(crate) size: u64,

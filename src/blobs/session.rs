@@ -53,7 +53,6 @@ pub(crate) struct Progress {
 pub(crate) enum Work {
     /// Files closed; to be resumed at the durable offset.
     Cold,
-    /// In use.
     Hot(Box<Ingest>),
     /// Kept or cancelled: callers that waited find nothing.
     Gone,

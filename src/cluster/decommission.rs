@@ -43,7 +43,6 @@ pub struct LostBlob {
     pub size: u64,
 }
 
-/// See [`Cluster::remove`](crate::Cluster::remove).
 pub(crate) async fn remove(
     consensus: &Consensus,
     node: NodeId,

@@ -60,7 +60,6 @@ impl Members {
         self.seeds.read().clone()
     }
 
-    /// Replaces them.
     pub(crate) fn set_seeds(&self, seeds: Vec<Seed>) {
         *self.seeds.write() = seeds;
     }

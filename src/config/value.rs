@@ -38,7 +38,6 @@ pub(crate) fn string(value: &DeValue<'_>) -> Parsed<String> {
     }
 }
 
-/// `true` or `false`.
 pub(crate) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
     match value {
         DeValue::Boolean(b) => Ok(*b),
@@ -156,7 +155,6 @@ pub(crate) fn word<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&D
     }
 }
 
-/// A durability policy.
 pub(crate) fn durability(value: &DeValue<'_>) -> Parsed<Durability> {
     word(&[("local", Durability::Local), ("zone", Durability::Zone), ("region", Durability::Region)])(value)
 }

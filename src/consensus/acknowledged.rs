@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 
 use crate::transport::{AppendReply, Ballot};
 
-/// See the [module](self).
 #[derive(Default)]
 pub(crate) struct Acknowledged {
     /// The highest index, under the vote that it was sent with.

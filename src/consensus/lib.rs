@@ -159,7 +159,6 @@ struct Shared<R: AsyncRuntime> {
     receiving: futures::lock::Mutex<()>,
     /// When a leader last spoke to this node; its start before that.
     heard: Mutex<R::Instant>,
-    /// Told to stop.
     stopping: AtomicBool,
 }
 

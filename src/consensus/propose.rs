@@ -79,10 +79,12 @@ pub enum ProposeError {
 /// How a series of attempts with one identity ended.
 enum End {
     /// With the replicated answer; `doubtful` if an earlier attempt may have been applied too.
-    Answer { index: u64, outcome: Outcome, doubtful: bool },
-    /// Never proposed.
+    Answer {
+        index: u64,
+        outcome: Outcome,
+        doubtful: bool,
+    },
     NotProposed(String),
-    /// Perhaps proposed.
     Unknown(String),
 }
 

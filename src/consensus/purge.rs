@@ -22,7 +22,6 @@ const BATCH: u64 = 1_024;
 /// So many snapshots' worth of entries may wait for a node that is being sent one. One that takes longer
 /// begins again with a newer snapshot.
 const MOST: u64 = 64;
-/// Between two looks.
 const PURGE_INTERVAL: Duration = Duration::from_millis(500);
 /// After a snapshot was sent its node asks for the entries behind it within this.
 const GRACE: Duration = Duration::from_secs(10);

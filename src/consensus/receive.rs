@@ -27,7 +27,6 @@ const DATA: &str = "data";
 const PART: &str = "part";
 /// A sender that is silent for this long is given up.
 const IDLE: Duration = Duration::from_secs(20);
-/// Files in one snapshot.
 const MAX_FILES: usize = 100_000;
 
 /// The place where a snapshot arrives.

@@ -15,7 +15,6 @@ const NAME: &str = "BALLAST";
 /// `st_blocks` counts in these, whatever the file system's blocks are.
 const BLOCK: u64 = 512;
 
-/// See the [module](self).
 pub(crate) struct Ballast {
     path: PathBuf,
     bytes: u64,

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clawhub_cluster::FailureNotice;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-/// The reconciler.
 pub(crate) struct Failing {
     pub(crate) notice: FailureNotice,
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-/// The reconciler.
 pub(crate) struct Heartbeat {
     pub(crate) liveness: Liveness,
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use clawhub_cluster::Leadership;
 use clawhub_reconcile::{BackOff, Failure, Progress, Reconciler};
 
-/// The reconciler.
 pub(crate) struct Lead {
     pub(crate) leadership: Leadership,
 }

@@ -8,7 +8,6 @@ use clawhub_registry::Registry;
 /// Whatever is noted wakes this; the cadence is the longest that a report which failed waits.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The reconciler.
 pub(crate) struct LostCopies {
     pub(crate) registry: Registry,
 }

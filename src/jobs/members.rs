@@ -9,7 +9,6 @@ use clawhub_reconcile::{Failure, Progress, Reconciler};
 /// Every change wakes this.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The reconciler.
 pub(crate) struct Members {
     following: Following,
     /// Consensus has ended, and there is nothing left to follow.
@@ -17,7 +16,6 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// With nothing followed yet.
     pub(crate) fn new(following: Following) -> Members {
         Members { following, over: false }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clawhub_cluster::Membership;
 use clawhub_reconcile::{Failure, Progress, Reconciler, Scope};
 
-/// The reconciler.
 pub(crate) struct Votes {
     pub(crate) membership: Membership,
 }

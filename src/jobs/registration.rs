@@ -5,7 +5,6 @@ use std::time::Duration;
 use clawhub_cluster::Registration;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-/// The reconciler.
 pub(crate) struct Register {
     pub(crate) registration: Registration,
 }

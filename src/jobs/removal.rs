@@ -5,7 +5,6 @@ use std::time::Duration;
 use clawhub_cluster::RemovalWatch;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-/// The reconciler.
 pub(crate) struct Removal {
     pub(crate) watch: RemovalWatch,
 }

@@ -30,7 +30,6 @@ pub struct Census {
     pub under_replicated: u64,
 }
 
-/// The reconciler.
 pub(crate) struct Replicas {
     registry: Registry,
     applied: watch::Receiver<u64>,

@@ -11,7 +11,6 @@ const EVERY: Duration = Duration::from_secs(60);
 /// A session lives this long after its last step.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The reconciler.
 pub(crate) struct Uploads {
     pub(crate) registry: Registry,
 }

@@ -8,7 +8,6 @@ use clawhub_durable::task::{Lost, blocking};
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 use parking_lot::Mutex;
 
-/// Between two counts.
 const EVERY: Duration = Duration::from_secs(30);
 /// Rows of the blob index read at once.
 const PAGE: usize = 1024;

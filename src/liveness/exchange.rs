@@ -20,10 +20,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// A member did not answer. Which of the two it was does not matter to the caller: it is not heard.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// It cannot be reached.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The stream broke.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }

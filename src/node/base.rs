@@ -22,19 +22,13 @@ pub(crate) struct Boot {
     pub(crate) nonce: u64,
 }
 
-/// See the [module](self).
 pub(crate) struct Base {
-    /// What it was told.
     pub(crate) config: Config,
-    /// Its files.
     pub(crate) dir: DataDir,
     /// The store of what it alone knows, and of the blob index.
     pub(crate) local: Arc<dyn Kv>,
-    /// What it alone knows.
     pub(crate) store: NodeStore,
-    /// This start.
     pub(crate) boot: Boot,
-    /// Where clients reach it.
     pub(crate) http_addr: String,
     /// The peer port, held until the endpoint takes it.
     pub(crate) peer_port: PeerPort,
@@ -59,7 +53,6 @@ impl Base {
         }
     }
 
-    /// What the node registers.
     pub(crate) fn start(&self) -> Start {
         Start {
             boot: self.boot.count,

@@ -7,11 +7,8 @@ use clawhub_peer::limits::{GRPC_WINDOW, QUIC_SEND_WINDOW, QUIC_WINDOW, STRANGER_
 /// Connection classes that carry bulk: foreground and background.
 const BULK_CLASSES: u64 = 2;
 
-/// One bound.
 pub(crate) struct Row {
-    /// What it bounds.
     pub(crate) what: &'static str,
-    /// Bytes.
     pub(crate) bytes: u64,
 }
 

@@ -17,7 +17,6 @@ pub(crate) enum NodeError {
     /// The data directory is not for it.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// A store failed.
     #[error(transparent)]
     Kv(#[from] KvError),
     /// What the node alone knows cannot be read or kept.
@@ -32,7 +31,6 @@ pub(crate) enum NodeError {
     /// The peer endpoint cannot be made, or a join failed.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// Consensus cannot start.
     #[error(transparent)]
     Consensus(#[from] clawhub_consensus::ConsensusError),
     /// The blob store cannot be opened.
@@ -40,22 +38,9 @@ pub(crate) enum NodeError {
     Blobs(Box<BlobError>),
     /// An address cannot be listened on.
     #[error("{what} {at}: {source}")]
-    Listen {
-        /// Which listener.
-        what: &'static str,
-        /// Where.
-        at: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file system refused.
+    Listen { what: &'static str, at: String, source: io::Error },
     #[error("{path}: {source}")]
-    Io {
-        /// What was touched.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The data directory contradicts itself.
     #[error("the data directory does not fit together: {0}; nothing is guessed or repaired")]
     Inconsistent(String),

@@ -19,7 +19,6 @@ use crate::stop::Stop;
 /// How long a readiness check may wait for the cluster.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What `/readyz` says.
 #[derive(Debug, Serialize)]
 struct Readiness {
     ready: bool,

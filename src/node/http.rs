@@ -49,7 +49,6 @@ impl ReadyGate {
     }
 }
 
-/// Everything the listener serves.
 pub(crate) fn site(gate: ReadyGate, health: Health, sources: Sources) -> Site {
     let prefix = clawhub_api_oci::PROTOCOL.prefix;
     let api = Router::new()
@@ -75,7 +74,6 @@ async fn count(State(counters): State<Arc<Metrics>>, request: Request, next: Nex
     response
 }
 
-/// The listener's limits.
 pub(crate) fn limits(limits: &Limits) -> clawhub_api_http::Limits {
     clawhub_api_http::Limits {
         connections: limits.connections,

@@ -6,7 +6,6 @@ use clawhub_blobs::BlobStore;
 use clawhub_consensus::Consensus;
 use clawhub_jobs::Findings;
 
-/// See the [module](self).
 pub(crate) struct Member {
     /// The count of this start, as it is to be registered.
     pub(crate) boot: u64,

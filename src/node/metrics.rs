@@ -38,7 +38,6 @@ struct RequestLabels {
     status: u16,
 }
 
-/// The counters.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -53,7 +52,6 @@ impl Metrics {
         Metrics { registry, requests }
     }
 
-    /// Counts an answer.
     pub(crate) fn count_request(&self, route: &'static str, status: u16) {
         self.requests.get_or_create(&RequestLabels { route, status }).inc();
     }
@@ -210,7 +208,6 @@ fn storage(member: &Member) -> Vec<Gauge> {
     gauges
 }
 
-/// Bytes of memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
     resident: u64,

@@ -23,15 +23,12 @@ use crate::upkeep;
 /// What is opened to others when the node runs as a member. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Doors {
-    /// To clients.
     pub(crate) gate: ReadyGate,
     /// To the node's own pages.
     pub(crate) member: Slot,
-    /// To operators.
     pub(crate) operators: Arc<OnceLock<operator::Member>>,
 }
 
-/// See the [module](self).
 pub(crate) struct Node {
     base: Base,
     bootstrap: Bootstrap,

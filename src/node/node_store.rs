@@ -25,7 +25,6 @@ const SHAPE: u16 = 1;
 /// Something cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeStoreError {
-    /// The store failed.
     #[error(transparent)]
     Kv(#[from] KvError),
     /// The bytes are of a later release, or damaged.
@@ -68,7 +67,6 @@ impl NodeStore {
         self.get(EPOCH)
     }
 
-    /// Keeps the cluster's epoch.
     pub(crate) fn set_epoch(&self, epoch: u64) -> Result<(), NodeStoreError> {
         self.put(EPOCH, &epoch)
     }
@@ -83,7 +81,6 @@ impl NodeStore {
         self.put(STORES, &mark)
     }
 
-    /// The peers last known.
     pub(crate) fn peers(&self) -> Result<Vec<Seed>, NodeStoreError> {
         Ok(self.get(PEERS)?.unwrap_or_default())
     }

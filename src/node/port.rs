@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 /// Attempts at finding a port that is free for both TCP and UDP.
 const ATTEMPTS: usize = 64;
 
-/// See the [module](self).
 pub(crate) struct PeerPort {
     addr: SocketAddr,
     held: Mutex<Option<(TcpListener, UdpSocket)>>,

@@ -27,7 +27,6 @@ use crate::{budget, http, stores};
 pub(crate) enum Then {
     /// Nothing: the node was told to stop.
     Nothing,
-    /// Another life.
     Again,
 }
 

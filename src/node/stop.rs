@@ -11,7 +11,6 @@ use crate::logging;
 /// What ends a node that nobody told to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It cannot go on.
     Fault(String),
     /// A database of its own is damaged.
     Damaged(String),

@@ -99,7 +99,6 @@ impl Connections {
         self.members.lock().entry(node).or_default().failed = Some(Instant::now());
     }
 
-    /// See [`Standing`].
     pub(crate) fn standing(&self, node: NodeId) -> Standing {
         let members = self.members.lock();
         let Some(member) = members.get(&node) else { return Standing::Unknown };

@@ -15,7 +15,6 @@ struct Inside {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Counts who is inside.
 #[derive(Default)]
 pub(crate) struct Handshakes(Mutex<Inside>);
 

@@ -35,10 +35,8 @@ pub struct Hello {
     pub nonce: u64,
 }
 
-/// A frame as read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    /// The peer's Hello.
     Hello(Hello),
     /// The peer's reason not to admit this node.
     Refusal(Refusal),

@@ -10,7 +10,6 @@ use std::cmp::Ordering;
 /// Fraction bits of the logarithm.
 const FRACTION: u32 = 32;
 
-/// What a candidate drew.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draw {
     /// `-log2` of the draw, as a fraction of 1, in fixed point. Smaller is better.

@@ -79,7 +79,6 @@ impl Supervisor {
     }
 }
 
-/// One reconciler at work.
 struct Running<R> {
     reconciler: R,
     entry: Entry,

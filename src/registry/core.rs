@@ -27,7 +27,6 @@ pub struct Limits {
     pub cut_off: Duration,
 }
 
-/// See the [module](self).
 pub(crate) struct Core {
     pub(crate) consensus: Consensus,
     pub(crate) replicate: Replicate,
@@ -36,12 +35,10 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// This node.
     pub(crate) fn me(&self) -> NodeId {
         self.replicate.me()
     }
 
-    /// The local store.
     pub(crate) fn blobs(&self) -> &BlobStore {
         self.replicate.blobs()
     }

@@ -8,7 +8,6 @@ use crate::lost::LostCopies;
 use crate::source::Sources;
 use crate::upload::Uploads;
 
-/// See the [module](self).
 pub(crate) struct Parts {
     pub(crate) core: Arc<Core>,
     pub(crate) copies: Copies,

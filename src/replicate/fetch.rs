@@ -33,7 +33,6 @@ enum Progress {
     Searching,
     /// Verified bytes are arriving.
     Flowing,
-    /// Over.
     Ended(Result<Receipt, Failure>),
 }
 

@@ -25,7 +25,6 @@ pub enum LifecycleCmd {
 }
 
 impl LifecycleCmd {
-    /// What it touches.
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
     }

@@ -28,7 +28,6 @@ pub(crate) fn tick_key() -> Key {
     Key::new(b"mt")
 }
 
-/// The cluster clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TickRecord(pub(crate) u64);
 record!(TickRecord, 0x0006, "tick");
@@ -38,7 +37,6 @@ pub(crate) fn applied(kv: &dyn KvRead) -> Result<Option<LogPos>, Fault> {
     Reader::new(kv).get(&applied_key())
 }
 
-/// The membership applied last.
 pub(crate) fn membership(kv: &dyn KvRead) -> Result<Option<MembershipRecord>, Fault> {
     Reader::new(kv).get(&membership_key())
 }

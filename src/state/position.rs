@@ -16,7 +16,6 @@ pub struct LogPos {
 }
 record!(LogPos, 0x0003, "log position");
 
-/// The last membership applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MembershipRecord {
     pub(crate) pos: LogPos,

@@ -18,7 +18,6 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What it is called in faults.
     const NAME: &'static str;
 
-    /// Its bytes.
     fn encode(&self) -> Vec<u8> {
         let shape = Self::SHAPE.to_be_bytes().to_vec();
         postcard::to_extend(self, shape).expect("records hold only sequences of known length")

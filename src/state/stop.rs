@@ -10,7 +10,6 @@ use crate::reply::Rejected;
 pub(crate) enum Stop {
     /// The same on every node; the command's writes are discarded.
     Rejected(Rejected),
-    /// This node's alone.
     Fault(Fault),
 }
 

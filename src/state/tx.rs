@@ -18,13 +18,11 @@ const CHUNK: usize = 128;
 /// What an entry brings with it, besides its command.
 #[derive(Clone, Debug)]
 pub(crate) struct ApplyContext {
-    /// Its log index.
     pub(crate) index: u64,
     /// The cluster clock after it.
     pub(crate) tick: u64,
     /// The leader's wall time.
     pub(crate) at: u64,
-    /// Who caused it.
     pub(crate) actor: Actor,
     /// Events it emitted so far.
     pub(crate) events: u16,

@@ -18,7 +18,6 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// So much of an unread body is read to keep its connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
-/// For so long.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// A client's body that fails once no byte has come for the idle limit. There is no limit on the
@@ -69,7 +68,6 @@ impl Rest {
         timeout(DRAIN_TIME, drain).await.unwrap_or(false)
     }
 
-    /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().is_none()
     }

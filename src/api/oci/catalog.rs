@@ -15,7 +15,6 @@ struct Catalog<'a> {
     repositories: Vec<&'a str>,
 }
 
-/// One page.
 pub(crate) async fn list(call: &Call) -> Result<Response, ApiError> {
     let repositories = call.repositories().await?;
     let paging = Paging::parse(&call.query)?;

@@ -30,7 +30,6 @@ struct Entry {
     detail: Option<Value>,
 }
 
-/// An error answer.
 #[derive(Debug)]
 pub(crate) struct ApiError(Box<Answer>);
 

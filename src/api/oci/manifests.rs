@@ -25,7 +25,6 @@ const MAX_TAGS: usize = 50;
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// The manifest.
 pub(crate) async fn get(call: &Call, repo: &RepoName, reference: &Reference) -> Result<Response, ApiError> {
     // Content that a digest names never changes; what a tag names does.
     let reader = match reference {

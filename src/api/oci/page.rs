@@ -10,7 +10,6 @@ use crate::query::{Query, encode};
 /// The most items of one page, and the size of a page that does not say.
 pub(crate) const MAX_ITEMS: usize = 1000;
 
-/// Which page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Paging {
     /// How many items, at most [`MAX_ITEMS`]; 0 asks for none.

@@ -17,7 +17,6 @@ struct TagList<'a> {
     tags: Vec<&'a str>,
 }
 
-/// One page.
 pub(crate) async fn list(call: &Call, repo: &RepoName) -> Result<Response, ApiError> {
     let reader = call.reader(repo).await?;
     let paging = Paging::parse(&call.query)?;

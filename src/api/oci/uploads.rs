@@ -41,13 +41,11 @@ pub(crate) async fn post(call: &Call, body: Body, repo: &RepoName) -> Result<Res
     Ok(session(repo, &upload, StatusCode::ACCEPTED))
 }
 
-/// Where the session stands.
 pub(crate) async fn status(call: &Call, repo: &RepoName, id: UploadId) -> Result<Response, ApiError> {
     let upload = call.repo::<Push>(repo)?.status(id).await?;
     Ok(session(repo, &upload, StatusCode::NO_CONTENT))
 }
 
-/// Appends a chunk.
 pub(crate) async fn patch(
     call: &Call,
     body: Body,

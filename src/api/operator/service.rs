@@ -22,7 +22,6 @@ const MAX_TOKEN_TTL: u64 = 30 * 86_400;
 /// Addresses tried by one join.
 const MAX_ADDRESSES: usize = 64;
 
-/// The service.
 pub(crate) struct Operator {
     parts: Parts,
 }

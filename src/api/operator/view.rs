@@ -41,7 +41,6 @@ pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
     Ok(reply)
 }
 
-/// What a removal cost.
 pub(crate) fn removed(impact: RemovalImpact) -> RemoveReply {
     let lost = impact.lost.into_iter();
     RemoveReply {
@@ -51,7 +50,6 @@ pub(crate) fn removed(impact: RemovalImpact) -> RemoveReply {
     }
 }
 
-/// A member.
 pub(crate) fn member(member: clawhub_cluster::Member) -> Member {
     let clawhub_cluster::Member { record, standing, reachable } = member;
     Member {

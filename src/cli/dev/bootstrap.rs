@@ -18,7 +18,6 @@ use crate::{Failure, admin};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a token for one node is good, seconds; longer than patience.
 const TOKEN_TTL: u64 = 600;
-/// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Brings the cluster up and returns the nodes' ids, in their order.

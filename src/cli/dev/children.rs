@@ -31,16 +31,12 @@ const EXIT_REMOVED: i32 = 5;
 /// What happened to the child of the node at place `node`.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It was started again.
     Started {
-        /// Which.
         node: usize,
-        /// Its process.
         pid: u32,
     },
     /// It ended without having been told to.
     Ended {
-        /// Which.
         node: usize,
         /// Its exit status, in words.
         how: String,

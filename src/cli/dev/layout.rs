@@ -28,7 +28,6 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// The administration socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.data.join("admin.sock")
     }

@@ -10,7 +10,6 @@ use crate::table;
 
 const NAME: &str = "cluster.json";
 
-/// The file's content.
 #[derive(Debug, Serialize)]
 pub(super) struct Manifest {
     nodes: Vec<Entry>,

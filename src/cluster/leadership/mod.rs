@@ -70,7 +70,6 @@ impl Voter {
     }
 }
 
-/// Who should lead instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
     to: NodeId,

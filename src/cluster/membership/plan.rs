@@ -9,10 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clawhub_policy::{Layout, NodeFacts};
 use clawhub_types::NodeId;
 
-/// What consensus has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seats {
-    /// Who votes.
     pub(crate) voters: BTreeSet<NodeId>,
     /// Who replicates without a vote.
     pub(crate) learners: BTreeSet<NodeId>,
@@ -20,10 +18,8 @@ pub(crate) struct Seats {
     pub(crate) caught_up: BTreeSet<NodeId>,
 }
 
-/// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Replicate to a member.
     AddLearner(NodeId),
     /// Let a caught-up learner vote.
     Promote(NodeId),

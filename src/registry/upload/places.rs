@@ -19,7 +19,6 @@ const ACTIVE: usize = 256;
 /// takes one of its partner's streams.
 const RESTING: usize = 128;
 
-/// See the [module](self).
 pub(super) struct Places {
     /// Bounds the memory of uploads.
     active: Semaphore,

@@ -106,7 +106,6 @@ pub enum ArtifactCmd {
 }
 
 impl ArtifactCmd {
-    /// What it touches.
     pub(crate) fn resource(&self) -> Touched {
         match self {
             ArtifactCmd::Put { repo, .. }

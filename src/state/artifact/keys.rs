@@ -9,7 +9,6 @@ pub(crate) fn manifest(repo: RepoRef, digest: &Digest) -> Key {
     table(repo, b'm').digest(digest)
 }
 
-/// A manifest's bytes.
 pub(crate) fn inline(repo: RepoRef, digest: &Digest) -> Key {
     table(repo, b'i').digest(digest)
 }

@@ -71,7 +71,6 @@ pub(super) fn judge(
     Ok(())
 }
 
-/// See `BlobCmd::Review`.
 pub(super) fn review(tx: &mut Tx<'_>, cx: &ApplyContext, roots: &[Root]) -> Result<Reply, Stop> {
     let layout = tx.view().cluster().layout()?;
     let mut changed = 0;

@@ -111,7 +111,6 @@ pub enum ClusterCmd {
 }
 
 impl ClusterCmd {
-    /// What it touches.
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
     }

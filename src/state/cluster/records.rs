@@ -86,7 +86,6 @@ record!(SessionRecord, 0x0103, "session");
 pub(crate) struct AnswerRecord {
     /// The log index of the entry that was answered so.
     pub(crate) index: u64,
-    /// The answer.
     pub(crate) outcome: Outcome,
 }
 record!(AnswerRecord, 0x0104, "answer");

@@ -19,9 +19,7 @@ use crate::tx::{ApplyContext, Tx};
 pub(crate) enum Dedup {
     /// The session is closed, or has forgotten this sequence.
     Gone,
-    /// It was answered already.
     Answered(Outcome),
-    /// It may be applied.
     New,
 }
 

@@ -17,7 +17,6 @@ pub enum OutboxCmd {
 }
 
 impl OutboxCmd {
-    /// What it touches.
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
     }

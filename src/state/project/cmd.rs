@@ -28,7 +28,6 @@ pub enum ProjectCmd {
 }
 
 impl ProjectCmd {
-    /// What it touches.
     pub(crate) fn resource(&self) -> Touched {
         let ProjectCmd::SetPolicy { name, .. } = self;
         Resource::Project(name.clone()).into()
