@@ -1,4 +1,7 @@
-//! The decision.
+//! Decides whether a principal may do something to a resource: the one place where a right is judged, and judged
+//! again.
+//!
+//! There are no rules yet. A node is open, or, for tests of the edges, denies everything.
 
 use clawhub_state::{Fault, View};
 use clawhub_types::{AccessRevisions, Action, Resource};

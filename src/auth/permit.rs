@@ -1,4 +1,5 @@
-//! Proof of a decision.
+//! The permit: proof that somebody may do one thing to one resource. It is the key to a use case, and it cannot be
+//! made elsewhere.
 
 use std::marker::PhantomData;
 

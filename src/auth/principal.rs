@@ -1,4 +1,4 @@
-//! Who is asking, as the authorizer sees it.
+//! What the authorizer wants to know about a principal beyond its identity.
 
 use clawhub_types::Principal;
 

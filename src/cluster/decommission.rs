@@ -98,7 +98,7 @@ async fn removal_impact(consensus: &Consensus, node: NodeId) -> Result<RemovalIm
     Ok(counted.map_err(|_| ClusterError::internal("the node is stopping"))??)
 }
 
-/// Has the log say that `node` no longer holds anything. Without `force` a copy is only released where
+/// Records in the log that `node` no longer holds anything. Without `force` a copy is only released where
 /// the others are enough by the decision of apply; what is left is for the removal itself to decide. What was
 /// released before an error stays so.
 async fn release_copies(consensus: &Consensus, node: NodeId, force: bool) -> Result<(), ClusterError> {

@@ -1,5 +1,5 @@
-//! How the node hears that it has no place in its cluster any more. Several parts may notice it; the first one
-//! counts.
+//! How the node is told that its cluster has no place for it any more. Several parts may notice it; the first
+//! reason counts.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Has the log say that the copies of this node do not count for now, once its storage fails. A crash loses the notice;
-//! the next start says by itself what the node holds.
+//! Tells the others, once, that the copies of this node do not count for now, because its storage fails. A crash
+//! loses the notice; the next start says by itself what the node holds.
 
 use std::time::Duration;
 

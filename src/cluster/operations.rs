@@ -74,7 +74,8 @@ impl Cluster {
         Ok(token)
     }
 
-    /// Has the others make up for a member's copies, or, with `on` unset, rely on them again. The log index of it.
+    /// Begins to drain a member: the others make up for its copies. With `on` unset they rely on them again.
+    /// Answers the log index of it.
     ///
     /// # Errors
     /// [`ClusterError`].

@@ -1,4 +1,4 @@
-//! Which node of which cluster somebody is.
+//! Which node of which cluster a data directory belongs to.
 
 use clawhub_types::{ClusterId, NodeId};
 

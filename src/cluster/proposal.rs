@@ -1,4 +1,4 @@
-//! How the use cases of the cluster propose, and for how long.
+//! How an operator's commands are proposed: in whose name, and for how long they may wait.
 
 use std::time::Duration;
 

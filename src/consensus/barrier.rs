@@ -171,7 +171,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         })
     }
 
-    /// This node's place in office, if it leads.
+    /// The term in which this node leads, with its id, if it does.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
         let metrics = self.shared.raft.server_metrics();
         let metrics = metrics.borrow_watched();

@@ -215,7 +215,7 @@ pub enum TransportError {
 }
 
 /// Which traffic a message belongs to. Each has a connection of its own: a snapshot must not delay
-/// entries, and neither may delay the heartbeats that keep a leader in office.
+/// entries, and neither may delay the heartbeats without which the followers elect another leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Channel {
     /// Heartbeats, votes, read positions.

@@ -14,7 +14,7 @@ use crate::volume::Volume;
 /// Sound looks in a row that end a first failure. Each further life takes twice as many, so that a device
 /// that comes and goes does not drag the node along.
 const SOUND_LOOKS: u32 = 3;
-/// No life takes more than so many.
+/// The most of them that a life of the node takes.
 const MOST_LOOKS: u32 = 60;
 
 /// Where a node keeps what; each folder may lie on a device of its own.

@@ -1,4 +1,4 @@
-//! Has the others know, when the storage of this node fails, that the copies here do not count for now.
+//! Tells the other members, when the storage of this node fails, that the copies here do not count for now.
 
 use std::time::Duration;
 

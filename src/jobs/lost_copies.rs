@@ -1,4 +1,4 @@
-//! Has the log know of copies here that turned out bad while they were read, so that they are made anew.
+//! Reports to the log copies here that turned out bad while they were read, so that they are made anew.
 
 use std::time::Duration;
 

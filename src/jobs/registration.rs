@@ -1,4 +1,4 @@
-//! Has the log learn of this start of the node, once.
+//! Records this start of the node in the log, once.
 
 use std::time::Duration;
 

@@ -104,7 +104,7 @@ impl Replicas {
     }
 }
 
-/// What follows a pass that read for so long.
+/// How long to rest after a pass that read for `reading`.
 fn rest(reading: Duration) -> Duration {
     (reading * REST).clamp(QUIET, ALWAYS)
 }

@@ -1,4 +1,4 @@
-//! Forgets upload sessions that their clients have abandoned, and has those rest whose clients pause.
+//! Forgets upload sessions that nobody continues, and closes the mirrors of those whose clients pause.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Counts what this node holds, for metrics and operators.
+//! Counts the blobs that this node holds, and their bytes, for metrics and operators.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Why a node does not run.
+//! Why a node cannot start, or cannot go on, and whether that is damage that must keep it from starting again.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `/healthz`: the process answers. `/readyz`: this node gives the same answers as any other.
+//! `/healthz`: the process answers. `/readyz`: this node can serve, or the reasons why it cannot.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! `run` opens listeners at once: clients get `/healthz` and 503, operators get the administration socket. When
 //! the node is a member, or as soon as it becomes one (`node`), the `stack` is built and clients are let in.
-//! `upkeep` has everything run that a member repeats, and `storage` watches the devices. A node whose storage failed
+//! `upkeep` starts everything that a member repeats, and `storage` watches the devices. A node whose storage failed
 //! and came back lives on in the same process, as after a restart. What a member does is in other crates: this one
 //! hands them their parts.
 //!

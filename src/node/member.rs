@@ -1,4 +1,4 @@
-//! What can be asked of a node once it runs as a member: the handles that its pages and metrics read.
+//! What the node's own pages and metrics may ask once it runs as a member.
 
 use std::sync::{Arc, OnceLock};
 

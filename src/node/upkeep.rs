@@ -1,5 +1,5 @@
-//! Has everything run that a member repeats. How each is paced, watched and stopped is the supervisor's; every round
-//! is idempotent: a crash loses one, and the next one finds the same work.
+//! Puts together everything that a member repeats, and starts it: the reconcilers of `jobs`, and the watch over
+//! this node's devices, which is this crate's own. Their pace and their end are the supervisor's.
 
 use std::sync::Arc;
 

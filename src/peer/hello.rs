@@ -2,7 +2,8 @@
 //!
 //! A frame is `version u8, kind u8, length u16, payload`, integers big-endian. The caller sends a Hello;
 //! the called side answers with its own, which means that it admits the caller, or with a refusal: one
-//! byte of [`RefusalCode`], then a sentence in UTF-8. On TCP the frames come right after TLS, on QUIC they are the first stream of a connection.
+//! byte of [`RefusalCode`], then a sentence in UTF-8. On TCP the frames come right after TLS, on QUIC they are the
+//! first stream of a connection.
 
 use std::io;
 

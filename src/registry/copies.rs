@@ -17,7 +17,7 @@ use crate::Error;
 use crate::core::Core;
 use crate::error::RETRY;
 
-/// A command whose blobs are short of copies is proposed so often.
+/// How often a command is proposed whose blobs are short of copies, making copies in between.
 const TRIES: usize = 3;
 
 /// See the [module](self). Cheap to clone.

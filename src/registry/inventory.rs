@@ -1,5 +1,8 @@
-//! Bringing copies to where they belong, and comparing what should be here with what is: one page of roots at a
-//! time. When, and from where to where, is decided by the reconciler in `jobs`. Nothing is kept.
+//! Compares the copies that should be on this node with those that are, one page of roots at a time, makes what is
+//! missing, and reports what is gone.
+//!
+//! When a page is looked at is decided by a reconciler in `jobs`. Nothing is kept: a crash loses a page, and the
+//! next pass looks at it again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,7 +88,7 @@ impl Inventory {
         Ok(Copied { next, copied, failed, under_replicated, reading })
     }
 
-    /// Has the log know of the next copies after `after` that this node is said to hold and does not: all of
+    /// Reports to the log the next copies after `after` that this node is said to hold and does not: all of
     /// them, before any is made anew, so that none counts for longer than it takes to look. Answers where to go
     /// on.
     ///
@@ -115,7 +118,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// Has the state look anew at roots whose row under target is not what this node finds: the layout or a policy
+    /// Asks apply to look anew at roots whose row under target is not what this node finds: the layout or a policy
     /// changed since it was written. Several nodes may find the same; the second look changes nothing.
     async fn review(&self, roots: Vec<Root>) -> Result<(), Error> {
         if !roots.is_empty() {

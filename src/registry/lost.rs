@@ -45,7 +45,7 @@ impl LostCopies {
         self.noted.notified().await;
     }
 
-    /// Has the log know of the next copies that were noted, and answers whether there are more.
+    /// Reports to the log the next copies that were noted, and answers whether there are more.
     ///
     /// # Errors
     /// Unavailable, or a fault of the state: they are kept for the next call.

@@ -1,4 +1,5 @@
-//! Whether the rights that an entry was proposed under still hold when it is applied.
+//! Whether the rights that an entry was proposed under still hold when it is applied: the revisions that its permit
+//! was judged at are compared with those of now.
 
 use clawhub_types::{Principal, ProjectId, Resource};
 

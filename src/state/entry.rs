@@ -1,4 +1,4 @@
-//! What travels in the log.
+//! A log entry: a command with everything that apply needs to decide it, so that apply asks nobody.
 
 use clawhub_types::{AccessRevisions, Actor, RequestId, Touched};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! What can go wrong that is not an answer.
+//! What keeps this node from giving any answer. The others may be able to; so it stops instead of going on without
+//! them.
 
 use clawhub_kv::KvError;
 

@@ -1,4 +1,5 @@
-//! The changes of a batch while it is being applied.
+//! The changes of a batch while it is being applied. Reads see them over the store; a command that is refused takes
+//! its own back; the store sees all of them at once, or, after a crash, none.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;

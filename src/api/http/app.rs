@@ -1,4 +1,5 @@
-//! From a parsed request to an answer: what happens around every handler.
+//! What happens around every handler: a request gets its id, its body a limit on standing still, and its answer the
+//! headers that all answers have. A handler that changes state outlives its client.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The listener: accepts connections up to a limit, and drains.
+//! The listener: accepts connections up to a limit, and drains them when it is told to stop.
 
 use std::sync::Arc;
 use std::time::Duration;

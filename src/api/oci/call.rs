@@ -1,4 +1,4 @@
-//! One request, taken apart for its handler.
+//! One request, taken apart for its handler, and the ways from it to a permit and the handle that is made from it.
 
 use axum::body::Body;
 use axum::extract::Request;

@@ -1,4 +1,4 @@
-//! What answers have in common: headers with their own rules, small bodies.
+//! What the answers of several handlers have in common: headers with rules of their own, and small JSON bodies.
 
 use axum::body::Body;
 use axum::response::Response;

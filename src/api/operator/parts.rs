@@ -1,4 +1,5 @@
-//! What the node hands to its operators' service.
+//! What the node hands to its operators' service: how to become a member, how the node is, and, once it is a
+//! member, the use cases of the cluster.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! One function per request: check, call, answer.
+//! One function per request of `admin.proto`: check what was sent, call one use case, answer.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an operator is shown.
+//! Turns what the use cases answer into the replies of `admin.proto`.
 
 use clawhub_cluster::{Overview, RemovalImpact};
 use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};

@@ -1,4 +1,5 @@
-//! Removing manifests, tags and links.
+//! Deleting manifests, tags, and links to blobs. Names and links go with the entry that is applied; the bytes of
+//! blobs stay where they are.
 
 use clawhub_auth::Delete;
 use clawhub_state::artifact::{ArtifactCmd, ArtifactRejected, Condition};

@@ -1,4 +1,5 @@
-//! Lists: tags, repositories, referrers. Always after a barrier.
+//! Lists of tags, repositories and referrers. Each page is of one snapshot, taken after a barrier, so that it shows
+//! everything that was acknowledged before it was asked for.
 
 use bytes::Bytes;
 use clawhub_state::artifact::{BodyRef, ManifestRecord};

@@ -1,4 +1,8 @@
-//! Manifests and tags: stored and moved.
+//! Storing manifests and moving tags to them.
+//!
+//! The facts are extracted here and travel in the entry with the bytes; bytes that are too many for the log are
+//! stored like a blob first. Where apply finds references short of copies, copies are made and the entry is
+//! proposed again.
 
 use std::time::Duration;
 

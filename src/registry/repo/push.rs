@@ -1,4 +1,5 @@
-//! Pushing blobs: uploads on whichever node owns the session, and mounts.
+//! Pushing blobs: each step of an upload is done here if this node owns the session, else sent to the node that
+//! does. Mounts need no bytes, only a right to both repositories.
 
 use clawhub_auth::{Permit, Pull, Push};
 use clawhub_types::{Algorithm, Digest, UploadId};

@@ -1,4 +1,5 @@
-//! Reading: what is here is served at once; what is elsewhere is fetched while it is served.
+//! Reading manifests and blobs: what is here is served at once, what is elsewhere is fetched while it is served.
+//! "Unknown" is said only of a snapshot that was taken after a barrier.
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! Apply of the artifact domain.
+//! Applies the commands about manifests and tags: decides whether one may be stored, moved or deleted, and moves
+//! every row that follows from it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,8 @@
-//! Manifests, tags and referrers.
+//! Manifests, the tags that name them, and who refers to whom.
+//!
+//! A manifest is stored only if everything it references is linked in its repository, and it holds those links until
+//! it goes. Its bytes are a row of the state up to 64 KiB, and a blob beyond that. What follows from a manifest (its
+//! tags with their history, the referrers of its subject) is moved by the same entry.
 
 mod apply;
 mod cmd;

@@ -1,4 +1,7 @@
-//! Apply of the blob domain.
+//! Applies the commands about roots: commits and mounts, copies that are new, given up or lost.
+//!
+//! What lacks copies for its project is refused with the roots it lacks them of, so that the proposer can have them
+//! made and propose again.
 
 use clawhub_policy::{complete, satisfied};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root};

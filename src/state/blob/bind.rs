@@ -1,4 +1,4 @@
-//! From receipts to a root's record.
+//! From receipts to a root's record: which receipts count, and what the root's holders are by them.
 
 use clawhub_types::{Digests, Receipt, Root};
 

@@ -1,4 +1,8 @@
-//! Roots, their names and holders, and the links of repositories to them.
+//! Roots, the digests that name them, the members that hold them, and the links of repositories to them.
+//!
+//! A root comes to be by receipts (`bind`), is linked by repositories under a lease (`link`), and wins and loses
+//! holders (`apply`). `roots` writes its record, and with it the rows that say which roots lack copies and which
+//! nobody links.
 
 mod apply;
 mod bind;

@@ -1,4 +1,7 @@
-//! Apply of the cluster domain.
+//! Applies the commands about the cluster: its founding, who joins, starts, drains or fails, and join tokens.
+//!
+//! Ids of nodes, projects and repositories are never given out twice; a node's boot counter and deletion epoch
+//! never go back.
 
 use clawhub_types::{NodeId, ProjectId};
 

@@ -1,4 +1,5 @@
-//! Membership, identity, join tokens, proposer sessions, the phase of its life.
+//! The cluster itself: who is a member, under which certificate authority, which join tokens are good, and the
+//! sessions by which a request is applied once.
 
 mod apply;
 mod cmd;

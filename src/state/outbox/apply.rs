@@ -1,4 +1,5 @@
-//! Writing and trimming the outbox.
+//! Writes events beside the data that caused them, if anybody reads events, and drops those that every reader has
+//! passed.
 
 use super::records::{CursorRecord, Event, OutboxRow};
 use super::{OutboxCmd, keys};

@@ -1,4 +1,5 @@
-//! Apply of the project domain.
+//! Applies the command that sets a project's policy, lets projects and repositories come to be by their first use,
+//! and keeps the counters that other domains report to.
 
 use clawhub_policy::possible;
 use clawhub_types::{NodeId, ProjectId, ProjectName, RepoId, RepoName};

@@ -1,4 +1,6 @@
-//! Projects, their policies and counters, and the names of repositories.
+//! Projects with their policies and counters, and the repositories in them.
+//!
+//! Both come to be by their first use. A project's id begins the key of everything in it, and is never used again.
 
 mod apply;
 mod cmd;
