@@ -23,7 +23,7 @@ pub struct Seed {
     pub spki: [u8; 32],
 }
 
-/// See the [module](self).
+/// The members, as the peer layer asks for them.
 pub struct Members {
     state: StateStore,
     seeds: RwLock<Vec<Seed>>,

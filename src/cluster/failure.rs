@@ -11,7 +11,7 @@ use crate::ClusterError;
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// See the [module](self).
+/// Gives notice once that the storage of this start of the node fails.
 pub struct FailureNotice {
     consensus: Consensus,
     boot: u64,

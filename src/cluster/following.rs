@@ -16,7 +16,7 @@ type KeepError = Box<dyn std::error::Error + Send + Sync>;
 /// Keeps the peers for the next start of the node, durably.
 type KeepPeers = Box<dyn Fn(&[Seed]) -> Result<(), KeepError> + Send + Sync>;
 
-/// See the [module](self). A crash loses at most the last change of the list of peers.
+/// Keeps the list of peers and the open connections as the members are. A crash loses at most the last change of the list of peers.
 pub struct Following {
     consensus: Consensus,
     watcher: Watcher,

@@ -13,7 +13,7 @@ use clawhub_types::NodeId;
 use crate::ClusterError;
 use crate::proposal::PATIENCE;
 
-/// See the [module](self).
+/// Lets nodes in that show a good token.
 pub struct JoinService {
     consensus: Consensus,
     cluster_key: ClusterKey,

@@ -16,7 +16,7 @@ use crate::{ClusterError, RemovalImpact, decommission};
 /// How long this node may take to hear of a new leader.
 const HEARSAY: Duration = Duration::from_secs(5);
 
-/// A member's hold on its cluster. Cheap to clone.
+/// What a member's operators may ask about its cluster, and do to it. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
     consensus: Consensus,
@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     /// Begins to drain a member: the others make up for its copies. With `on` unset they rely on them again.
-    /// Answers the log index of it.
+    /// Answers the log index of the command.
     ///
     /// # Errors
     /// [`ClusterError`].

@@ -21,7 +21,7 @@ pub(crate) struct Ballast {
 }
 
 impl Ballast {
-    /// A ballast of so many bytes in the folder `dir`; not there yet, unless an earlier process left it.
+    /// A ballast of `bytes` in the folder `dir`; not there yet, unless an earlier process left it.
     pub(crate) fn new(dir: &Path, bytes: u64) -> Ballast {
         Ballast { path: dir.join(NAME), bytes }
     }

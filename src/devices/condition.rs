@@ -81,12 +81,12 @@ pub struct Seen {
     pub blobs: Look,
 }
 
-/// Room below this calls for the ballast, with one of so many bytes.
+/// Room below this, in bytes, calls for a ballast of `ballast` bytes to be given up.
 pub(crate) fn short_below(ballast: u64) -> u64 {
     ballast + ballast / 4
 }
 
-/// What a look means after `before`, with a ballast of so many bytes. Room that comes and goes around a limit
+/// What a look means after `before`, with a ballast of `ballast` bytes. Room that comes and goes around a limit
 /// does not change the verdict every time.
 pub(crate) fn judge(before: &Condition, seen: &Seen, ballast: u64) -> Condition {
     let metadata = match &seen.metadata {

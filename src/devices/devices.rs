@@ -30,7 +30,7 @@ pub struct Folders {
     pub blobs: PathBuf,
 }
 
-/// See the [module](self).
+/// Looks at the devices of one node, and remembers what was found.
 pub struct Devices {
     /// The first is that of the log, where the ballast lies.
     metadata: Vec<Volume>,
@@ -44,7 +44,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// The devices below these folders, taken to be sound, with a ballast of so many bytes. `life` counts the lives
+    /// The devices below these folders, taken to be sound, with a ballast of `ballast` bytes. `life` counts the lives
     /// of the node in this process, from 0.
     ///
     /// # Errors

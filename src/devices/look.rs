@@ -3,7 +3,7 @@
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// It takes what it is given, and offers so many bytes.
+    /// It takes what it is given. This much room is free, bytes.
     Room(u64),
     /// It fails, or is another one than at the start.
     Failing(String),

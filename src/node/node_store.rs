@@ -32,7 +32,7 @@ pub(crate) enum NodeStoreError {
     Malformed(String),
 }
 
-/// See the [module](self). Cheap to clone.
+/// A handle on what this node alone knows. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct NodeStore {
     kv: Arc<dyn Kv>,

@@ -17,7 +17,7 @@ impl BackOff {
         BackOff { first: wait, most: wait }
     }
 
-    /// The wait after so many failures in a row.
+    /// The wait after this many failures in a row.
     pub fn after(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.most)

@@ -1,7 +1,7 @@
 //! What the protocol edges see of the registry: views and pages.
 //!
-//! Plain data. Nothing here knows HTTP beyond the idea that a request has a body and an answer a
-//! status; nothing here reads or writes state.
+//! Plain data, but for a [`BlobView`]: it reads through what `source` gave it. Nothing here reads or writes state.
+//! What a manifest and a referrer are called follows the image specification, whichever edge shows them.
 
 use std::fmt;
 use std::ops::Range;

@@ -20,7 +20,7 @@ use crate::error::RETRY;
 /// How often a command is proposed whose blobs are short of copies, making copies in between.
 const TRIES: usize = 3;
 
-/// See the [module](self). Cheap to clone.
+/// Proposes what needs copies, and has them made. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Copies {
     core: Arc<Core>,

@@ -39,7 +39,7 @@ struct Reading {
     at: u64,
 }
 
-/// See the [module](self). Cheap to clone.
+/// Opens blobs, from wherever their bytes are. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sources {
     core: Arc<Core>,

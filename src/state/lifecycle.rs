@@ -10,7 +10,7 @@ use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 use crate::{blob, cluster};
 
-/// See the variants.
+/// A command that ends something in several domains at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifecycleCmd {
     /// A node leaves for good; its id is never used again, its copies no longer count and its sessions

@@ -51,7 +51,7 @@ impl Drop for ClientBody {
 pub(crate) struct Rest(Arc<Mutex<Option<Incoming>>>);
 
 impl Rest {
-    /// Reads the rest, up to a limit in bytes and time. Returns whether that was all of it.
+    /// Reads the rest, up to a limit in bytes and time. Answers whether the body ended within them.
     pub(crate) async fn drained(&self) -> bool {
         let Some(mut rest) = self.0.lock().take() else { return true };
         let drain = async {

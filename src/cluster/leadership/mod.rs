@@ -107,7 +107,7 @@ fn should_campaign(
         || leaderless.is_some_and(|long| long > LEADERLESS)
 }
 
-/// See the [module](self).
+/// Judges who should lead, for this node's part.
 pub struct Leadership {
     consensus: Consensus,
     liveness: Liveness,

@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_secs(15);
 /// A learner that lacks at most this many entries is ready to vote.
 const CAUGHT_UP: u64 = 128;
 
-/// See the [module](self). It keeps nothing between two steps.
+/// Brings who votes and who follows to what the members' roles and places ask for. Keeps nothing between two steps.
 pub struct Membership {
     consensus: Consensus,
     liveness: Liveness,

@@ -65,7 +65,7 @@ pub struct ManifestFacts {
     pub annotations: Option<Vec<(String, String)>>,
 }
 
-/// See the variants.
+/// A command about manifests and tags of one repository.
 #[expect(
     clippy::large_enum_variant,
     reason = "one per log entry, handled by reference; a box would add an allocation"

@@ -3,7 +3,7 @@
 use clawhub_types::{Digest, MediaType, RepoName, Tag};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What an entry did to manifests and tags, for those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArtifactEvent {
     /// A manifest was pushed, anew or again, and these tags now name it.

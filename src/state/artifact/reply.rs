@@ -3,7 +3,7 @@
 use clawhub_types::{Digest, Tag};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What an artifact command answers when it was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArtifactReply {
     /// A manifest was stored and these tags now name it.

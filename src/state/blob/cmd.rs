@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Roots that one `Review` looks at.
 pub const REVIEW: usize = 512;
 
-/// See the variants.
+/// A command about roots, their holders, or the links to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobCmd {
     /// Binds `digest` (and the other digests the receipts agree on) to `root`, records the receipts'

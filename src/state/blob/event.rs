@@ -3,7 +3,7 @@
 use clawhub_types::{Digest, RepoName};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What an entry did to roots and links, for those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobEvent {
     /// A blob's link was deleted on request.

@@ -3,7 +3,7 @@
 use clawhub_types::{Digest, NodeId, Root};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What a blob command answers when it was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobReply {
     /// A blob is bound and linked.

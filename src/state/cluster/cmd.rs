@@ -20,7 +20,7 @@ pub struct NodeSpec {
     pub spki: [u8; 32],
 }
 
-/// See the variants.
+/// A command about the cluster, its members, join tokens and proposer sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterCmd {
     /// The first command of a cluster's life: who it is, its CA, its default policy, its first node

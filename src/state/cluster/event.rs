@@ -3,7 +3,7 @@
 use clawhub_types::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What an entry did to the members, for those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterEvent {
     /// A node became a member.

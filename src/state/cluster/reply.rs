@@ -4,7 +4,7 @@ use clawhub_policy::Shortfall;
 use clawhub_types::{NodeId, SessionId};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What a cluster command answers when it was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterReply {
     /// A node joined under this id.

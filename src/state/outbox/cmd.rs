@@ -3,7 +3,7 @@
 use clawhub_types::{Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// A command of those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutboxCmd {
     /// Moves a reader of the outbox, registering it if it is new. Rows that every reader has passed are

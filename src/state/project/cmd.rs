@@ -14,7 +14,7 @@ pub struct ProjectPolicy {
     pub confined: bool,
 }
 
-/// See the variants.
+/// A command about a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProjectCmd {
     /// Sets a project's policy, creating the project if needed: `ProjectReply::Project`. Refused with

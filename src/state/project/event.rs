@@ -3,7 +3,7 @@
 use clawhub_types::ProjectName;
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What an entry did to projects, for those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProjectEvent {
     /// A project's policy was set.

@@ -4,7 +4,7 @@ use clawhub_policy::Shortfall;
 use clawhub_types::ProjectId;
 use serde::{Deserialize, Serialize};
 
-/// See the variants.
+/// What a project command answers when it was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProjectReply {
     /// The project exists under this id.
