@@ -8,9 +8,9 @@
 //! next step mirrors again, and a repeated PUT is refused.
 //!
 //! # Rooms
-//! `receive` takes a chunk apart, `mirror` keeps a partner level with the file here, `forward` sends a step to
-//! another owner, `places` bounds what all of them use at once. They are used by the owner below and know
-//! nothing of it.
+//! `receive` takes a chunk in, `mirror` keeps a partner level with the file here, `places` bounds what both use at
+//! once: they work for [`Uploads`] and know nothing of it. `forward` sends a step to the node that owns the session;
+//! it needs none of the three and is asked by the handles.
 
 mod forward;
 mod mirror;
