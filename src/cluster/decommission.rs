@@ -51,6 +51,7 @@ pub(crate) async fn remove(
     let impact = patiently(|| removal_impact(consensus, node)).await?;
     if !force {
         may_remove(consensus, node, &impact)?;
+        // From here on no push counts its copies, so that what was just checked stays true.
         propose(consensus, ClusterCmd::Drain { node, on: true }).await?;
     }
     if consensus.status().leader == Some(node) {
@@ -104,6 +105,7 @@ async fn removal_impact(consensus: &Consensus, node: NodeId) -> Result<RemovalIm
 async fn release_copies(consensus: &Consensus, node: NodeId, force: bool) -> Result<(), ClusterError> {
     let mut after = None;
     loop {
+        // Asked for anew with each page: a snapshot that is installed meanwhile brings another store.
         let roots = {
             let state = consensus.state();
             View::new(&*state).blob().held_by(node, after, PAGE)?

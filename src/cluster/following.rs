@@ -16,7 +16,8 @@ type KeepError = Box<dyn std::error::Error + Send + Sync>;
 /// Keeps the peers for the next start of the node, durably.
 type KeepPeers = Box<dyn Fn(&[Seed]) -> Result<(), KeepError> + Send + Sync>;
 
-/// Keeps the list of peers and the open connections as the members are. A crash loses at most the last change of the list of peers.
+/// Keeps the list of peers and the open connections as the members are. A crash loses at most the last change of
+/// the list.
 pub struct Following {
     consensus: Consensus,
     watcher: Watcher,
@@ -90,6 +91,7 @@ impl Following {
 
     fn keep_peers(&self) -> Result<(), KeepError> {
         let now = self.members.current()?;
+        // Until the state knows anybody, the peers that the join brought are all there is.
         if !now.is_empty() && now != self.members.seeds() {
             (self.keep)(&now)?;
             self.members.set_seeds(now);

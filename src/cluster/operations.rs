@@ -61,6 +61,8 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`]; the token is of no use then.
     pub async fn create_token(&self, ttl: Duration) -> Result<JoinToken, ClusterError> {
+        // The handle is let go of before anything is awaited: a snapshot that is installed meanwhile brings another
+        // store.
         let ca = {
             let state = self.consensus.state();
             let cluster = View::new(&*state).cluster().record()?;

@@ -142,5 +142,6 @@ async fn follow(consensus: Consensus, lead: watch::Sender<bool>, apply: watch::S
         lead.send_if_modified(|last| std::mem::replace(last, leads) != leads);
         apply.send_if_modified(|last| std::mem::replace(last, status.applied) != status.applied);
     }
+    // What only a leader may do must not go on without consensus.
     lead.send_replace(false);
 }

@@ -141,6 +141,7 @@ impl Reconciler for Replicas {
                 self.verify(after).await
             }
             At::Begin => {
+                // Before the walk: it may miss what is applied while it goes on.
                 let index = self.registry.applied();
                 let none = Duration::ZERO;
                 self.walk(Walk { index, after: None, under_replicated: 0, complete: true, reading: none })

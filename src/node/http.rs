@@ -51,6 +51,7 @@ impl ReadyGate {
 
 pub(crate) fn site(gate: ReadyGate, health: Health, sources: Sources) -> Site {
     let prefix = clawhub_api_oci::PROTOCOL.prefix;
+    // The wildcard matches neither the bare prefix nor an empty rest.
     let api = Router::new()
         .route(prefix, any(ReadyGate::answer))
         .route(&format!("{prefix}/"), any(ReadyGate::answer))

@@ -87,6 +87,7 @@ impl Node {
                 credentials.owner
             }
             Wish::Join { addresses, token } => {
+                // The same key at each attempt: a join that is repeated with it gets the same id.
                 let key = NodeKey::load_or_create(&self.base.dir.node_key())?;
                 let joined = bootstrap::join(self.base.profile(), &key, &addresses, &token);
                 let credentials = tokio::select! {

@@ -47,6 +47,8 @@ pub(crate) async fn run(
     let member = doors.member.clone();
     let health =
         Health { bootstrap: bootstrap.clone(), member, devices: devices.clone(), stop: stop.clone() };
+    // Operators and clients are served before the node is a member: the former make it one, and the latter are told
+    // to try again instead of finding the port closed.
     let operators = tokio::spawn(serve_operators(socket, operators(&base, &doors, &health), stop.clone()));
     let counters = Arc::new(Metrics::new());
     let sources = Sources { counters, member: doors.member.clone(), devices: devices.clone() };

@@ -123,6 +123,7 @@ impl Stack {
         if tokio::time::timeout(CONSENSUS_STOP, self.consensus.shutdown()).await.is_err() {
             tracing::warn!("consensus did not stop in time");
         }
+        // Not before: until consensus has stopped, the other members speak to it through this listener.
         self.stop_peers.cancel();
         let serving = self.peers.lock().take();
         if let Some(serving) = serving {

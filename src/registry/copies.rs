@@ -154,6 +154,7 @@ impl Copies {
             let live = self.core.replicate.liveness().accepting();
             let anchor = spec.holders.first().copied().unwrap_or(self.core.me());
             let mut candidates = partners(&policy, &layout, anchor, &live, &root.0);
+            // Partners come first; a copy on any other node that the policy admits is better than a 503.
             let admitted = |id: &NodeId| layout.node(*id).is_some_and(|node| policy.admits(node));
             let others = live.iter().filter(|node| !candidates.contains(node) && admitted(node));
             candidates.extend(others.copied().collect::<Vec<_>>());

@@ -40,6 +40,7 @@ impl Membership {
     /// [`ClusterError`] if the members cannot be read, or the step was not taken.
     pub async fn pass(&mut self) -> Result<(), ClusterError> {
         let status = self.consensus.status();
+        // One change at a time: the next step is planned on what the last one has left.
         if status.leader != Some(status.node) || status.changing {
             return Ok(());
         }

@@ -78,6 +78,7 @@ impl Repo<Push> {
         let copies = &self.parts.copies;
         let core = &self.parts.core;
         let (policy, layout) = core.placement(self.name())?;
+        // Every member has the log, and what is confined may not be on every member.
         if put.bytes.len() <= INLINE && facts_size(facts) <= INLINE_FACTS && !policy.confined {
             return Ok(Body::Inline(put.bytes.to_vec()));
         }

@@ -134,6 +134,7 @@ impl Uploads {
     /// The right to run the next step of a session, once the store knows it and the repository is the
     /// one it was opened for.
     async fn turn<'u>(&'u self, repo: &'u RepoName, id: UploadId) -> Result<Step<'u>, Error> {
+        // Before its place among the open ones: an id that nobody knows must not leave one there.
         mirror::offset(&self.core, repo, id)?;
         let turn = self.session(id).lock_owned();
         let late = |_| Error::unavailable(RETRY, "another step of this upload is still running");
