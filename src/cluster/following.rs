@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clawhub_consensus::{Consensus, Status, Watcher};
 use clawhub_peer::{Endpoint, Standing};
-use clawhub_state::{Fault, View};
+use clawhub_state::View;
 use clawhub_types::NodeId;
 
-use crate::{Dismissal, Dismissed, Members, Seed};
+use crate::{ClusterError, Dismissal, Dismissed, Members, Seed};
 
 /// Whatever the node's own store says.
 type KeepError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,7 +27,7 @@ pub struct Following {
     dismissal: Dismissal,
     /// The term and the leader that were told of last.
     followed: Option<(u64, Option<NodeId>)>,
-    /// The index that was looked at last.
+    /// The index that was looked at last, with success.
     applied: Option<u64>,
 }
 
@@ -75,25 +75,29 @@ impl Following {
         }
     }
 
-    /// Looks at the members, if anything was applied since the last look.
-    pub fn pass(&mut self) {
+    /// Looks at the members, if anything was applied since the last look that succeeded.
+    ///
+    /// # Errors
+    /// [`ClusterError::State`] if the members cannot be read, [`ClusterError::Internal`] if their list was not kept.
+    pub fn pass(&mut self) -> Result<(), ClusterError> {
         let applied = self.consensus.status().applied;
-        if self.applied.replace(applied) == Some(applied) {
-            return;
+        if self.applied == Some(applied) {
+            return Ok(());
         }
-        if let Err(error) = self.keep_peers() {
-            tracing::warn!(%error, "the list of peers was not kept");
-        }
-        if let Err(error) = self.disconnect_removed() {
-            tracing::error!(%error, "the members cannot be read");
-        }
+        // First: a store that keeps no list must not keep a removed member connected.
+        self.disconnect_removed()?;
+        self.keep_peers()?;
+        // Only now: a look that failed is made again, even where nothing is applied meanwhile.
+        self.applied = Some(applied);
+        Ok(())
     }
 
-    fn keep_peers(&self) -> Result<(), KeepError> {
+    fn keep_peers(&self) -> Result<(), ClusterError> {
         let now = self.members.current()?;
         // Until the state knows anybody, the peers that the join brought are all there is.
         if !now.is_empty() && now != self.members.seeds() {
-            (self.keep)(&now)?;
+            let kept = (self.keep)(&now);
+            kept.map_err(|error| ClusterError::internal(format!("the list of peers was not kept: {error}")))?;
             self.members.set_seeds(now);
         }
         Ok(())
@@ -101,7 +105,7 @@ impl Following {
 
     /// Closes what is still open with members that were removed. The directory refuses them from the same
     /// entry on.
-    fn disconnect_removed(&self) -> Result<(), Fault> {
+    fn disconnect_removed(&self) -> Result<(), ClusterError> {
         let state = self.consensus.state();
         let nodes = View::new(&*state).cluster().nodes()?;
         for member in nodes.into_iter().filter(|member| member.removed) {

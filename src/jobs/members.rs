@@ -42,7 +42,7 @@ impl Reconciler for Members {
         if self.over {
             return Ok(Progress::Over);
         }
-        self.following.pass();
+        self.following.pass()?;
         Ok(Progress::Settled)
     }
 }
