@@ -3,15 +3,15 @@
 //! Copies are released page by page, so that no log entry grows with what a node holds. Each step may be repeated; a
 //! removal that was cut off is asked for again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clawhub_consensus::{Consensus, Who};
+use clawhub_consensus::Consensus;
 use clawhub_policy::complete;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::cluster::ClusterCmd;
-use clawhub_state::{Command, Fault, LifecycleCmd, View};
+use clawhub_state::{Fault, LifecycleCmd, View};
 use clawhub_types::{Digest, Durability, NodeId, Root};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::proposal::{PATIENCE, propose};
 use crate::{ClusterError, membership};
@@ -77,7 +77,9 @@ pub(crate) async fn remove(
 /// Whether a member may go without force.
 fn may_remove(consensus: &Consensus, node: NodeId, impact: &RemovalImpact) -> Result<(), ClusterError> {
     let state = consensus.state();
-    let view = View::new(&*state).cluster();
+    // The layout and the policy that it is judged by are of one index.
+    let snapshot = state.snapshot();
+    let view = View::new(&*snapshot).cluster();
     let layout = view.layout()?;
     let durability = view.record()?.map_or(Durability::Zone, |cluster| cluster.durability);
     membership::may_remove(&layout, durability, node).map_err(ClusterError::Precondition)?;
@@ -108,14 +110,14 @@ async fn release_copies(consensus: &Consensus, node: NodeId, force: bool) -> Res
         // Asked for anew with each page: a snapshot that is installed meanwhile brings another store.
         let roots = {
             let state = consensus.state();
-            View::new(&*state).blob().held_by(node, after, PAGE)?
+            View::new(&*state.snapshot()).blob().held_by(node, after, PAGE)?
         };
         let Some(last) = roots.last().copied() else { return Ok(()) };
         let cmd = match force {
             true => BlobCmd::Lost { node, roots },
             false => BlobCmd::Release { node, roots },
         };
-        consensus.propose(Command::Blob(cmd), Who::system(), PATIENCE).await?;
+        propose(consensus, cmd).await?;
         after = Some(last);
     }
 }
@@ -137,8 +139,9 @@ async fn votes_without(consensus: &Consensus, node: NodeId) -> Result<(), Cluste
         ))
     })
 }
-/// Tries until it works, for as long as an operator waits: who removes a dead node often finds the others
-/// in the middle of an election.
+
+/// Tries while the cluster is unavailable, for as long as an operator waits: who removes a dead node often finds
+/// the others in the middle of an election. Any other error is a decision or a fault, which no wait changes.
 async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T, ClusterError>
 where
     F: Future<Output = Result<T, ClusterError>>,
@@ -147,10 +150,10 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(ClusterError::Unavailable(error.to_string()));
+            Err(error @ ClusterError::Unavailable(_)) if Instant::now() < deadline => {
+                tracing::debug!(%error, "trying again");
             }
-            Err(error) => tracing::debug!(%error, "trying again"),
+            Err(error) => return Err(error),
         }
         sleep(AGAIN).await;
     }
@@ -179,5 +182,46 @@ fn count(view: &View<'_>, node: NodeId) -> Result<RemovalImpact, Fault> {
             Some(last) if page.len() == PAGE => after = Some(*last),
             _ => return Ok(impact),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use clawhub_state::Rejected;
+    use clawhub_state::cluster::ClusterRejected;
+
+    use super::*;
+
+    /// Fails with `error` so many times; what came of it, and the attempts made.
+    async fn tried(error: impl Fn() -> ClusterError, failures: u32) -> (Result<(), ClusterError>, u32) {
+        let attempts = Cell::new(0);
+        let done = patiently(|| {
+            attempts.set(attempts.get() + 1);
+            let failed = attempts.get() <= failures;
+            let error = error();
+            async move { if failed { Err(error) } else { Ok(()) } }
+        });
+        let done = done.await;
+        (done, attempts.get())
+    }
+
+    #[tokio::test]
+    async fn what_no_wait_changes_is_answered_at_once_as_what_it_is() {
+        let refused = || ClusterError::Rejected(Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(3))));
+        let (done, attempts) = tried(refused, u32::MAX).await;
+        assert!(matches!(done, Err(ClusterError::Rejected(_))), "{done:?}");
+        assert_eq!(attempts, 1);
+        let (done, attempts) = tried(|| ClusterError::internal("the node is stopping"), u32::MAX).await;
+        assert!(matches!(done, Err(ClusterError::Internal(_))), "{done:?}");
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test]
+    async fn an_election_is_waited_for() {
+        let (done, attempts) = tried(|| ClusterError::Unavailable("no leader".to_owned()), 2).await;
+        assert!(done.is_ok(), "{done:?}");
+        assert_eq!(attempts, 3);
     }
 }

@@ -2,7 +2,7 @@
 
 use clawhub_consensus::{ChangeError, ConsensusError, ProposeError, Unavailable};
 use clawhub_peer::{KeyError, PeerError};
-use clawhub_state::{Fault, Rejected};
+use clawhub_state::{Fault, Rejected, RequestRejected};
 use clawhub_types::NodeId;
 
 /// A use case could not be carried out.
@@ -72,6 +72,14 @@ impl From<Unavailable> for ClusterError {
 impl From<ProposeError> for ClusterError {
     fn from(error: ProposeError) -> ClusterError {
         match error {
+            // The request came too late or under something outdated; the same again may well be accepted.
+            ProposeError::Rejected(
+                rejected @ Rejected::Request(
+                    RequestRejected::SessionGone
+                    | RequestRejected::DeadlinePassed
+                    | RequestRejected::StalePermit,
+                ),
+            ) => ClusterError::Unavailable(rejected.to_string()),
             ProposeError::Rejected(rejected) => ClusterError::Rejected(rejected),
             ProposeError::Unavailable(unavailable) => unavailable.into(),
             other => ClusterError::Unavailable(other.to_string()),

@@ -67,7 +67,8 @@ impl JoinService {
 
     fn welcome(&self, node: NodeId, csr: Csr) -> Result<Welcome, ClusterError> {
         let state = self.consensus.state();
-        let view = View::new(&*state).cluster();
+        let snapshot = state.snapshot();
+        let view = View::new(&*snapshot).cluster();
         let missing = || ClusterError::internal("the cluster's record is missing");
         let cluster = view.record()?.ok_or_else(missing)?;
         let ca = Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &self.cluster_key)?;
