@@ -6,7 +6,7 @@
 //! an answer that was lost costs nothing.
 
 use clawhub_consensus::{Consensus, ProposeError, Who};
-use clawhub_peer::{Applicant, Ca, ClusterKey, Csr, JoinToken, Joined, NodeKey, PeerError};
+use clawhub_peer::{Applicant, Ca, CallCode, ClusterKey, Csr, JoinToken, Joined, NodeKey};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_state::{Command, View};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
@@ -118,10 +118,12 @@ pub async fn join(
     for addr in addresses {
         match clawhub_peer::join(addr, token, key, profile.clone().applicant()).await {
             Ok(joined) => return Ok(joined.into()),
-            Err(PeerError::Call(status)) if status.code() != tonic::Code::Unavailable => {
-                return Err(ClusterError::Member(status));
-            }
-            Err(error) => last = ClusterError::Unavailable(format!("{addr}: {error}")),
+            Err(error) => match error.answer() {
+                Some((code, text)) if code != CallCode::Unavailable => {
+                    return Err(ClusterError::Member { code, text: text.to_owned() });
+                }
+                _ => last = ClusterError::Unavailable(format!("{addr}: {error}")),
+            },
         }
     }
     Err(last)

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use clawhub_consensus::Consensus;
+use clawhub_peer::CallCode;
 use clawhub_policy::complete;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::cluster::ClusterCmd;
@@ -150,7 +151,7 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error @ ClusterError::Unavailable(_)) if Instant::now() < deadline => {
+            Err(error) if error.code() == CallCode::Unavailable && Instant::now() < deadline => {
                 tracing::debug!(%error, "trying again");
             }
             Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! Why something that was asked of the cluster was not done.
 
 use clawhub_consensus::{ChangeError, ConsensusError, ProposeError, Unavailable};
-use clawhub_peer::{KeyError, PeerError};
-use clawhub_state::{Fault, Rejected, RequestRejected};
+use clawhub_peer::{CallCode, KeyError, PeerError};
+use clawhub_state::{Fault, Rejected};
 use clawhub_types::NodeId;
 
 /// A use case could not be carried out.
@@ -21,8 +21,13 @@ pub enum ClusterError {
     #[error("{0}")]
     Unavailable(String),
     /// A member that was asked to let this node in refused, in these words.
-    #[error("{}", .0.message())]
-    Member(Box<tonic::Status>),
+    #[error("{text}")]
+    Member {
+        /// The kind of its answer.
+        code: CallCode,
+        /// Its words.
+        text: String,
+    },
     /// A removal failed half-way.
     #[error("{cause}; node {node} drains now: remove it again, or `cluster drain {node} --undo`")]
     StillDraining {
@@ -72,14 +77,6 @@ impl From<Unavailable> for ClusterError {
 impl From<ProposeError> for ClusterError {
     fn from(error: ProposeError) -> ClusterError {
         match error {
-            // The request came too late or under something outdated; the same again may well be accepted.
-            ProposeError::Rejected(
-                rejected @ Rejected::Request(
-                    RequestRejected::SessionGone
-                    | RequestRejected::DeadlinePassed
-                    | RequestRejected::StalePermit,
-                ),
-            ) => ClusterError::Unavailable(rejected.to_string()),
             ProposeError::Rejected(rejected) => ClusterError::Rejected(rejected),
             ProposeError::Unavailable(unavailable) => unavailable.into(),
             other => ClusterError::Unavailable(other.to_string()),

@@ -13,6 +13,7 @@
 //! one finds the same work.
 
 pub mod bootstrap;
+mod code;
 mod decommission;
 mod directory;
 mod dismissal;
@@ -28,7 +29,6 @@ mod proposal;
 mod registration;
 mod removal;
 mod request;
-mod status;
 
 pub use decommission::{LostBlob, RemovalImpact};
 pub use directory::{Members, Seed};

@@ -14,7 +14,7 @@ use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
-use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey};
+use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey, Routes};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
 use clawhub_state::View;
@@ -22,7 +22,6 @@ use clawhub_types::NodeId;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::base::{Base, Boot};
 use crate::error::NodeError;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clawhub_types::NodeId;
 
-use crate::Refusal;
+use crate::{CallCode, Refusal};
 
 /// A connection or call that did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,14 @@ impl PeerError {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             PeerError::RefusedBy(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// What kind of failure a call was answered with, and the answer's words.
+    pub fn answer(&self) -> Option<(CallCode, &str)> {
+        match self {
+            PeerError::Call(status) => Some((status.code().into(), status.message())),
             _ => None,
         }
     }

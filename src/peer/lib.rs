@@ -19,6 +19,7 @@
 
 mod authenticate;
 mod ca;
+mod call;
 mod conn;
 mod connections;
 mod endpoint;
@@ -41,6 +42,7 @@ mod traffic;
 
 pub use authenticate::{Directory, PeerInfo};
 pub use ca::{Ca, Csr};
+pub use call::CallCode;
 pub use connections::Standing;
 pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};
@@ -51,4 +53,5 @@ pub use key::{ClusterKey, NodeKey};
 pub use quinn::{RecvStream, SendStream};
 pub use refusal::{Refusal, RefusalCode};
 pub use token::{JoinSecret, JoinToken, TokenError};
+pub use tonic::service::Routes;
 pub use traffic::{Class, StreamHandler};

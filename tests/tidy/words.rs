@@ -17,6 +17,10 @@ const WIRE: &[&str] = &[
     "src/liveness/exchange.rs",
 ];
 
+/// gRPC ends in these; everybody else sees plain codes and errors.
+const GRPC: &[&str] =
+    &["src/wire/", "src/peer/", "src/consensus/grpc/", "src/api/peer/", "src/api/operator/", "src/cli/"];
+
 /// Files that may begin a task of their own, with whom it ends.
 const SPAWNS: &[(&str, &str)] = &[
     ("src/api/http/app.rs", "a handler that changes state outlives its client; the drain waits for it"),
@@ -47,6 +51,16 @@ fn protobuf_ends_at_the_edges() -> Result<()> {
         .map(|(path, _)| path)
         .collect();
     complain("protobuf or QUIC outside of the rooms where they end", &wrong)
+}
+
+#[test]
+fn grpc_ends_at_the_edges() -> Result<()> {
+    let wrong: Vec<String> = production()?
+        .into_iter()
+        .filter(|(path, text)| text.contains("tonic::") && !GRPC.iter().any(|room| path.starts_with(room)))
+        .map(|(path, _)| path)
+        .collect();
+    complain("gRPC outside of the rooms where it ends", &wrong)
 }
 
 #[test]
@@ -116,6 +130,7 @@ fn rooms_exist() -> Result<()> {
     let spawns = SPAWNS.iter().map(|(file, _)| *file);
     let wrong: Vec<String> = WIRE
         .iter()
+        .chain(GRPC)
         .copied()
         .chain(spawns)
         .filter(|room| !here.iter().any(|(path, _)| path.starts_with(room)))

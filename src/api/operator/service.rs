@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::{ClusterError, Wish};
+use clawhub_cluster::Wish;
 use clawhub_peer::JoinToken;
 use clawhub_types::NodeId;
 use clawhub_wire::admin::admin_server::Admin;
@@ -45,9 +45,9 @@ impl Admin for Operator {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
         let durability = match request.into_inner().durability.as_str() {
             "" => self.parts.durability,
-            named => named.parse().map_err(ClusterError::invalid)?,
+            named => named.parse().map_err(view::invalid)?,
         };
-        let owner = self.parts.bootstrap.ask(Wish::Init(durability)).await?;
+        let owner = self.parts.bootstrap.ask(Wish::Init(durability)).await.map_err(view::failed)?;
         Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 
@@ -60,17 +60,18 @@ impl Admin for Operator {
             seconds if seconds <= MAX_TOKEN_TTL => seconds,
             _ => return Err(Status::invalid_argument("a token is good for 30 days at most")),
         };
-        let token = self.member()?.cluster.create_token(Duration::from_secs(ttl)).await?;
+        let token =
+            self.member()?.cluster.create_token(Duration::from_secs(ttl)).await.map_err(view::failed)?;
         Ok(Response::new(TokenCreateReply { token: token.to_string(), ttl_seconds: ttl }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let JoinRequest { addresses, token } = request.into_inner();
-        let token: JoinToken = token.parse().map_err(ClusterError::invalid)?;
+        let token: JoinToken = token.parse().map_err(view::invalid)?;
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
             return Err(Status::invalid_argument(format!("1 to {MAX_ADDRESSES} addresses are expected")));
         }
-        let owner = self.parts.bootstrap.ask(Wish::Join { addresses, token }).await?;
+        let owner = self.parts.bootstrap.ask(Wish::Join { addresses, token }).await.map_err(view::failed)?;
         Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 
@@ -79,19 +80,19 @@ impl Admin for Operator {
     }
 
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {
-        let members = self.member()?.cluster.members()?;
+        let members = self.member()?.cluster.members().map_err(view::failed)?;
         Ok(Response::new(MembersReply { members: members.into_iter().map(view::member).collect() }))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
         let DrainRequest { node, undo } = request.into_inner();
-        let index = self.member()?.cluster.drain(NodeId(node), !undo).await?;
+        let index = self.member()?.cluster.drain(NodeId(node), !undo).await.map_err(view::failed)?;
         Ok(Response::new(DrainReply { index }))
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         let RemoveRequest { node, force } = request.into_inner();
-        let impact = self.member()?.cluster.remove(NodeId(node), force).await?;
+        let impact = self.member()?.cluster.remove(NodeId(node), force).await.map_err(view::failed)?;
         Ok(Response::new(view::removed(impact)))
     }
 
@@ -100,7 +101,7 @@ impl Admin for Operator {
         request: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderReply>, Status> {
         let to = request.into_inner().to.map(NodeId);
-        let leader = self.member()?.cluster.transfer_leader(to).await?;
+        let leader = self.member()?.cluster.transfer_leader(to).await.map_err(view::failed)?;
         Ok(Response::new(TransferLeaderReply { leader: leader.0 }))
     }
 }

@@ -1,10 +1,19 @@
 //! Turns what the use cases answer into the replies of `admin.proto`.
 
-use clawhub_cluster::{Overview, RemovalImpact};
+use clawhub_cluster::{ClusterError, Overview, RemovalImpact};
 use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
 use tonic::Status;
 
 use crate::Parts;
+
+/// What an operator is told of a use case that was not carried out.
+pub(crate) fn failed(error: ClusterError) -> Status {
+    error.code().status(error.to_string())
+}
+
+pub(crate) fn invalid(reason: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(reason.to_string())
+}
 
 /// This node's view of the cluster.
 pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
@@ -21,7 +30,8 @@ pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
         reply.node = owner.node.0;
     }
     let Some(member) = parts.member.get() else { return Ok(reply) };
-    let Overview { consensus, applied, state_hash, epoch, tick } = member.cluster.overview()?;
+    let Overview { consensus, applied, state_hash, epoch, tick } =
+        member.cluster.overview().map_err(failed)?;
     let cut_off = consensus.cut_off;
     reply.epoch = epoch;
     reply.leader = consensus.leader.map(|id| id.0);

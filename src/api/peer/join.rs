@@ -20,14 +20,23 @@ pub fn routes(service: JoinService) -> Routes {
 
 struct Edge(JoinService);
 
+/// What an applicant is told that was not let in.
+fn failed(error: ClusterError) -> Status {
+    error.code().status(error.to_string())
+}
+
+fn invalid(reason: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(reason.to_string())
+}
+
 #[tonic::async_trait]
 impl Join for Edge {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let request = request.into_inner();
-        let secret = JoinSecret::from_bytes(&request.token).map_err(ClusterError::invalid)?;
-        let csr = Csr::parse(&request.csr).map_err(ClusterError::invalid)?;
+        let secret = JoinSecret::from_bytes(&request.token).map_err(invalid)?;
+        let csr = Csr::parse(&request.csr).map_err(invalid)?;
         let spec = spec(request, csr.spki_sha256())?;
-        Ok(Response::new(reply(self.0.admit(&secret, csr, spec).await?)))
+        Ok(Response::new(reply(self.0.admit(&secret, csr, spec).await.map_err(failed)?)))
     }
 }
 
@@ -60,7 +69,7 @@ fn spec(request: JoinRequest, spki: [u8; 32]) -> Result<NodeSpec, Status> {
         }
     }
     Ok(NodeSpec {
-        name: label(&request.name).map_err(ClusterError::invalid)?,
+        name: label(&request.name).map_err(invalid)?,
         location,
         roles,
         peer_addr: request.peer_addr,
