@@ -96,6 +96,13 @@ async fn http2_survives_a_device_that_fails() {
     }
     assert!(case.straight().await);
     case.fail();
-    assert_eq!(case.pull(&client).await, None);
+    // The reset that ends the answer may overtake its head: what a stream has not sent by then is dropped.
+    match client.get(&case.url).send().await {
+        Ok(answer) => {
+            assert_eq!(answer.status(), 200);
+            assert!(answer.bytes().await.is_err(), "a whole body from a device that fails");
+        }
+        Err(error) => assert!(error.is_request(), "{error:?}"),
+    }
     assert!(!case.holds());
 }
