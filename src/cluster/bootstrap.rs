@@ -5,11 +5,14 @@
 //! goes on ([`finish_init`]). A join that is asked for again with the same token and key gets the same id, so that
 //! an answer that was lost costs nothing.
 
-use clawhub_consensus::{Consensus, ProposeError, Who};
+use std::time::Duration;
+
+use clawhub_consensus::{Consensus, ConsensusError, ProposeError, Who};
 use clawhub_peer::{Applicant, Ca, CallCode, ClusterKey, Csr, JoinToken, Joined, NodeKey};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_state::{Command, View};
 use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
+use tokio::time::sleep;
 
 use crate::proposal::PATIENCE;
 use crate::{ClusterError, Owner, Seed};
@@ -18,6 +21,8 @@ use crate::{ClusterError, Owner, Seed};
 const FIRST: NodeId = NodeId(1);
 /// The epoch of a cluster that was never recovered by force.
 const FIRST_EPOCH: u64 = 1;
+/// Between two attempts to found the cluster.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What a node says of itself to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,13 +154,28 @@ impl From<Joined> for Credentials {
 /// this one.
 ///
 /// # Errors
-/// [`ClusterError::Rejected`] if the cluster cannot be founded; a fault of this node.
+/// [`ClusterError::Rejected`] if the cluster cannot be founded, [`ClusterError::Consensus`] if consensus ends before
+/// it is; a fault of this node.
 pub async fn finish_init(
     consensus: &Consensus,
     cluster: ClusterId,
     init: &ClusterCmd,
 ) -> Result<(), ClusterError> {
     consensus.initialize().await?;
+    tokio::select! {
+        done = propose_init(consensus, cluster, init) => done,
+        ended = consensus.stopped() => Err(match ended {
+            Some(failure) => ConsensusError::Failed(failure).into(),
+            None => ClusterError::Unavailable("consensus was told to stop".to_owned()),
+        }),
+    }
+}
+
+async fn propose_init(
+    consensus: &Consensus,
+    cluster: ClusterId,
+    init: &ClusterCmd,
+) -> Result<(), ClusterError> {
     loop {
         let proposed = consensus.propose(Command::Cluster(init.clone()), Who::system(), PATIENCE);
         let refused = proposed.await.err();
@@ -169,5 +189,7 @@ pub async fn finish_init(
             Some(error) => tracing::warn!(%error, "founding the cluster takes another attempt"),
             None => (),
         }
+        // A proposal that cannot even be made is refused at once.
+        sleep(AGAIN).await;
     }
 }

@@ -35,6 +35,11 @@ impl Dismissal {
         });
     }
 
+    /// Why the node must stop, if it must.
+    pub fn reason(&self) -> Option<Dismissed> {
+        self.0.borrow().clone()
+    }
+
     /// Completes when the node must stop, with the reason.
     pub async fn told(&self) -> Dismissed {
         let mut told = self.0.subscribe();

@@ -237,12 +237,13 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// already it changes nothing.
     ///
     /// # Errors
-    /// [`ConsensusError::Raft`] if the node has stopped.
+    /// [`ConsensusError::Raft`] if the node was stopped, [`ConsensusError::Failed`] if it stopped by itself.
     pub async fn initialize(&self) -> Result<(), ConsensusError> {
         use openraft::errors::{InitializeError, RaftError};
         let first = std::collections::BTreeMap::from([(self.node().0, record::node())]);
         match self.shared.raft.initialize(first).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::Fatal(fatal)) => Err(ConsensusError::fatal::<R>(&fatal)),
             Err(e) => Err(ConsensusError::Raft(e.to_string())),
         }
     }
@@ -263,7 +264,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// [`ConsensusError::Raft`] if the node has stopped.
     pub async fn snapshot(&self) -> Result<(), ConsensusError> {
         let asked = self.shared.raft.trigger().snapshot().await;
-        asked.map_err(|e| ConsensusError::Raft(e.to_string()))
+        asked.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))
     }
 
     /// How many snapshots of other nodes have replaced this node's state since it was made.

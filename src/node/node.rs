@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use clawhub_api_operator as operator;
-use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Owner, Wish, bootstrap};
+use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Dismissal, Owner, Wish, bootstrap};
 use clawhub_devices::Devices;
 use clawhub_jobs::{Findings, Jobs};
 use clawhub_peer::NodeKey;
@@ -42,6 +42,7 @@ pub(crate) struct Node {
 struct Running {
     stack: Stack,
     jobs: Jobs,
+    dismissal: Dismissal,
 }
 
 impl Node {
@@ -118,9 +119,10 @@ impl Node {
     async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
         let stack = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
-        let jobs = upkeep::start(&self.base, &stack, &self.devices, &self.stop);
+        let dismissal = Dismissal::default();
+        let jobs = upkeep::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
         self.open_doors(&stack, jobs.findings());
-        self.running = Some(Running { stack, jobs });
+        self.running = Some(Running { stack, jobs, dismissal });
         Ok(())
     }
 
@@ -157,8 +159,9 @@ impl Node {
 
     /// Stops what runs. Clients have been drained before.
     pub(crate) async fn stop(&mut self) {
-        if let Some(Running { stack, jobs }) = self.running.take() {
+        if let Some(Running { stack, jobs, dismissal }) = self.running.take() {
             jobs.stop().await;
+            upkeep::keep_refusal(&dismissal, &self.base.store);
             stack.stop().await;
         }
     }

@@ -16,8 +16,13 @@ use crate::stop::Stop;
 use crate::storage::{self, Watch};
 
 /// Starts all of it. Dropping it cuts it off.
-pub(crate) fn start(base: &Base, stack: &Stack, devices: &Arc<Devices>, stop: &Stop) -> Jobs {
-    let dismissal = Dismissal::default();
+pub(crate) fn start(
+    base: &Base,
+    stack: &Stack,
+    dismissal: &Dismissal,
+    devices: &Arc<Devices>,
+    stop: &Stop,
+) -> Jobs {
     let consensus = &stack.consensus;
     let liveness = &stack.liveness;
     let failing = devices.clone();
@@ -34,22 +39,28 @@ pub(crate) fn start(base: &Base, stack: &Stack, devices: &Arc<Devices>, stop: &S
         blobs: stack.blobs.clone(),
         registry: stack.registry.clone(),
     });
-    jobs.accompany(hear(dismissal, base.store.clone(), stop.clone()));
+    jobs.accompany(hear(dismissal.clone(), base.store.clone(), stop.clone()));
     jobs.add(Watch::new(devices.clone(), watched(base, stack), stop.clone()));
     jobs
 }
 
-/// Ends a node that the cluster has no place for. One whose data is not what the others rely on is kept from
-/// starting again with it.
+/// Ends a node that the cluster has no place for, once that is told.
 async fn hear(dismissal: Dismissal, store: NodeStore, stop: Stop) {
-    match dismissal.told().await {
+    let why = dismissal.told().await;
+    keep_refusal(&dismissal, &store);
+    match why {
         Dismissed::Removed => stop.removed(),
-        Dismissed::Refused(reason) => {
-            if let Err(error) = store.set_refused(&reason) {
-                tracing::error!(%error, "it cannot be kept that the cluster refused this data");
-            }
-            stop.fault(reason);
-        }
+        Dismissed::Refused(reason) => stop.fault(reason),
+    }
+}
+
+/// Keeps a node whose data is not what the others rely on from starting again with it. Called at once, and once more
+/// when nothing runs any more that could tell so: the node may have been about to stop for another reason.
+pub(crate) fn keep_refusal(dismissal: &Dismissal, store: &NodeStore) {
+    if let Some(Dismissed::Refused(reason)) = dismissal.reason()
+        && let Err(error) = store.set_refused(&reason)
+    {
+        tracing::error!(%error, "it cannot be kept that the cluster refused this data");
     }
 }
 

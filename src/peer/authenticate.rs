@@ -127,7 +127,7 @@ impl Authenticator {
         called: Option<(NodeId, &PeerInfo)>,
         transport: Transport,
     ) -> Result<(NodeId, Connection), PeerError> {
-        use RefusalCode::{Busy, OtherCluster, OtherEpoch, StaleBoot, WrongIdentity};
+        use RefusalCode::{Busy, OtherCluster, OtherEpoch, Superseded, WrongIdentity};
         let refused = |code, why: &str| PeerError::Refused(Refusal::new(code, why));
         let proved = subject(chain)?;
         if proved.cluster != self.own.cluster || hello.cluster != self.own.cluster {
@@ -152,7 +152,7 @@ impl Authenticator {
         // After it was entered: a removal that is applied from here on closes the connection.
         self.directory.admit(hello, &proved.spki).map_err(PeerError::Refused)?;
         if !connection.admitted() {
-            return Err(refused(StaleBoot, "a later start of it is here already"));
+            return Err(refused(Superseded, "a later start of it is here already"));
         }
         Ok((hello.node, connection))
     }

@@ -29,10 +29,13 @@ pub enum RefusalCode {
     Busy = 7,
     /// The node that refuses cannot read who the members are.
     Unreadable = 8,
+    /// A later start of the same member has connected, which nobody has logged yet: unlike [`StaleBoot`](Self::StaleBoot)
+    /// that is not the cluster's word, and says nothing about which of the two is to stay.
+    Superseded = 9,
 }
 
 impl RefusalCode {
-    const ALL: [RefusalCode; 9] = [
+    const ALL: [RefusalCode; 10] = [
         RefusalCode::Other,
         RefusalCode::OtherCluster,
         RefusalCode::OtherEpoch,
@@ -42,6 +45,7 @@ impl RefusalCode {
         RefusalCode::StaleBoot,
         RefusalCode::Busy,
         RefusalCode::Unreadable,
+        RefusalCode::Superseded,
     ];
 
     pub(crate) fn from_wire(byte: u8) -> RefusalCode {

@@ -22,10 +22,10 @@ const QUEUE: usize = 4096;
 ///
 /// After a failed sync nobody knows what the device holds: everybody from then on gets the error.
 pub(super) struct Flusher {
-    way: Way,
+    executor: Executor,
 }
 
-enum Way {
+enum Executor {
     /// One thread takes all who wait, syncs once, answers all.
     Thread { queue: Option<SyncSender<Done>>, thread: Option<JoinHandle<()>> },
     /// Everybody syncs by itself, at once: deterministic.
@@ -34,27 +34,27 @@ enum Way {
 
 impl Flusher {
     pub(super) fn new(kv: Arc<dyn Kv>, execution: Execution) -> io::Result<Flusher> {
-        let way = match execution {
-            Execution::Inline => Way::Inline { kv, fault: Mutex::new(None) },
+        let executor = match execution {
+            Execution::Inline => Executor::Inline { kv, fault: Mutex::new(None) },
             Execution::Threads => {
                 let (queue, waiting) = sync_channel(QUEUE);
                 let thread = std::thread::Builder::new().name("raft-log".into());
                 let thread = thread.spawn(move || run(&*kv, &waiting))?;
-                Way::Thread { queue: Some(queue), thread: Some(thread) }
+                Executor::Thread { queue: Some(queue), thread: Some(thread) }
             }
         };
-        Ok(Flusher { way })
+        Ok(Flusher { executor })
     }
 
     /// Calls `done` after the next sync.
     pub(super) fn then(&self, done: Done) -> io::Result<()> {
-        match &self.way {
-            Way::Inline { kv, fault } => {
+        match &self.executor {
+            Executor::Inline { kv, fault } => {
                 let result = sync(&**kv, &mut fault.lock());
                 done(result.map_err(io::Error::from));
                 Ok(())
             }
-            Way::Thread { queue, .. } => {
+            Executor::Thread { queue, .. } => {
                 let queue = queue.as_ref().expect("the queue is closed only when the flusher is dropped");
                 queue.send(done).map_err(|_| io::Error::other("the flush thread is gone"))
             }
@@ -74,7 +74,7 @@ impl Flusher {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        if let Way::Thread { queue, thread } = &mut self.way {
+        if let Executor::Thread { queue, thread } = &mut self.executor {
             drop(queue.take());
             // The store is closed when this returns, unless the last handle died on the thread itself.
             let thread = thread.take().filter(|t| t.thread().id() != std::thread::current().id());
