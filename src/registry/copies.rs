@@ -3,6 +3,7 @@
 //! Owns nothing. A crash loses copies that nobody has recorded yet; they are found and recorded when they are
 //! needed.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +53,18 @@ impl Copies {
         wish: &Wish<'_, A>,
         cmd: &Command,
     ) -> Result<Outcome, Error> {
+        self.attempt(wish, cmd, &mut (0..TRIES)).await
+    }
+
+    /// The same, with as many proposals as `tries` has left.
+    async fn attempt<A: Act<On = RepoName>>(
+        &self,
+        wish: &Wish<'_, A>,
+        cmd: &Command,
+        tries: &mut Range<usize>,
+    ) -> Result<Outcome, Error> {
         let short = || Error::unavailable(RETRY, wish.short);
-        for _ in 0..TRIES {
+        while tries.next().is_some() {
             match self.core.propose(wish.permit, wish.source, cmd.clone()).await? {
                 Err(Rejected::Blob(BlobRejected::NeedCopies(roots))) => {
                     let copies = tokio::time::timeout(wish.limit, self.more(wish.permit.on(), &roots)).await;
@@ -77,10 +88,11 @@ impl Copies {
         let short = "too few copies could be made for the project's durability policy";
         let wish = Wish { permit, source: None, limit: Duration::MAX, short };
         let mut receipts = self.enough(repo, receipts).await?;
-        for _ in 0..TRIES {
+        let mut tries = 0..TRIES;
+        loop {
             let cmd =
                 BlobCmd::Commit { repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
-            match self.commit_with_copies(&wish, &Command::Blob(cmd)).await? {
+            match self.attempt(&wish, &Command::Blob(cmd), &mut tries).await? {
                 Ok(_) => return Ok(()),
                 // The root began a new generation, or a holder deleted since: what is here counts anew.
                 Err(Rejected::Blob(BlobRejected::BadReceipt)) => {
@@ -89,7 +101,6 @@ impl Copies {
                 Err(rejected) => return Err(rejected.into()),
             }
         }
-        Err(Error::unavailable(RETRY, short))
     }
 
     /// Links a blob of the source's repository in the permit's; `false` if there is none to link.

@@ -12,10 +12,11 @@ use clawhub_consensus::{Consensus, ProposeError, Who};
 use clawhub_kv::{Kv, KvRead};
 use clawhub_policy::{Layout, Policy};
 use clawhub_replicate::{ReplicaSpec, Replicate};
+use clawhub_state::blob::BlobReply;
 use clawhub_state::{Command, Outcome, Rejected, RequestRejected, View};
 use clawhub_types::{AccessRevisions, NodeId, RepoName, Root};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::guard;
 
 /// Bounds of what one request may take.
@@ -93,7 +94,14 @@ impl Core {
             Err(Rejected::Request(RequestRejected::StalePermit)) => {
                 let permit = self.authorize_again(permit).await?;
                 let source = match source {
-                    Some(source) => Some(self.authorize_again(source).await?),
+                    Some(source) => match self.authorize_again(source).await {
+                        Ok(source) => Some(source),
+                        // Who may read the source no more has nothing to mount, and uploads.
+                        Err(Error { kind: Kind::Denied | Kind::Unauthenticated, .. }) => {
+                            return Ok(Ok(BlobReply::NotMounted.into()));
+                        }
+                        Err(error) => return Err(error),
+                    },
                     None => None,
                 };
                 self.propose_as(who(&permit, source.as_ref()), cmd).await

@@ -87,6 +87,20 @@ async fn a_copy_that_nobody_knows_of_is_recorded_while_copies_are_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_layout_is_looked_into_by_the_leader_alone() {
+    let world = World::start(&[true, true, true]).await;
+    let (_, digest) = push(world.node(1), &content(1, 1000)).await;
+    let partner = world.holders(&digest).into_iter().find(|node| *node != 1).unwrap();
+    let drain = ClusterCmd::Drain { node: NodeId(partner), on: true };
+    world.system(Command::Cluster(drain)).await;
+    let short = || world.record(&digest).1.short_since.is_some();
+    world.node(partner).inventory().copy_missing(None).await.unwrap();
+    assert!(!short(), "node 1 leads");
+    world.node(1).inventory().copy_missing(None).await.unwrap();
+    assert!(short());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_here_that_the_log_does_not_know_counts_for_a_push() {
     let world = World::start(&[true, true]).await;
     let here = world.node(1);

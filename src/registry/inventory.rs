@@ -64,7 +64,7 @@ impl Inventory {
             self.reading(move |this| this.look(after)).await?;
         let reading = began.elapsed();
         self.report_gone(gone).await?;
-        self.review(misjudged).await?;
+        self.review(misjudged).await;
         let copies: Vec<Option<Receipt>> = stream::iter(missing)
             .map(|wanted| async move {
                 let root = wanted.root;
@@ -119,12 +119,16 @@ impl Inventory {
     }
 
     /// Asks apply to look anew at roots whose row under target is not what this node finds: the layout or a policy
-    /// changed since it was written. Several nodes may find the same; the second look changes nothing.
-    async fn review(&self, roots: Vec<Root>) -> Result<(), Error> {
-        if !roots.is_empty() {
-            self.propose(Command::Blob(BlobCmd::Review { roots })).await?;
+    /// changed since it was written. Every node finds the same, so that only the leader asks. What is not asked now
+    /// is found by the next pass, and copying does not wait for it.
+    async fn review(&self, roots: Vec<Root>) {
+        let leads = self.core.consensus.status().leader == Some(self.core.me());
+        if roots.is_empty() || !leads {
+            return;
         }
-        Ok(())
+        if let Err(error) = self.propose(Command::Blob(BlobCmd::Review { roots })).await {
+            tracing::debug!(%error, "roots under target are looked at by a later pass");
+        }
     }
 
     async fn propose(&self, cmd: Command) -> Result<Reply, Error> {
@@ -133,7 +137,7 @@ impl Inventory {
 
     /// Blocking. Of the next roots that this node is said to hold, those that it does not, and where to go on.
     fn check(&self, after: Option<Root>) -> Result<(Vec<Root>, Option<Root>), Error> {
-        let state = self.core.state();
+        let state = self.core.snapshot();
         let held = View::new(&*state).blob().held_by(self.core.me(), after, PAGE)?;
         let next = (held.len() == PAGE).then(|| held.last().copied()).flatten();
         let mut gone = Vec::new();
@@ -150,7 +154,7 @@ impl Inventory {
 
     /// Blocking.
     fn look(&self, after: Option<Root>) -> Result<Found, Error> {
-        let state = self.core.state();
+        let state = self.core.snapshot();
         let view = View::new(&*state);
         let layout = view.cluster().layout()?;
         let roots = view.blob().roots(after, PAGE)?;

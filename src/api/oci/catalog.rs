@@ -16,8 +16,8 @@ struct Catalog<'a> {
 }
 
 pub(crate) async fn list(call: &Call) -> Result<Response, ApiError> {
-    let repositories = call.repositories().await?;
     let paging = Paging::parse(&call.query)?;
+    let repositories = call.repositories().await?;
     let mut page = repositories.list(paging.last.as_deref(), paging.limit()).await?;
     let more = paging.cut(&mut page.items, page.more);
     let repositories = page.items.iter().map(|repo| repo.as_str()).collect();

@@ -25,11 +25,11 @@ struct Index<'a> {
 /// One page. Its size is the registry's choice, just under what clients read: several do not follow the
 /// Link.
 pub(crate) async fn list(call: &Call, repo: &RepoName, subject: &Digest) -> Result<Response, ApiError> {
-    let reader = call.reader(repo).await?;
     let after = call.query.first("last").map(call::digest).transpose()?;
     // Repeated, the parameter means any of its values; empty, it means nothing.
     let types: Vec<String> =
         call.query.all("artifactType").filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
+    let reader = call.reader(repo).await?;
     let page = reader.referrers(subject, &types, after).await?;
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests: &page.items };
     let mut response = render::json(&index, MediaType::OCI_INDEX);

@@ -18,8 +18,8 @@ struct TagList<'a> {
 }
 
 pub(crate) async fn list(call: &Call, repo: &RepoName) -> Result<Response, ApiError> {
-    let reader = call.reader(repo).await?;
     let paging = Paging::parse(&call.query)?;
+    let reader = call.reader(repo).await?;
     let mut page = reader.tags(paging.last.as_deref(), paging.limit()).await?;
     let more = paging.cut(&mut page.items, page.more);
     let tags = page.items.iter().map(|tag| tag.as_str()).collect();

@@ -138,15 +138,26 @@ impl Reader {
     /// The same repository as it is after everything that was acknowledged by now, with the right to read it
     /// judged once more.
     async fn latest(self) -> Result<Reader, Error> {
-        if self.at.latest {
-            return Ok(self);
-        }
-        let Reader { at, permit } = self;
-        let parts = at.parts.clone();
-        // Not while waiting.
-        drop(at);
-        let at = At::latest(&parts).await?;
-        let permit = at.authorize_again(&permit)?;
+        if self.at.latest { Ok(self) } else { self.let_go().latest().await }
+    }
+
+    /// Lets the snapshot go.
+    fn let_go(self) -> Absent {
+        Absent { parts: self.at.parts, permit: self.permit }
+    }
+}
+
+/// A reader without its snapshot, while something is waited for.
+struct Absent {
+    parts: Arc<Parts>,
+    permit: Permit<Pull>,
+}
+
+impl Absent {
+    /// The repository after everything that was acknowledged by now, with the right to read it judged once more.
+    async fn latest(self) -> Result<Reader, Error> {
+        let at = At::latest(&self.parts).await?;
+        let permit = at.authorize_again(&self.permit)?;
         Ok(Reader { at, permit })
     }
 }

@@ -49,20 +49,26 @@ impl Reader {
     /// [`What::Blob`] is unknown, said only after a barrier; unavailable if every holder is away.
     pub async fn blob(self, digest: &Digest, intent: Intent) -> Result<BlobView, Error> {
         // What is here needs no barrier to be read: content never changes.
-        if intent == Intent::Read
-            && let Some(link) = self.link(digest)?
-            && let Some(blob) = self.sources().open_local(&link.root).await?
+        let found = match intent {
+            Intent::Read => self.link(digest)?,
+            Intent::Stat => None,
+        };
+        let fresh = self.at.freshness();
+        let sources = self.sources().clone();
+        // Opening waits for the device.
+        let absent = self.let_go();
+        if let Some(link) = found
+            && let Some(blob) = sources.open_local(&link.root).await?
         {
-            return Ok(self.sources().local_view(digest, &link, blob, self.at.freshness()?));
+            return Ok(sources.local_view(digest, &link, blob, fresh?));
         }
-        let latest = self.latest().await?;
+        let latest = absent.latest().await?;
         let unknown = || Error::not_found(What::Blob(Some(digest.clone())), "the blob is unknown");
         let link = latest.link(digest)?.ok_or_else(unknown)?;
         if intent == Intent::Stat {
             latest.renew(digest, &link).await?;
             return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
         }
-        let sources = latest.sources().clone();
         // Bytes may move from here on.
         drop(latest);
         if let Some(blob) = sources.open_local(&link.root).await? {

@@ -165,14 +165,19 @@ fn lost(tx: &mut Tx<'_>, cx: &ApplyContext, node: NodeId, roots: &[Root]) -> Res
         // One copy less makes no root complete that was not.
         if record.short_since.is_none() {
             let others = without(&record, node);
-            let policies = tx.view().blob().policies(root)?;
-            mark(&mut record, cx, !complete(&policies, &layout, &others));
+            let short =
+                record.projects > JUDGED || !complete(&tx.view().blob().policies(root)?, &layout, &others);
+            mark(&mut record, cx, short);
         }
         drop_holder(tx, root, record, node)?;
         dropped += 1;
     }
     Ok(BlobReply::Count(dropped).into())
 }
+
+/// A lost copy must go through at once, so what asks many projects is left to a review: until then a root that more
+/// projects link than this counts as short of copies, which is the safe side.
+const JUDGED: u64 = 64;
 
 /// Drops a leaving node from the holders of every root.
 ///
