@@ -20,11 +20,12 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let entry = entry?;
             let name = entry.file_name();
+            // `.git` is a file in a linked worktree.
+            if matches!(name.to_str(), Some("target" | ".git" | "data" | "__pycache__")) {
+                continue;
+            }
             if entry.file_type()?.is_dir() {
-                let skip = matches!(name.to_str(), Some("target" | ".git" | "data" | "__pycache__"));
-                if !skip {
-                    folders.push(entry.path());
-                }
+                folders.push(entry.path());
             } else {
                 found.push(entry.path());
             }
