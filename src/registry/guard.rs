@@ -5,26 +5,9 @@
 
 use clawhub_auth::{Act, Permit, Pull};
 use clawhub_state::Command;
-use clawhub_state::artifact::ArtifactCmd;
-use clawhub_state::blob::BlobCmd;
-use clawhub_types::{Action, Resource};
+use clawhub_types::Resource;
 
 use crate::Error;
-
-/// What a client must be permitted to do to have a command proposed in its name; nothing for commands that only
-/// the cluster and its operators propose.
-fn action(cmd: &Command) -> Option<Action> {
-    match cmd {
-        Command::Blob(BlobCmd::Commit { .. } | BlobCmd::Mount { .. })
-        | Command::Artifact(ArtifactCmd::Put { .. }) => Some(Action::Push),
-        Command::Blob(BlobCmd::Unlink { .. })
-        | Command::Artifact(ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. }) => Some(Action::Delete),
-        // A HEAD of who may pull: its answer promises that a push can go on to rely on the blob.
-        Command::Blob(BlobCmd::Renew { .. }) => Some(Action::Pull),
-        // Whatever comes to be proposed beside these is nobody's until it stands here.
-        _ => None,
-    }
-}
 
 /// Lets a command pass whose action is the permit's, whose target lies within the permit, and whose source
 /// lies within the source's permit.
@@ -38,7 +21,7 @@ pub(crate) fn check<A: Act>(
 ) -> Result<(), Error> {
     let touched = cmd.resource();
     let readable = |resource: &Resource| source.is_some_and(|source| source.covers(resource));
-    if action(cmd) == Some(A::ACTION)
+    if cmd.action() == Some(A::ACTION)
         && permit.covers(&touched.target)
         && touched.source.as_ref().is_none_or(readable)
     {
@@ -53,8 +36,9 @@ mod tests {
     use clawhub_auth::{Authorizer, Delete, Principal, Push};
     use clawhub_kv::MemoryKv;
     use clawhub_state::View;
-    use clawhub_state::artifact::{Body, Condition, ManifestFacts};
-    use clawhub_types::{Digest, MediaType, RepoName};
+    use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
+    use clawhub_state::blob::BlobCmd;
+    use clawhub_types::{Action, Digest, MediaType, RepoName};
 
     use super::*;
     use crate::Kind;

@@ -28,7 +28,8 @@ macro_rules! by_domain {
 }
 pub(crate) use by_domain;
 
-/// [`by_domain`] for `Command`: each domain's commands say what they touch and are applied by their domain.
+/// [`by_domain`] for `Command`: each domain's commands say what they touch, what a client must be permitted to do
+/// for them, and are applied by their domain.
 macro_rules! commands {
     (
         $(#[$meta:meta])*
@@ -48,6 +49,14 @@ macro_rules! commands {
             pub fn resource(&self) -> Touched {
                 match self {
                     $($(#[$of])* $name::$domain(cmd) => cmd.resource(),)*
+                }
+            }
+
+            /// What a client must be permitted to do to have the command proposed in its name; nothing for what
+            /// only the cluster and its operators propose.
+            pub fn action(&self) -> Option<Action> {
+                match self {
+                    $($(#[$of])* $name::$domain(cmd) => cmd.action(),)*
                 }
             }
 

@@ -1,6 +1,6 @@
 //! A log entry: a command with everything that apply needs to decide it, so that apply asks nobody.
 
-use clawhub_types::{AccessRevisions, Actor, RequestId, Touched};
+use clawhub_types::{AccessRevisions, Action, Actor, RequestId, Touched};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactCmd;

@@ -2,7 +2,7 @@
 //!
 //! It owns no keys. Each domain undoes its own part, and a refusal of one undoes them all.
 
-use clawhub_types::{NodeId, Resource, Touched};
+use clawhub_types::{Action, NodeId, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
 use crate::reply::Reply;
@@ -27,6 +27,11 @@ pub enum LifecycleCmd {
 impl LifecycleCmd {
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
+    }
+
+    /// None: only operators end a node, on no permit.
+    pub(crate) fn action(&self) -> Option<Action> {
+        None
     }
 
     /// Whether it may not be applied twice.

@@ -1,6 +1,6 @@
 //! Commands about manifests and tags.
 
-use clawhub_types::{Digest, MediaType, RepoName, Resource, Tag, Touched};
+use clawhub_types::{Action, Digest, MediaType, RepoName, Resource, Tag, Touched};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::StoredBytes;
@@ -111,6 +111,14 @@ impl ArtifactCmd {
             ArtifactCmd::Put { repo, .. }
             | ArtifactCmd::Delete { repo, .. }
             | ArtifactCmd::Untag { repo, .. } => Resource::Repository(repo.clone()).into(),
+        }
+    }
+
+    /// What a client must be permitted to do.
+    pub(crate) fn action(&self) -> Option<Action> {
+        match self {
+            ArtifactCmd::Put { .. } => Some(Action::Push),
+            ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. } => Some(Action::Delete),
         }
     }
 

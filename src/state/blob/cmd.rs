@@ -1,6 +1,6 @@
 //! Commands about roots, holders and links.
 
-use clawhub_types::{Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
+use clawhub_types::{Action, Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
 use serde::{Deserialize, Serialize};
 
 /// Roots that one `Review` looks at.
@@ -98,6 +98,21 @@ impl BlobCmd {
             | BlobCmd::Lost { .. }
             | BlobCmd::Review { .. }
             | BlobCmd::Epoch { .. } => Resource::Cluster.into(),
+        }
+    }
+
+    /// What a client must be permitted to do; copies are the cluster's own business.
+    pub(crate) fn action(&self) -> Option<Action> {
+        match self {
+            BlobCmd::Commit { .. } | BlobCmd::Mount { .. } => Some(Action::Push),
+            BlobCmd::Unlink { .. } => Some(Action::Delete),
+            // A HEAD of who may pull: its answer promises that a push can go on to rely on the blob.
+            BlobCmd::Renew { .. } => Some(Action::Pull),
+            BlobCmd::Hold { .. }
+            | BlobCmd::Release { .. }
+            | BlobCmd::Lost { .. }
+            | BlobCmd::Review { .. }
+            | BlobCmd::Epoch { .. } => None,
         }
     }
 

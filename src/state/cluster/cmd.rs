@@ -1,6 +1,6 @@
 //! Commands about membership, identity, tokens and sessions.
 
-use clawhub_types::{ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
+use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
 /// What a node says of itself when it joins.
@@ -113,6 +113,11 @@ pub enum ClusterCmd {
 impl ClusterCmd {
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
+    }
+
+    /// None: members and operators propose these, on no permit.
+    pub(crate) fn action(&self) -> Option<Action> {
+        None
     }
 
     /// Whether it may not be applied twice.

@@ -1,6 +1,6 @@
 //! Commands about the outbox.
 
-use clawhub_types::{Resource, Touched};
+use clawhub_types::{Action, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
 /// A command of those who read events.
@@ -19,6 +19,11 @@ pub enum OutboxCmd {
 impl OutboxCmd {
     pub(crate) fn resource(&self) -> Touched {
         Resource::Cluster.into()
+    }
+
+    /// None: the readers of the outbox are the cluster's own.
+    pub(crate) fn action(&self) -> Option<Action> {
+        None
     }
 
     /// Whether it may not be applied twice.

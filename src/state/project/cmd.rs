@@ -1,6 +1,6 @@
 //! Commands about projects.
 
-use clawhub_types::{Durability, ProjectName, Resource, Touched};
+use clawhub_types::{Action, Durability, ProjectName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
 /// Where and how durably a project's blobs are kept.
@@ -31,6 +31,11 @@ impl ProjectCmd {
     pub(crate) fn resource(&self) -> Touched {
         let ProjectCmd::SetPolicy { name, .. } = self;
         Resource::Project(name.clone()).into()
+    }
+
+    /// None: only operators set a policy, on no permit.
+    pub(crate) fn action(&self) -> Option<Action> {
+        None
     }
 
     /// Whether it may not be applied twice.

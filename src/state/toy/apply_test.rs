@@ -1,6 +1,6 @@
 //! A whole life of the toy domain, through the machine.
 
-use clawhub_types::{Actor, Resource};
+use clawhub_types::{Action, Actor, Resource};
 
 use super::*;
 use crate::outbox::OutboxCmd;
@@ -21,6 +21,7 @@ fn a_new_domain_is_a_folder_and_a_line_in_each_enum() {
     let entry = world.entry(ring("a/b"));
     assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
     assert!(entry.cmd.needs_identity());
+    assert_eq!(entry.cmd.action(), Some(Action::Push));
     assert_eq!(entry.cmd.resource(), Resource::Repository(repo("a/b")).into());
     let outcome = world.apply(entry.clone());
     assert_eq!(outcome, Ok(ToyReply::Rung(1).into()));

@@ -1,6 +1,6 @@
 //! Commands about bells.
 
-use clawhub_types::{RepoName, Resource, Touched};
+use clawhub_types::{Action, RepoName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
 /// See the variants.
@@ -18,6 +18,12 @@ impl ToyCmd {
     pub(crate) fn resource(&self) -> Touched {
         let ToyCmd::Ring { repo } = self;
         Resource::Repository(repo.clone()).into()
+    }
+
+    /// What a client must be permitted to do.
+    pub(crate) fn action(&self) -> Option<Action> {
+        let ToyCmd::Ring { .. } = self;
+        Some(Action::Push)
     }
 
     /// Whether it may not be applied twice.
