@@ -35,7 +35,7 @@ pub use usage::Usage;
 const STOP: Duration = Duration::from_secs(1);
 
 /// What the reconcilers work with.
-pub struct Parts {
+pub struct JobHandles {
     /// The log, and who leads.
     pub consensus: Consensus,
     /// Who is alive.
@@ -74,25 +74,25 @@ pub struct Findings {
 
 impl Jobs {
     /// Starts every reconciler whose work lies below this crate.
-    pub fn start(parts: Parts) -> Jobs {
+    pub fn start(handles: JobHandles) -> Jobs {
         let (lead, leading) = watch::channel(false);
         let (apply, applied) = watch::channel(0);
         let mut supervisor = Supervisor::new(leading);
         let statuses = supervisor.statuses();
         let findings = Findings { statuses, ..Findings::default() };
-        supervisor.accompany(follow(parts.consensus, lead, apply));
-        supervisor.start(heartbeat::Heartbeat { liveness: parts.liveness });
-        supervisor.start(registration::Register { registration: parts.registration });
-        supervisor.start(members::Members::new(parts.following));
-        supervisor.start(removal::Removal { watch: parts.removal });
-        supervisor.start(failure::Failing { notice: parts.failure });
-        supervisor.start(membership::Votes { membership: parts.membership });
-        supervisor.start(leadership::Lead { leadership: parts.leadership });
-        let registry = parts.registry;
+        supervisor.accompany(follow(handles.consensus, lead, apply));
+        supervisor.start(heartbeat::Heartbeat { liveness: handles.liveness });
+        supervisor.start(registration::Register { registration: handles.registration });
+        supervisor.start(members::Members::new(handles.following));
+        supervisor.start(removal::Removal { watch: handles.removal });
+        supervisor.start(failure::Failing { notice: handles.failure });
+        supervisor.start(membership::Votes { membership: handles.membership });
+        supervisor.start(leadership::Lead { leadership: handles.leadership });
+        let registry = handles.registry;
         supervisor.start(replicas::Replicas::new(registry.clone(), applied, findings.census.clone()));
         supervisor.start(lost_copies::LostCopies { registry: registry.clone() });
         supervisor.start(uploads::Uploads { registry });
-        supervisor.start(usage::Count { blobs: parts.blobs, counted: findings.usage.clone() });
+        supervisor.start(usage::Count { blobs: handles.blobs, counted: findings.usage.clone() });
         Jobs { supervisor, findings }
     }
 

@@ -1,7 +1,7 @@
-//! The client listener's router: the node's own pages at once, the registry as soon as there is one.
+//! The client listener's router: the node's own pages at once, each protocol as soon as somebody answers for it.
 //!
-//! Owns the slot that the registry's routes are put into when the node has become a member. Until then
-//! its paths answer 503, so that a client tries again instead of believing the registry empty.
+//! Owns a gate for each protocol, through which its routes are reached once the node has become a member. Until
+//! then its paths answer 503, so that a client tries again instead of believing the registry empty.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,46 +24,69 @@ pub(crate) const CONNECTION_MEMORY: u64 = (128 + 512) << 10;
 /// How long a client should stay away from a node that is not a member yet.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What clients speak. The first one also speaks for paths that are nobody's.
+/// What clients speak. The first one also speaks for paths that are nobody's. Whoever adds one opens its gate where
+/// the node lets clients in.
 pub(crate) static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
 
-/// Where a protocol's routes will be. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct ReadyGate(Arc<OnceLock<Router>>);
+/// Where the routes of each protocol will be. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ReadyGates(Arc<[Arc<Gate>]>);
 
-impl ReadyGate {
-    /// Lets clients in. Only the first call counts.
-    pub(crate) fn open(&self, routes: Router) {
-        // A second set of routes would be a second registry: there is one per life.
-        let _ = self.0.set(routes);
+struct Gate {
+    protocol: &'static Protocol,
+    routes: OnceLock<Router>,
+}
+
+impl ReadyGates {
+    /// Closed gates.
+    pub(crate) fn new(protocols: &[&'static Protocol]) -> ReadyGates {
+        let gate = |protocol: &&'static Protocol| Arc::new(Gate { protocol, routes: OnceLock::new() });
+        ReadyGates(protocols.iter().map(gate).collect())
     }
 
-    async fn answer(State(gate): State<ReadyGate>, request: Request) -> Response {
-        match gate.0.get() {
+    /// Lets the clients of a protocol in. Only the first call counts.
+    pub(crate) fn open(&self, protocol: &Protocol, routes: Router) {
+        match self.0.iter().find(|gate| gate.protocol.prefix == protocol.prefix) {
+            // A second set of routes would be a second registry: there is one per life.
+            Some(gate) => _ = gate.routes.set(routes),
+            None => tracing::error!(prefix = protocol.prefix, "nobody listens for this protocol"),
+        }
+    }
+
+    /// The paths of all protocols.
+    fn routes(&self) -> Router {
+        self.0.iter().fold(Router::new(), |routes, gate| {
+            let prefix = gate.protocol.prefix;
+            // The wildcard matches neither the bare prefix nor an empty rest.
+            let own = Router::new()
+                .route(prefix, any(Gate::answer))
+                .route(&format!("{prefix}/"), any(Gate::answer))
+                .route(&format!("{prefix}/{{*path}}"), any(Gate::answer));
+            routes.merge(own.with_state(gate.clone()))
+        })
+    }
+}
+
+impl Gate {
+    async fn answer(State(gate): State<Arc<Gate>>, request: Request) -> Response {
+        match gate.routes.get() {
             Some(routes) => routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
             None => {
                 let reason = "this node is not a member of a cluster yet, or is starting";
-                (clawhub_api_oci::PROTOCOL.refuse)(Refusal::NotReady { retry_after: RETRY_AFTER, reason })
+                (gate.protocol.refuse)(Refusal::NotReady { retry_after: RETRY_AFTER, reason })
             }
         }
     }
 }
 
-pub(crate) fn site(gate: ReadyGate, health: Health, sources: Sources) -> Site {
-    let prefix = clawhub_api_oci::PROTOCOL.prefix;
-    // The wildcard matches neither the bare prefix nor an empty rest.
-    let api = Router::new()
-        .route(prefix, any(ReadyGate::answer))
-        .route(&format!("{prefix}/"), any(ReadyGate::answer))
-        .route(&format!("{prefix}/{{*path}}"), any(ReadyGate::answer))
-        .with_state(gate);
+pub(crate) fn site(gates: &ReadyGates, health: Health, sources: Sources) -> Site {
     let ops = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .with_state(health);
     let counters = sources.counters.clone();
     let ops = ops.merge(Router::new().route("/metrics", get(metrics::render)).with_state(sources));
-    let mut site = Site::new(PROTOCOLS, api, ops);
+    let mut site = Site::new(PROTOCOLS, gates.routes(), ops);
     site.router = site.router.layer(from_fn_with_state(counters, count));
     site
 }
@@ -81,5 +104,42 @@ pub(crate) fn limits(limits: &Limits) -> clawhub_api_http::Limits {
         idle: limits.idle,
         drain: limits.drain,
         ..clawhub_api_http::Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    static ONE: Protocol = Protocol {
+        prefix: "/one",
+        headers: &[],
+        refuse: |_| StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        label: |_| "one",
+    };
+    static OTHER: Protocol =
+        Protocol { prefix: "/other", refuse: |_| StatusCode::IM_A_TEAPOT.into_response(), ..ONE };
+
+    async fn status(gates: &ReadyGates, path: &str) -> u16 {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        gates.routes().oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn each_protocol_has_a_gate_of_its_own_and_refuses_in_its_own_words() {
+        let gates = ReadyGates::new(&[&ONE, &OTHER]);
+        for path in ["/one", "/one/", "/one/a/b"] {
+            assert_eq!(status(&gates, path).await, 503, "{path}");
+        }
+        assert_eq!(status(&gates, "/other/a").await, 418);
+        assert_eq!(status(&gates, "/neither").await, 404);
+
+        gates.open(&OTHER, Router::new().route("/other/{*path}", get(async || "here")));
+        assert_eq!(status(&gates, "/other/a").await, 200);
+        assert_eq!(status(&gates, "/one/a").await, 503, "a gate that nobody has opened");
     }
 }

@@ -14,19 +14,27 @@ use clawhub_peer::NodeKey;
 
 use crate::base::Base;
 use crate::error::NodeError;
-use crate::http::ReadyGate;
+use crate::http::{PROTOCOLS, ReadyGates};
 use crate::member::{Member, Slot};
 use crate::stack::Stack;
 use crate::stop::Stop;
 use crate::upkeep;
 
 /// What is opened to others when the node runs as a member. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Doors {
-    pub(crate) gate: ReadyGate,
+    /// To the clients of each protocol.
+    pub(crate) gates: ReadyGates,
     /// To the node's own pages.
     pub(crate) member: Slot,
     pub(crate) operators: Arc<OnceLock<operator::Member>>,
+}
+
+impl Doors {
+    /// All of them closed.
+    pub(crate) fn closed() -> Doors {
+        Doors { gates: ReadyGates::new(PROTOCOLS), member: Slot::default(), operators: Arc::default() }
+    }
 }
 
 pub(crate) struct Node {
@@ -154,7 +162,7 @@ impl Node {
             blobs: stack.blobs.clone(),
             findings,
         });
-        self.doors.gate.open(clawhub_api_oci::routes(registry));
+        self.doors.gates.open(&clawhub_api_oci::PROTOCOL, clawhub_api_oci::routes(registry));
     }
 
     /// Stops what runs. Clients have been drained before.

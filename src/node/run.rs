@@ -43,7 +43,7 @@ pub(crate) async fn run(
 ) -> Result<Then, NodeError> {
     let Opened { base, listener, socket, devices } = open(config, consensus_runtime, life).await?;
     let (bootstrap, mut requests) = Bootstrap::new(base.dir.owner());
-    let doors = Doors::default();
+    let doors = Doors::closed();
     let member = doors.member.clone();
     let health =
         Health { bootstrap: bootstrap.clone(), member, devices: devices.clone(), stop: stop.clone() };
@@ -52,7 +52,7 @@ pub(crate) async fn run(
     let operators = tokio::spawn(serve_operators(socket, operators(&base, &doors, &health), stop.clone()));
     let counters = Arc::new(Metrics::new());
     let sources = Sources { counters, member: doors.member.clone(), devices: devices.clone() };
-    let site = http::site(doors.gate.clone(), health, sources);
+    let site = http::site(&doors.gates, health, sources);
     let limits = http::limits(&base.config.limits);
     let told = stop.clone();
     let clients = tokio::spawn(clawhub_api_http::serve(listener, site, limits, async move {
@@ -92,10 +92,10 @@ pub(crate) async fn run(
 }
 
 /// What an operator may ask of this node.
-fn operators(base: &Base, doors: &Doors, health: &Health) -> operator::Parts {
+fn operators(base: &Base, doors: &Doors, health: &Health) -> operator::NodeHandle {
     let config = &base.config;
     let asked = health.clone();
-    operator::Parts {
+    operator::NodeHandle {
         name: config.node.name.clone(),
         durability: config.storage.durability.unwrap_or(Durability::Zone),
         bootstrap: health.bootstrap.clone(),
@@ -109,8 +109,8 @@ fn operators(base: &Base, doors: &Doors, health: &Health) -> operator::Parts {
     }
 }
 
-async fn serve_operators(socket: AdminSocket, parts: operator::Parts, stop: Stop) {
-    if let Err(error) = operator::serve(socket, parts).await {
+async fn serve_operators(socket: AdminSocket, node: operator::NodeHandle, stop: Stop) {
+    if let Err(error) = operator::serve(socket, node).await {
         stop.fault(format!("the administration socket failed: {error}"));
     }
 }

@@ -39,7 +39,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who writes to the devices, and who must hear how they are.
-pub(crate) struct Parts {
+pub(crate) struct Watched {
     /// The store of what the node alone knows.
     pub(crate) local: Arc<dyn Kv>,
     /// The store of the log.
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) liveness: Liveness,
 }
 
-impl Parts {
+impl Watched {
     /// The stores of metadata.
     fn stores(&self) -> [Arc<dyn Kv>; 3] {
         [self.local.clone(), self.raft.clone(), self.consensus.state()]
@@ -59,7 +59,7 @@ impl Parts {
 /// Looks at the devices, keeps what was found, and does what a change asks for.
 pub(crate) struct Watch {
     devices: Arc<Devices>,
-    parts: Parts,
+    watched: Watched,
     stop: Stop,
     metadata: Looking,
     blobs: Looking,
@@ -73,10 +73,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Watches over `devices`, and ends the node through `stop` where it must not go on.
-    pub(crate) fn new(devices: Arc<Devices>, parts: Parts, stop: Stop) -> Watch {
+    pub(crate) fn new(devices: Arc<Devices>, watched: Watched, stop: Stop) -> Watch {
         Watch {
             devices,
-            parts,
+            watched,
             stop,
             metadata: Looking::default(),
             blobs: Looking::default(),
@@ -99,7 +99,7 @@ impl Watch {
             && let Some(Failure { reason: why, corrupt }) = self.gave_up()
         {
             let found = self.devices.judge(&seen).metadata;
-            let store_failed = self.parts.stores().iter().any(|kv| kv.fault().is_some());
+            let store_failed = self.watched.stores().iter().any(|kv| kv.fault().is_some());
             // No device's fault, so a new life would meet it again.
             if corrupt {
                 return self.stop.damaged(why);
@@ -124,7 +124,7 @@ impl Watch {
 
     /// Why metadata cannot be written any more, if a store or consensus said so.
     fn gave_up(&self) -> Option<Failure> {
-        let failed = || self.parts.stores().iter().find_map(|kv| kv.fault());
+        let failed = || self.watched.stores().iter().find_map(|kv| kv.fault());
         self.failure.clone().or_else(|| {
             failed().map(|error| Failure { corrupt: error.is_corrupt(), reason: error.to_string() })
         })
@@ -132,17 +132,17 @@ impl Watch {
 
     /// Does what the change asks for.
     async fn act(&self, before: &Condition, now: &Condition) {
-        self.parts.liveness.set_eligible(now.metadata == Part::Sound);
+        self.watched.liveness.set_eligible(now.metadata == Part::Sound);
         if now == before {
             return;
         }
         tracing::warn!("storage: {}", now.summary());
         if now.is_failing() && !before.is_failing() {
-            self.parts.blobs.hold_back(true);
+            self.watched.blobs.hold_back(true);
         }
         if now.metadata.is_failing()
             && !before.metadata.is_failing()
-            && timeout(PATIENCE, self.parts.consensus.shutdown()).await.is_err()
+            && timeout(PATIENCE, self.watched.consensus.shutdown()).await.is_err()
         {
             tracing::warn!("consensus did not stop in time");
         }
@@ -162,7 +162,7 @@ impl Reconciler for Watch {
     /// not go on with; which of the two it was, the look tells.
     async fn wake(&mut self) {
         if !self.over {
-            let stopped = self.parts.consensus.stopped().await;
+            let stopped = self.watched.consensus.stopped().await;
             self.over = true;
             if let Some(Failure { reason, corrupt }) = stopped {
                 self.failure = Some(Failure { reason: format!("consensus stopped: {reason}"), corrupt });

@@ -7,13 +7,13 @@ use clawhub_cluster::{
     Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch,
 };
 use clawhub_devices::Devices;
-use clawhub_jobs::{Jobs, Parts};
+use clawhub_jobs::{JobHandles, Jobs};
 
 use crate::base::Base;
 use crate::node_store::NodeStore;
 use crate::stack::Stack;
 use crate::stop::Stop;
-use crate::storage::{self, Watch};
+use crate::storage::{Watch, Watched};
 
 /// Starts all of it. Dropping it cuts it off.
 pub(crate) fn start(
@@ -27,7 +27,7 @@ pub(crate) fn start(
     let liveness = &stack.liveness;
     let failing = devices.clone();
     let failing = move || failing.condition().is_failing();
-    let mut jobs = Jobs::start(Parts {
+    let mut jobs = Jobs::start(JobHandles {
         failure: FailureNotice::new(consensus.clone(), base.boot.count, failing),
         registration: Registration::new(consensus.clone(), base.start(), dismissal.clone()),
         following: following(base, stack, dismissal.clone()),
@@ -75,8 +75,8 @@ fn following(base: &Base, stack: &Stack, dismissal: Dismissal) -> Following {
     )
 }
 
-fn watched(base: &Base, stack: &Stack) -> storage::Parts {
-    storage::Parts {
+fn watched(base: &Base, stack: &Stack) -> Watched {
+    Watched {
         local: base.local.clone(),
         raft: stack.raft.clone(),
         consensus: stack.consensus.clone(),

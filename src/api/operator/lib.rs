@@ -5,10 +5,10 @@
 //! Each request is parsed, answered by one call of `cluster` or `registry`, and rendered. There is no state that a
 //! crash could lose but the socket's file, which the next start replaces.
 
-mod parts;
+mod node_handle;
 mod service;
 mod socket;
 mod view;
 
-pub use parts::{Health, Member, Parts};
+pub use node_handle::{Health, Member, NodeHandle};
 pub use socket::{AdminSocket, serve};

@@ -13,7 +13,7 @@ use clawhub_wire::admin::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Member, Parts, view};
+use crate::{Member, NodeHandle, view};
 
 /// How long a token is good for where the request does not say, seconds.
 const TOKEN_TTL: u64 = 3600;
@@ -23,20 +23,20 @@ const MAX_TOKEN_TTL: u64 = 30 * 86_400;
 const MAX_ADDRESSES: usize = 64;
 
 pub(crate) struct Operator {
-    parts: Parts,
+    node: NodeHandle,
 }
 
 impl Operator {
-    pub(crate) fn new(parts: Parts) -> Operator {
-        Operator { parts }
+    pub(crate) fn new(node: NodeHandle) -> Operator {
+        Operator { node }
     }
 
     fn member(&self) -> Result<&Member, Status> {
-        let outside = || match self.parts.bootstrap.owner() {
+        let outside = || match self.node.bootstrap.owner() {
             None => Status::failed_precondition("this node is not a member of a cluster yet: init or join"),
             Some(_) => Status::unavailable("this node is starting"),
         };
-        self.parts.member.get().ok_or_else(outside)
+        self.node.member.get().ok_or_else(outside)
     }
 }
 
@@ -44,10 +44,10 @@ impl Operator {
 impl Admin for Operator {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
         let durability = match request.into_inner().durability.as_str() {
-            "" => self.parts.durability,
+            "" => self.node.durability,
             named => named.parse().map_err(view::invalid)?,
         };
-        let owner = self.parts.bootstrap.ask(Wish::Init(durability)).await.map_err(view::failed)?;
+        let owner = self.node.bootstrap.ask(Wish::Init(durability)).await.map_err(view::failed)?;
         Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 
@@ -71,12 +71,12 @@ impl Admin for Operator {
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
             return Err(Status::invalid_argument(format!("1 to {MAX_ADDRESSES} addresses are expected")));
         }
-        let owner = self.parts.bootstrap.ask(Wish::Join { addresses, token }).await.map_err(view::failed)?;
+        let owner = self.node.bootstrap.ask(Wish::Join { addresses, token }).await.map_err(view::failed)?;
         Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        view::status(&self.parts).await.map(Response::new)
+        view::status(&self.node).await.map(Response::new)
     }
 
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersReply>, Status> {

@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::Parts;
+use crate::NodeHandle;
 use crate::service::Operator;
 
 /// The longest path that a Unix socket address holds on Linux, without its final zero.
@@ -67,9 +67,9 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// Why the socket failed.
-pub async fn serve(mut socket: AdminSocket, parts: Parts) -> Result<(), tonic::transport::Error> {
+pub async fn serve(mut socket: AdminSocket, node: NodeHandle) -> Result<(), tonic::transport::Error> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
-    let service = AdminServer::new(Operator::new(parts)).max_decoding_message_size(MAX_REQUEST);
+    let service = AdminServer::new(Operator::new(node)).max_decoding_message_size(MAX_REQUEST);
     let server = Server::builder().concurrency_limit_per_connection(REQUESTS).add_service(service);
     server.serve_with_incoming(UnixListenerStream::new(listener)).await
 }

@@ -4,7 +4,7 @@ use clawhub_cluster::{ClusterError, Overview, RemovalImpact};
 use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
 use tonic::Status;
 
-use crate::Parts;
+use crate::NodeHandle;
 
 /// What an operator is told of a use case that was not carried out.
 pub(crate) fn failed(error: ClusterError) -> Status {
@@ -16,20 +16,20 @@ pub(crate) fn invalid(reason: impl std::fmt::Display) -> Status {
 }
 
 /// This node's view of the cluster.
-pub(crate) async fn status(parts: &Parts) -> Result<StatusReply, Status> {
-    let health = (parts.health)().await;
+pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
+    let health = (node.health)().await;
     let mut reply = StatusReply {
-        name: parts.name.clone(),
+        name: node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         not_ready: health.not_ready.join("; "),
         storage: health.storage,
         ..StatusReply::default()
     };
-    if let Some(owner) = parts.bootstrap.owner() {
+    if let Some(owner) = node.bootstrap.owner() {
         reply.cluster = owner.cluster.to_string();
         reply.node = owner.node.0;
     }
-    let Some(member) = parts.member.get() else { return Ok(reply) };
+    let Some(member) = node.member.get() else { return Ok(reply) };
     let Overview { consensus, applied, state_hash, epoch, tick } =
         member.cluster.overview().map_err(failed)?;
     let cut_off = consensus.cut_off;

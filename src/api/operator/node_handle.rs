@@ -8,9 +8,9 @@ use clawhub_jobs::Findings;
 use clawhub_types::Durability;
 use futures::future::BoxFuture;
 
-/// What the service needs.
+/// The node, as far as its operators ask for it.
 #[derive(Clone)]
-pub struct Parts {
+pub struct NodeHandle {
     /// The node's name.
     pub name: String,
     /// The default policy of a cluster that is founded here, where the operator names none.
