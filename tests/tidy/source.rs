@@ -99,8 +99,8 @@ fn literal(text: &str) -> Option<(usize, bool)> {
         let close = format!("\"{}", "#".repeat(hashes));
         return to(text[open..].find(&close).map(|at| open + at + close.len()));
     }
-    if text.starts_with('"') {
-        return to(unescaped(&text[1..], '"').map(|at| at + 2));
+    if let Some(inside) = text.strip_prefix('"') {
+        return to(unescaped(inside, '"').map(|at| at + 2));
     }
     // A character, not a lifetime.
     let mut chars = text.chars();
