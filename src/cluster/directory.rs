@@ -23,16 +23,16 @@ pub struct Seed {
     pub spki: [u8; 32],
 }
 
-/// The members, as the peer layer asks for them.
-pub struct Members {
+/// Who the members are, as the peer layer asks. Every answer is of the state as it is then.
+pub struct MemberDirectory {
     state: StateStore,
     seeds: RwLock<Vec<Seed>>,
 }
 
-impl Members {
+impl MemberDirectory {
     /// Answers from `state`, and from `seeds` about nodes that it does not know yet.
-    pub fn new(state: StateStore, seeds: Vec<Seed>) -> Members {
-        Members { state, seeds: RwLock::new(seeds) }
+    pub fn new(state: StateStore, seeds: Vec<Seed>) -> MemberDirectory {
+        MemberDirectory { state, seeds: RwLock::new(seeds) }
     }
 
     /// The members as of now, as seeds for the next start; empty before the state knows any.
@@ -98,7 +98,7 @@ fn unreadable(fault: Fault) -> Refusal {
     Refusal::new(RefusalCode::Unreadable, "the state cannot be read")
 }
 
-impl Directory for Members {
+impl Directory for MemberDirectory {
     fn lookup(&self, node: NodeId) -> Option<PeerInfo> {
         match self.record(node) {
             Ok(Some(record)) if record.removed => return None,
@@ -196,7 +196,7 @@ mod tests {
         cluster.into_iter().map(Command::from).chain([remove.into()]).collect()
     }
 
-    fn members(commands: &[Command], seeds: Vec<Seed>) -> (tempfile::TempDir, Members) {
+    fn members(commands: &[Command], seeds: Vec<Seed>) -> (tempfile::TempDir, MemberDirectory) {
         let temp = tempfile::tempdir().unwrap();
         let state = StateStore::open(temp.path(), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
         let mut machine = Machine::open(state.kv()).unwrap();
@@ -216,10 +216,10 @@ mod tests {
             let answers = machine.apply(&[LogItem { pos, payload: Payload::Entry(entry) }]).unwrap();
             answers[0].as_ref().unwrap().as_ref().unwrap();
         }
-        (temp, Members::new(state, seeds))
+        (temp, MemberDirectory::new(state, seeds))
     }
 
-    fn admitted(members: &Members, node: u64, boot: u64, key: u8) -> bool {
+    fn admitted(members: &MemberDirectory, node: u64, boot: u64, key: u8) -> bool {
         let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot, nonce: 1 };
         members.admit(&hello, &[key; 32]).is_ok()
     }

@@ -9,7 +9,7 @@ use clawhub_peer::{Endpoint, Standing};
 use clawhub_state::View;
 use clawhub_types::NodeId;
 
-use crate::{ClusterError, Dismissal, Dismissed, Members, Seed};
+use crate::{ClusterError, Dismissal, Dismissed, MemberDirectory, Seed};
 
 /// Whatever the node's own store says.
 type KeepError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,7 +22,7 @@ pub struct Following {
     consensus: Consensus,
     watcher: Watcher,
     endpoint: Endpoint,
-    members: Arc<Members>,
+    members: Arc<MemberDirectory>,
     keep: KeepPeers,
     dismissal: Dismissal,
     /// The term and the leader that were told of last.
@@ -39,7 +39,7 @@ impl Following {
     pub fn new(
         consensus: Consensus,
         endpoint: Endpoint,
-        members: Arc<Members>,
+        members: Arc<MemberDirectory>,
         dismissal: Dismissal,
         keep: impl Fn(&[Seed]) -> Result<(), KeepError> + Send + Sync + 'static,
     ) -> Following {

@@ -1,6 +1,6 @@
 //! The join service: the one thing that a stranger may ask a member for.
 //!
-//! The token is the whole authority. It is consumed by the log entry that admits the node, so that it
+//! The token is the whole authority. It is consumed by the log entry that makes the node a member, so that it
 //! lets in one node however many members are asked at once; the certificate is issued after that entry
 //! was applied, for the id it gave.
 
@@ -19,7 +19,7 @@ pub struct JoinService {
     cluster_key: ClusterKey,
 }
 
-/// What an admitted node is given.
+/// What a node is given that joined.
 pub struct Welcome {
     /// Its id.
     pub node: NodeId,
@@ -34,22 +34,17 @@ pub struct Welcome {
 }
 
 impl JoinService {
-    /// A service that admits to the cluster of `consensus`.
+    /// A service that lets nodes into the cluster of `consensus`.
     pub fn new(consensus: Consensus, cluster_key: ClusterKey) -> JoinService {
         JoinService { consensus, cluster_key }
     }
 
-    /// Admits the holder of the token as a node that says `spec` of itself.
+    /// Makes the holder of the token a member, as a node that says `spec` of itself.
     ///
     /// # Errors
     /// [`ClusterError::Rejected`] if the token is not good for it, [`ClusterError::Unavailable`] if the cluster does
     /// not answer; then the same token may be shown again.
-    pub async fn admit(
-        &self,
-        secret: &JoinSecret,
-        csr: Csr,
-        spec: NodeSpec,
-    ) -> Result<Welcome, ClusterError> {
+    pub async fn join(&self, secret: &JoinSecret, csr: Csr, spec: NodeSpec) -> Result<Welcome, ClusterError> {
         let name = spec.name.clone();
         let cmd = ClusterCmd::Join { token: secret.hash(), node: spec };
         let committed = self.consensus.propose(Command::Cluster(cmd), Who::system(), PATIENCE).await?;
@@ -61,7 +56,7 @@ impl JoinService {
             let behind = "this member lags behind; join again with the same token";
             return Err(ClusterError::Unavailable(behind.to_owned()));
         }
-        tracing::info!(%node, %name, "a node was admitted");
+        tracing::info!(%node, %name, "a node joined");
         self.welcome(node, csr)
     }
 

@@ -1,7 +1,7 @@
 //! The use cases of the cluster itself: who is a member, who votes, who leads, who leaves.
 //!
 //! A node becomes a member by [`bootstrap`]: it founds a cluster or joins one. From then on it is
-//! [`registered`](Registration) at each start, knows the others through [`Members`], takes its part in who votes
+//! [`registered`](Registration) at each start, knows the others through [`MemberDirectory`], takes its part in who votes
 //! ([`Membership`]) and who leads ([`Leadership`]), and notices when the others have removed it ([`RemovalWatch`]).
 //! What an operator may ask of a member is [`Cluster`]; what a stranger may ask is [`JoinService`].
 //!
@@ -31,7 +31,7 @@ mod removal;
 mod request;
 
 pub use decommission::{LostBlob, RemovalImpact};
-pub use directory::{Members, Seed};
+pub use directory::{MemberDirectory, Seed};
 pub use dismissal::{Dismissal, Dismissed};
 pub use error::ClusterError;
 pub use failure::FailureNotice;
@@ -43,4 +43,4 @@ pub use operations::{Cluster, Member, Overview};
 pub use owner::Owner;
 pub use registration::{Registration, Start};
 pub use removal::RemovalWatch;
-pub use request::{Bootstrap, Request, Requests, Wish};
+pub use request::{Bootstrap, BootstrapRequest, Pending, Requests};

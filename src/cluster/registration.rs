@@ -39,11 +39,6 @@ impl Registration {
         Registration { consensus, start, dismissal, registered: false }
     }
 
-    /// Whether there is nothing left to do.
-    pub fn is_done(&self) -> bool {
-        self.registered
-    }
-
     /// Registers the start, unless it is registered already. A start that the cluster refuses for good ends the
     /// node.
     ///

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::FailureNotice;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-pub(crate) struct Failing {
-    pub(crate) notice: FailureNotice,
+pub(crate) struct FailureNotice {
+    pub(crate) notice: cluster::FailureNotice,
 }
 
-impl Reconciler for Failing {
+impl Reconciler for FailureNotice {
     fn name(&self) -> &'static str {
         "failure_notice"
     }
 
     fn every(&self) -> Duration {
-        FailureNotice::EVERY
+        cluster::FailureNotice::EVERY
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {

@@ -3,25 +3,25 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::Leadership;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{BackOff, Failure, Progress, Reconciler};
 
-pub(crate) struct Lead {
-    pub(crate) leadership: Leadership,
+pub(crate) struct Leadership {
+    pub(crate) leadership: cluster::Leadership,
 }
 
-impl Reconciler for Lead {
+impl Reconciler for Leadership {
     fn name(&self) -> &'static str {
         "leadership"
     }
 
     fn every(&self) -> Duration {
-        Leadership::EVERY
+        cluster::Leadership::EVERY
     }
 
     /// A verdict must hold for two looks, so they keep their distance.
     fn back_off(&self) -> BackOff {
-        BackOff::constant(Leadership::EVERY)
+        BackOff::constant(cluster::Leadership::EVERY)
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {

@@ -5,10 +5,10 @@
 //! crash loses the pass, and the next one finds the same work.
 
 mod failure;
+mod following;
 mod heartbeat;
 mod leadership;
 mod lost_copies;
-mod members;
 mod membership;
 mod registration;
 mod removal;
@@ -82,12 +82,12 @@ impl Jobs {
         let findings = Findings { statuses, ..Findings::default() };
         supervisor.accompany(follow(handles.consensus, lead, apply));
         supervisor.start(heartbeat::Heartbeat { liveness: handles.liveness });
-        supervisor.start(registration::Register { registration: handles.registration });
-        supervisor.start(members::Members::new(handles.following));
-        supervisor.start(removal::Removal { watch: handles.removal });
-        supervisor.start(failure::Failing { notice: handles.failure });
-        supervisor.start(membership::Votes { membership: handles.membership });
-        supervisor.start(leadership::Lead { leadership: handles.leadership });
+        supervisor.start(registration::Registration { registration: handles.registration });
+        supervisor.start(following::Following::new(handles.following));
+        supervisor.start(removal::RemovalWatch { watch: handles.removal });
+        supervisor.start(failure::FailureNotice { notice: handles.failure });
+        supervisor.start(membership::Membership { membership: handles.membership });
+        supervisor.start(leadership::Leadership { leadership: handles.leadership });
         let registry = handles.registry;
         supervisor.start(replicas::Replicas::new(registry.clone(), applied, findings.census.clone()));
         supervisor.start(lost_copies::LostCopies { registry: registry.clone() });

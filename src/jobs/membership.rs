@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::Membership;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{Failure, Progress, Reconciler, Scope};
 
-pub(crate) struct Votes {
-    pub(crate) membership: Membership,
+pub(crate) struct Membership {
+    pub(crate) membership: cluster::Membership,
 }
 
-impl Reconciler for Votes {
+impl Reconciler for Membership {
     fn name(&self) -> &'static str {
         "membership"
     }
@@ -19,7 +19,7 @@ impl Reconciler for Votes {
     }
 
     fn every(&self) -> Duration {
-        Membership::EVERY
+        cluster::Membership::EVERY
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {

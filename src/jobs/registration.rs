@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::Registration;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-pub(crate) struct Register {
-    pub(crate) registration: Registration,
+pub(crate) struct Registration {
+    pub(crate) registration: cluster::Registration,
 }
 
-impl Reconciler for Register {
+impl Reconciler for Registration {
     fn name(&self) -> &'static str {
         "registration"
     }
 
     fn every(&self) -> Duration {
-        Registration::EVERY
+        cluster::Registration::EVERY
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {

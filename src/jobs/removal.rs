@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::RemovalWatch;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
-pub(crate) struct Removal {
-    pub(crate) watch: RemovalWatch,
+pub(crate) struct RemovalWatch {
+    pub(crate) watch: cluster::RemovalWatch,
 }
 
-impl Reconciler for Removal {
+impl Reconciler for RemovalWatch {
     fn name(&self) -> &'static str {
         "removal"
     }
 
     fn every(&self) -> Duration {
-        RemovalWatch::EVERY
+        cluster::RemovalWatch::EVERY
     }
 
     async fn pass(&mut self) -> Result<Progress, Failure> {

@@ -1,5 +1,5 @@
 //! A node's way to being a member: it starts as the one that its data names, or becomes one when an operator
-//! wishes so.
+//! asks for it.
 //!
 //! Owned by the one task that runs the node, so that there is one way to become a member at a time. Nobody else is
 //! given it: what others need is handed to them as handles when the node has started.
@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use clawhub_api_operator as operator;
-use clawhub_cluster::{Bootstrap, Cluster, ClusterError, Dismissal, Owner, Wish, bootstrap};
+use clawhub_cluster::{Bootstrap, BootstrapRequest, Cluster, ClusterError, Dismissal, Owner, bootstrap};
 use clawhub_devices::Devices;
 use clawhub_jobs::{Findings, Jobs};
 use clawhub_peer::NodeKey;
@@ -79,23 +79,23 @@ impl Node {
         }
     }
 
-    /// Becomes the member that an operator wishes it to be, and starts as such.
+    /// Becomes the member that an operator asks it to be, and starts as such.
     ///
     /// # Errors
     /// [`ClusterError`]; if it says that this is a member already, nothing was done.
-    pub(crate) async fn fulfil(&mut self, wish: Wish) -> Result<Owner, ClusterError> {
+    pub(crate) async fn fulfil(&mut self, request: BootstrapRequest) -> Result<Owner, ClusterError> {
         if let Some(owner) = self.base.dir.owner() {
             return Err(ClusterError::Precondition(format!("this is {owner} already")));
         }
-        let owner = match wish {
-            Wish::Init(durability) => {
+        let owner = match request {
+            BootstrapRequest::Init(durability) => {
                 let key = NodeKey::load_or_create(&self.base.dir.node_key())?;
                 let credentials = bootstrap::init(self.base.profile(), &key, durability)?;
                 self.base.keep(&credentials).map_err(ClusterError::internal)?;
                 tracing::info!(cluster = %credentials.owner.cluster, %durability, "founding a cluster");
                 credentials.owner
             }
-            Wish::Join { addresses, token } => {
+            BootstrapRequest::Join { addresses, token } => {
                 // The same key at each attempt: a join that is repeated with it gets the same id.
                 let key = NodeKey::load_or_create(&self.base.dir.node_key())?;
                 let joined = bootstrap::join(self.base.profile(), &key, &addresses, &token);

@@ -65,12 +65,12 @@ pub(crate) async fn run(
         stop.fault(error.to_string());
     }
     loop {
-        let request = tokio::select! {
+        let pending = tokio::select! {
             () = stop.told() => break,
-            request = requests.next() => request,
+            pending = requests.next() => pending,
         };
         // Whether or not the operator still waits for the answer.
-        let _ = request.answer.send(node.fulfil(request.wish).await);
+        let _ = pending.answer.send(node.fulfil(pending.request).await);
     }
 
     // Clients first: their requests need everything else.

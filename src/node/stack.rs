@@ -9,7 +9,7 @@ use std::time::Duration;
 use clawhub_api_peer::Streams;
 use clawhub_auth::Authorizer;
 use clawhub_blobs::{BlobStore, StoreConfig};
-use clawhub_cluster::{JoinService, Members, Owner};
+use clawhub_cluster::{JoinService, MemberDirectory, Owner};
 use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_kv::Kv;
@@ -39,7 +39,7 @@ const CONSENSUS_STOP: Duration = Duration::from_secs(5);
 pub(crate) struct Stack {
     /// The key that seals secrets in the state.
     pub(crate) cluster_key: ClusterKey,
-    pub(crate) members: Arc<Members>,
+    pub(crate) members: Arc<MemberDirectory>,
     pub(crate) endpoint: Endpoint,
     pub(crate) consensus: Consensus,
     /// The store of its log, to be asked whether it still takes anything.
@@ -67,7 +67,7 @@ impl Stack {
             node: owner.node,
         };
         let blobs = BlobStore::open(store, base.local.clone()).await?;
-        let members = Arc::new(Members::new(state.clone(), base.store.peers()?));
+        let members = Arc::new(MemberDirectory::new(state.clone(), base.store.peers()?));
         let (identity, cluster_key) = identity(base, owner)?;
         let endpoint = Endpoint::bind(base.peer_port.release(), identity, members.clone()).await?;
         let consensus = consensus(base, owner.node, raft.clone(), state, &endpoint).await?;
@@ -207,7 +207,7 @@ async fn consensus(
     }
 }
 
-fn liveness(me: NodeId, endpoint: &Endpoint, members: &Arc<Members>, blobs: &BlobStore) -> Liveness {
+fn liveness(me: NodeId, endpoint: &Endpoint, members: &Arc<MemberDirectory>, blobs: &BlobStore) -> Liveness {
     let members = members.clone();
     let blobs = blobs.clone();
     Liveness::new(me, endpoint.clone(), move || members.ids(), move || blobs.accepts())

@@ -98,7 +98,7 @@ fn follows(last: Option<LogPos>, next: LogPos) -> Result<(), Fault> {
 fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fault> {
     let tick = advance_tick(tx, entry.tick)?;
     if let Some(request) = entry.request {
-        match session::admit(tx, request)? {
+        match session::dedup(tx, request)? {
             Dedup::Gone => return Ok(Err(RequestRejected::SessionGone.into())),
             Dedup::Answered(outcome) => return Ok(outcome),
             Dedup::New => {}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::Wish;
+use clawhub_cluster::BootstrapRequest;
 use clawhub_peer::JoinToken;
 use clawhub_types::NodeId;
 use clawhub_wire::admin::admin_server::Admin;
@@ -47,7 +47,8 @@ impl Admin for Operator {
             "" => self.node.durability,
             named => named.parse().map_err(view::invalid)?,
         };
-        let owner = self.node.bootstrap.ask(Wish::Init(durability)).await.map_err(view::failed)?;
+        let init = BootstrapRequest::Init(durability);
+        let owner = self.node.bootstrap.ask(init).await.map_err(view::failed)?;
         Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 
@@ -71,7 +72,8 @@ impl Admin for Operator {
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
             return Err(Status::invalid_argument(format!("1 to {MAX_ADDRESSES} addresses are expected")));
         }
-        let owner = self.node.bootstrap.ask(Wish::Join { addresses, token }).await.map_err(view::failed)?;
+        let join = BootstrapRequest::Join { addresses, token };
+        let owner = self.node.bootstrap.ask(join).await.map_err(view::failed)?;
         Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
     }
 

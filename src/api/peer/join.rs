@@ -36,7 +36,7 @@ impl Join for Edge {
         let secret = JoinSecret::from_bytes(&request.token).map_err(invalid)?;
         let csr = Csr::parse(&request.csr).map_err(invalid)?;
         let spec = spec(request, csr.spki_sha256())?;
-        Ok(Response::new(reply(self.0.admit(&secret, csr, spec).await.map_err(failed)?)))
+        Ok(Response::new(reply(self.0.join(&secret, csr, spec).await.map_err(failed)?)))
     }
 }
 

@@ -37,7 +37,7 @@ impl ClusterCmd {
                     level: 1,
                 };
                 tx.put(keys::cluster(), &record);
-                Ok(admit(tx, cx, node)?.into())
+                Ok(add_member(tx, cx, node)?.into())
             }
             ClusterCmd::TokenCreate { hash, ttl } => create_token(tx, cx, hash, *ttl),
             ClusterCmd::Join { token, node } => join(tx, cx, token, node),
@@ -77,7 +77,7 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 }
 
 /// Makes a node a member under a new id.
-fn admit(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<ClusterReply, Stop> {
+fn add_member(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<ClusterReply, Stop> {
     let nodes = tx.view().cluster().nodes()?;
     if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
         return Err(ClusterRejected::KeyTaken(node.id).into());
@@ -130,7 +130,7 @@ fn join(tx: &mut Tx<'_>, cx: &mut ApplyContext, hash: &[u8; 32], spec: &NodeSpec
     if cx.tick >= token.expires {
         return Err(ClusterRejected::TokenInvalid.into());
     }
-    let reply = admit(tx, cx, spec)?;
+    let reply = add_member(tx, cx, spec)?;
     if let ClusterReply::Joined(id) = reply {
         tx.put(keys::token(hash), &TokenRecord { used: Some(id), ..token });
     }

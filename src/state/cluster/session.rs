@@ -23,7 +23,7 @@ pub(crate) enum Dedup {
     New,
 }
 
-pub(crate) fn admit(tx: &Tx<'_>, request: RequestId) -> Result<Dedup, Fault> {
+pub(crate) fn dedup(tx: &Tx<'_>, request: RequestId) -> Result<Dedup, Fault> {
     let Some(session) = tx.record::<SessionRecord>(&keys::session(request.session))? else {
         return Ok(Dedup::Gone);
     };

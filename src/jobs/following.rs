@@ -3,25 +3,25 @@
 
 use std::time::Duration;
 
-use clawhub_cluster::Following;
+use clawhub_cluster as cluster;
 use clawhub_reconcile::{Failure, Progress, Reconciler};
 
 /// Every change wakes this.
 const EVERY: Duration = Duration::from_secs(60);
 
-pub(crate) struct Members {
-    following: Following,
+pub(crate) struct Following {
+    following: cluster::Following,
     /// Consensus has ended, and there is nothing left to follow.
     over: bool,
 }
 
-impl Members {
-    pub(crate) fn new(following: Following) -> Members {
-        Members { following, over: false }
+impl Following {
+    pub(crate) fn new(following: cluster::Following) -> Following {
+        Following { following, over: false }
     }
 }
 
-impl Reconciler for Members {
+impl Reconciler for Following {
     fn name(&self) -> &'static str {
         "members"
     }
@@ -31,7 +31,7 @@ impl Reconciler for Members {
     }
 
     fn rest(&self) -> Duration {
-        Following::EVERY
+        cluster::Following::EVERY
     }
 
     async fn wake(&mut self) {
