@@ -2,9 +2,9 @@
 //!
 //! `run` opens listeners at once: clients get `/healthz` and 503, operators get the administration socket. When
 //! the node is a member, or as soon as it becomes one (`node`), the `stack` is built and clients are let in.
-//! `upkeep` starts everything that a member repeats, and `storage` watches the devices. A node whose storage failed
-//! and came back lives on in the same process, as after a restart. What a member does is in other crates: this one
-//! hands them their parts.
+//! `reconcilers` starts everything that a member repeats, and `storage` watches the devices. A node whose storage
+//! failed and came back lives on in the same process, as after a restart. What a member does is in other crates:
+//! this one hands them their parts.
 //!
 //! State of its own: `FORMAT`, `LOCK` and the certificates in the data directory ([`data_dir`]), and what
 //! `node_store` keeps in the `local` store (boot counter, epoch, known peers). A crash loses none of it.
@@ -21,12 +21,12 @@ mod metrics;
 mod node;
 mod node_store;
 mod port;
+mod reconcilers;
 mod run;
 mod stack;
 mod stop;
 mod storage;
 mod stores;
-mod upkeep;
 
 use std::io::Write;
 use std::path::Path;

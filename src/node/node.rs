@@ -16,9 +16,9 @@ use crate::base::Base;
 use crate::error::NodeError;
 use crate::http::{PROTOCOLS, ReadyGates};
 use crate::member::{Member, Slot};
+use crate::reconcilers;
 use crate::stack::Stack;
 use crate::stop::Stop;
-use crate::upkeep;
 
 /// What is opened to others when the node runs as a member. Cheap to clone.
 #[derive(Clone)]
@@ -128,7 +128,7 @@ impl Node {
         let stack = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
         let dismissal = Dismissal::default();
-        let jobs = upkeep::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
+        let jobs = reconcilers::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
         self.open_doors(&stack, jobs.findings());
         self.running = Some(Running { stack, jobs, dismissal });
         Ok(())
@@ -169,7 +169,7 @@ impl Node {
     pub(crate) async fn stop(&mut self) {
         if let Some(Running { stack, jobs, dismissal }) = self.running.take() {
             jobs.stop().await;
-            upkeep::keep_refusal(&dismissal, &self.base.store);
+            reconcilers::keep_refusal(&dismissal, &self.base.store);
             stack.stop().await;
         }
     }
