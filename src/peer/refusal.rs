@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(code as u8, byte);
             assert_eq!(RefusalCode::from_wire(byte), code);
         }
-        assert_eq!(RefusalCode::from_wire(9), RefusalCode::Other);
+        assert_eq!(RefusalCode::from_wire(10), RefusalCode::Other);
         assert_eq!(RefusalCode::from_wire(255), RefusalCode::Other);
     }
 }
