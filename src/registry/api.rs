@@ -13,8 +13,6 @@ use clawhub_blobs::DataFile;
 use clawhub_state::artifact::Condition;
 use clawhub_types::{Digest, MediaType, Tag};
 use futures::stream::{self, BoxStream, StreamExt};
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
 
 use crate::Error;
 
@@ -160,70 +158,34 @@ pub struct Page<T> {
     pub more: bool,
 }
 
-/// A manifest that names another as its subject: one descriptor of the referrers list. Its JSON form
-/// is exactly what clients are sent, so the size of a page can be measured with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// How much fits a page of referrers, which only the edge that renders it can say.
+#[derive(Clone, Copy)]
+pub struct PageBudget<'a> {
+    /// A page ends before its referrers come to more than this, but has one at least.
+    pub bytes: usize,
+    /// What a referrer takes of it, in bytes.
+    pub length: &'a (dyn Fn(&Referrer) -> usize + Sync),
+}
+
+/// A manifest that names another as its subject: one line of the list of referrers.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
     /// The manifest's media type.
-    #[serde(serialize_with = "as_text")]
     pub media_type: MediaType,
     /// The manifest's digest.
-    #[serde(serialize_with = "as_text")]
     pub digest: Digest,
     /// The manifest's length in bytes.
     pub size: u64,
     /// Its artifact type; absent for an index that has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// All annotations of the manifest, sorted by key.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub annotations: Vec<(String, String)>,
-}
-
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(value)
-}
-
-fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
-    let mut map = s.serialize_map(Some(pairs.len()))?;
-    for (key, value) in pairs {
-        map.serialize_entry(key, value)?;
-    }
-    map.end()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
     use crate::Kind;
-
-    #[test]
-    fn referrers_render_as_descriptors() {
-        let mut referrer = Referrer {
-            media_type: MediaType::OCI_MANIFEST.parse().unwrap(),
-            digest: Digest::Sha256([1; 32]),
-            size: 7,
-            artifact_type: Some("text/x".into()),
-            annotations: vec![("a".into(), "1".into()), ("b".into(), "2".into())],
-        };
-        let json = serde_json::to_string(&referrer).unwrap();
-        let hex = "01".repeat(32);
-        assert_eq!(
-            json,
-            format!(
-                "{{\"mediaType\":\"{}\",\"digest\":\"sha256:{hex}\",\"size\":7,\"artifactType\":\"text/x\",\
-                 \"annotations\":{{\"a\":\"1\",\"b\":\"2\"}}}}",
-                MediaType::OCI_MANIFEST
-            )
-        );
-        referrer.artifact_type = None;
-        referrer.annotations.clear();
-        let bare: Value = serde_json::to_value(&referrer).unwrap();
-        assert_eq!(bare.as_object().unwrap().len(), 3);
-    }
 
     #[tokio::test]
     async fn a_stat_view_refuses_to_be_read() {

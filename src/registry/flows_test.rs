@@ -25,7 +25,7 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     let world = World::start(&[true, true]).await;
     let (here, there) = (world.node(1), world.node(2));
     let target = target(here);
-    let sessions = &here.parts.uploads;
+    let sessions = &here.use_cases.uploads;
     let one = Bytes::from_static(b"x");
     let mut ids = Vec::new();
     for _ in 0..UPLOADS {
@@ -49,7 +49,7 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     here.expire_uploads(DAY).await;
     assert_eq!(sessions.count(), (UPLOADS, 0));
     target.append(ids[0], chunk(&one)).await.unwrap();
-    assert_eq!(there.parts.core.blobs().uploads().status(ids[0]).map(|copy| copy.durable), Some(3));
+    assert_eq!(there.use_cases.core.blobs().uploads().status(ids[0]).map(|copy| copy.durable), Some(3));
 
     assert_eq!(here.expire_uploads(Duration::ZERO).await, UPLOADS);
     assert_eq!(sessions.count(), (0, 0));
@@ -82,7 +82,7 @@ async fn a_copy_that_nobody_knows_of_is_recorded_while_copies_are_short() {
     // With enough copies elsewhere, one that came for a reader stays unknown.
     let reader = (1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap();
     pull(world.node(reader), &digest).await;
-    eventually("the fetch to end", || world.node(reader).parts.core.blobs().holds(&root).is_some()).await;
+    eventually("the fetch to end", || world.node(reader).use_cases.core.blobs().holds(&root).is_some()).await;
     assert_eq!(world.node(reader).inventory().copy_missing(None).await.unwrap().copied, 0);
 }
 
@@ -107,8 +107,9 @@ async fn a_copy_here_that_the_log_does_not_know_counts_for_a_push() {
     let (_, digest) = push(here, &content(1, 100_000)).await;
     let (root, _) = world.record(&digest);
     world.lose(1, root).await;
-    let wanted = here.parts.core.spec(&root).unwrap().unwrap();
-    let receipts = here.parts.core.replicate.ensure(&wanted, &[NodeId(1)], |holders| holders.len() > 1).await;
+    let wanted = here.use_cases.core.spec(&root).unwrap().unwrap();
+    let receipts =
+        here.use_cases.core.replicate.ensure(&wanted, &[NodeId(1)], |holders| holders.len() > 1).await;
     assert_eq!(receipts.iter().map(|receipt| receipt.node).collect::<Vec<_>>(), [NodeId(1)]);
 }
 
@@ -119,7 +120,7 @@ async fn stock_is_taken_of_what_is_said_to_be_here() {
     let (_, kept) = push(here, &content(1, 1000)).await;
     let (_, gone) = push(here, &content(2, 1000)).await;
     let (root, _) = world.record(&gone);
-    here.parts.core.blobs().replicas().quarantine(&root).await.unwrap();
+    here.use_cases.core.blobs().replicas().quarantine(&root).await.unwrap();
     assert_eq!(here.inventory().verify(None).await.unwrap(), None);
     assert_eq!((world.holders(&kept), world.holders(&gone)), (vec![1, 2], vec![2]));
 }
@@ -147,7 +148,7 @@ async fn what_passes_through_a_witness_does_not_stay() {
     target(witness).put_manifest(&tag, put.clone()).await.unwrap();
     let back = reader(witness).manifest(&tag, true).await.unwrap();
     assert_eq!(back.bytes, Some(put.bytes));
-    assert_eq!(witness.parts.core.blobs().inventory(None, 10), []);
+    assert_eq!(witness.use_cases.core.blobs().inventory(None, 10), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,12 +160,12 @@ async fn what_passes_through_a_node_that_leaves_does_not_stay() {
     let drain = |on| world.system(Command::Cluster(ClusterCmd::Drain { node: NodeId(leaving), on }));
     drain(true).await;
     let (root, _) = world.record(&digest);
-    assert!(matches!(world.node(leaving).parts.sources.elsewhere(&root).await, Ok(Source::Through(_))));
+    assert!(matches!(world.node(leaving).use_cases.sources.elsewhere(&root).await, Ok(Source::Through(_))));
     assert!(pull(world.node(leaving), &digest).await == bytes);
-    assert_eq!(world.node(leaving).parts.core.blobs().inventory(None, 10), []);
+    assert_eq!(world.node(leaving).use_cases.core.blobs().inventory(None, 10), []);
     drain(false).await;
     assert!(pull(world.node(leaving), &digest).await == bytes);
-    eventually("it to stay now", || world.node(leaving).parts.core.blobs().holds(&root).is_some()).await;
+    eventually("it to stay now", || world.node(leaving).use_cases.core.blobs().holds(&root).is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,14 +202,15 @@ async fn ranges_after_a_failed_fetch_come_from_elsewhere_at_once() {
     let (_, digest) = push(world.node(1), &bytes).await;
     let reader = world.node((1..=3).find(|node| !world.holders(&digest).contains(node)).unwrap());
     let (root, _) = world.record(&digest);
-    let mut wanted = reader.parts.core.spec(&root).unwrap().unwrap();
+    let mut wanted = reader.use_cases.core.spec(&root).unwrap().unwrap();
     wanted.holders.clear();
-    let fetch = reader.parts.core.replicate.fetch(wanted, Class::Foreground).await.unwrap();
+    let fetch = reader.use_cases.core.replicate.fetch(wanted, Class::Foreground).await.unwrap();
     assert!(fetch.clone().receipt().await.is_err() && fetch.failed());
     let source = Source::Coming(fetch);
     for range in [0..100, 200_000..200_100] {
-        let piece =
-            timeout(SOON, reader.parts.sources.read(&source, range.clone()).next()).await.expect("at once");
+        let piece = timeout(SOON, reader.use_cases.sources.read(&source, range.clone()).next())
+            .await
+            .expect("at once");
         assert_eq!(piece.unwrap().unwrap(), bytes.slice(range.start as usize..range.end as usize));
     }
 }
@@ -219,11 +221,11 @@ async fn a_bad_copy_that_was_replaced_is_not_given_up() {
     let here = world.node(1);
     let (_, digest) = push(here, &content(1, 1000)).await;
     let (root, _) = world.record(&digest);
-    here.parts.sources.report_lost(root);
+    here.use_cases.sources.report_lost(root);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.holders(&digest), [1, 2]);
-    here.parts.core.blobs().replicas().quarantine(&root).await.unwrap();
-    here.parts.sources.report_lost(root);
+    here.use_cases.core.blobs().replicas().quarantine(&root).await.unwrap();
+    here.use_cases.sources.report_lost(root);
     eventually("the copy to be given up", || world.holders(&digest) == [2]).await;
 }
 
@@ -237,8 +239,8 @@ async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
     let again = || async { target(here).finish(id, &named, chunk(&Bytes::new())).await };
     again().await.unwrap();
     let (root, _) = world.record(&named);
-    here.parts.core.blobs().replicas().quarantine(&root).await.unwrap();
-    here.parts.sources.report_lost(root);
+    here.use_cases.core.blobs().replicas().quarantine(&root).await.unwrap();
+    here.use_cases.sources.report_lost(root);
     eventually("the copy to be given up", || world.holders(&named) == [2]).await;
     assert_eq!(again().await.unwrap_err().kind, Kind::NotFound(What::Upload));
     assert_eq!(world.holders(&named), [2]);

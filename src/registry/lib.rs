@@ -27,7 +27,6 @@ mod guard;
 mod inventory;
 mod lost;
 mod manifest;
-mod parts;
 mod repo;
 #[cfg(test)]
 mod rights_test;
@@ -37,6 +36,7 @@ mod source;
 #[cfg(test)]
 mod testing;
 mod upload;
+mod use_cases;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ use clawhub_replicate::Replicate;
 use clawhub_types::RepoName;
 
 pub use crate::core::Limits;
-pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PutManifest, PutView, Referrer};
+pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PageBudget, PutManifest, PutView, Referrer};
 pub use body::{BodyError, BodyStream, Chunk, UploadView};
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};
@@ -55,27 +55,27 @@ pub use inventory::{Copied, Inventory};
 pub use lost::LostCopies;
 pub use manifest::MAX_MANIFEST;
 pub use repo::{At, Reader, Repo, Repositories};
-pub use upload::OwnUploads;
+pub use upload::UploadOp;
 
 use crate::core::Core;
-use crate::parts::Parts;
+use crate::use_cases::UseCases;
 
 /// The use cases, over the parts they need. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
-    parts: Arc<Parts>,
+    use_cases: Arc<UseCases>,
 }
 
 impl Registry {
     /// Puts the parts together.
     pub fn new(consensus: Consensus, replicate: Replicate, authorizer: Authorizer, limits: Limits) -> Self {
-        Registry { parts: Arc::new(Parts::new(Core { consensus, replicate, authorizer, limits })) }
+        Registry { use_cases: Arc::new(UseCases::new(Core { consensus, replicate, authorizer, limits })) }
     }
 
     /// The state as this node has applied it by now. Enough for a GET by digest, since content never changes,
     /// and to permit a write, since apply looks at the permit once more.
     pub fn now(&self) -> At {
-        At::now(&self.parts)
+        At::now(&self.use_cases)
     }
 
     /// The state with everything in it that was acknowledged before the call.
@@ -83,37 +83,45 @@ impl Registry {
     /// # Errors
     /// Unavailable while there is no majority to ask.
     pub async fn latest(&self) -> Result<At, Error> {
-        At::latest(&self.parts).await
+        At::latest(&self.use_cases).await
     }
 
     /// What the permit allows to do to its repository.
     pub fn repo<A: Act<On = RepoName>>(&self, permit: Permit<A>) -> Repo<A> {
-        Repo::new(self.parts.clone(), permit)
+        Repo::new(self.use_cases.clone(), permit)
     }
 
-    /// The steps of uploads that this node owns, for a member that sends on what its client asked for.
-    pub fn own_uploads(&self, permit: Permit<Push>) -> OwnUploads<'_> {
-        self.parts.uploads.own(permit)
+    /// Does a step of an upload that this node owns, for a member that sends on what its client asked for. Answers
+    /// where the session stands then, unless it ended.
+    ///
+    /// # Errors
+    /// As the calls of [`Repo`] that are named like the steps; [`What::Upload`] is unknown if another node owns it.
+    pub async fn upload_step(
+        &self,
+        permit: &Permit<Push>,
+        op: UploadOp,
+    ) -> Result<Option<UploadView>, Error> {
+        self.use_cases.uploads.step_here(permit, op).await
     }
 
     /// What should be here, compared with what is.
     pub fn inventory(&self) -> Inventory {
-        Inventory::new(self.parts.core.clone())
+        Inventory::new(self.use_cases.core.clone())
     }
 
     /// The copies here that readers found to be bad.
     pub fn lost_copies(&self) -> &LostCopies {
-        &self.parts.lost
+        &self.use_cases.lost
     }
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.
     pub fn applied(&self) -> u64 {
-        self.parts.core.consensus.status().applied
+        self.use_cases.core.consensus.status().applied
     }
 
     /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
     /// since the last call. Answers how many are forgotten.
     pub async fn expire_uploads(&self, idle: Duration) -> usize {
-        self.parts.uploads.expire(idle).await
+        self.use_cases.uploads.expire(idle).await
     }
 }

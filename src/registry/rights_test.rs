@@ -7,7 +7,7 @@ use clawhub_state::artifact::Condition;
 use clawhub_state::project::{ProjectCmd, ProjectPolicy};
 use clawhub_types::{Reference, RepoName};
 
-use crate::testing::{World, chunk, content, digest, permit, permit_for, push, repo, target};
+use crate::testing::{UNBOUNDED, World, chunk, content, digest, permit, permit_for, push, repo, target};
 use crate::{Intent, Kind, PutManifest, What};
 
 fn index() -> PutManifest {
@@ -102,7 +102,7 @@ async fn what_one_repository_holds_another_does_not_show() {
         assert_eq!(error.kind, Kind::NotFound(What::Blob(Some(blob.clone()))));
     }
     assert_eq!(reader().tags(None, 9).await.unwrap().items, []);
-    assert_eq!(reader().referrers(&stored, &[], None).await.unwrap().items, []);
+    assert_eq!(reader().referrers(&stored, &[], None, UNBOUNDED).await.unwrap().items, []);
     let deleting = here.repo(permit_for::<Delete>(here, &other));
     let error = deleting.delete_blob(&blob).await.unwrap_err();
     assert_eq!(error.kind, Kind::NotFound(What::Blob(None)));

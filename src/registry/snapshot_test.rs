@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use clawhub_state::artifact::Condition;
 use clawhub_types::{Digest, MediaType, Reference};
 
-use crate::testing::{World, digest, permit, reader, target};
+use crate::testing::{UNBOUNDED, World, digest, permit, reader, target};
 use crate::{Kind, PutManifest, Registry, What};
 
 /// A manifest like no other, which names `subject` if there is one.
@@ -57,12 +57,12 @@ async fn a_reader_reads_the_moment_it_was_made_at() {
 
     let view = by_tag.manifest(&tag, true).await.unwrap();
     assert_eq!((view.digest, view.bytes), (old.clone(), Some(first.bytes)));
-    let page = of_subject.referrers(&subject, &[], None).await.unwrap();
+    let page = of_subject.referrers(&subject, &[], None, UNBOUNDED).await.unwrap();
     assert_eq!(page.items.iter().map(|item| &item.digest).collect::<Vec<_>>(), [&old]);
     assert_eq!(names.tags(None, 9).await.unwrap().items.len(), 1);
 
     assert_eq!(then().await.manifest(&tag, true).await.unwrap().digest, new);
-    let page = then().await.referrers(&subject, &[], None).await.unwrap();
+    let page = then().await.referrers(&subject, &[], None, UNBOUNDED).await.unwrap();
     assert_eq!(page.items.iter().map(|item| &item.digest).collect::<Vec<_>>(), [&new]);
 }
 
@@ -104,7 +104,7 @@ async fn nothing_is_torn_under_a_writer() {
                 if number % 2 == 0 {
                     assert!(reader.manifest(&tag, true).await.unwrap().bytes.is_some());
                 } else {
-                    let page = reader.referrers(&subject, &[], None).await.unwrap();
+                    let page = reader.referrers(&subject, &[], None, UNBOUNDED).await.unwrap();
                     assert!((1..=2).contains(&page.items.len()), "{page:?}");
                 }
                 reads.fetch_add(1, Ordering::Relaxed);

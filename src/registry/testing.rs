@@ -30,11 +30,14 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use tonic::service::Routes;
 
-use crate::{BodyError, BodyStream, Chunk, Intent, Limits, Reader, Registry, Repo};
+use crate::{BodyError, BodyStream, Chunk, Intent, Limits, PageBudget, Reader, Registry, Repo, UploadOp};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All of a list in one page.
+pub(crate) const UNBOUNDED: PageBudget<'static> = PageBudget { bytes: usize::MAX, length: &|_| 0 };
 
 #[derive(Default)]
 struct Members(Mutex<HashMap<NodeId, PeerInfo>>);
@@ -98,7 +101,7 @@ impl World {
         let all = world.nodes.len();
         for node in &world.nodes {
             eventually("all nodes see each other", || {
-                let liveness = node.parts.core.replicate.liveness();
+                let liveness = node.use_cases.core.replicate.liveness();
                 liveness.reachable().len() == all && !liveness.accepting().is_empty()
             })
             .await;
@@ -154,7 +157,7 @@ impl World {
 
     /// The registry of a node as it would be if nobody might do anything.
     pub(crate) fn denying(&self, id: u64) -> Registry {
-        let replicate = self.node(id).parts.core.replicate.clone();
+        let replicate = self.node(id).use_cases.core.replicate.clone();
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
         Registry::new(self.consensus.clone(), replicate, Authorizer::DenyAll, limits)
     }
@@ -198,24 +201,23 @@ struct Streams(Registry);
 impl Streams {
     async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, crate::Error> {
         let UploadStep { repo, by, op } = asked.step.clone();
-        let uploads = self.0.own_uploads(Permit::<Push>::vouched(from, by.actor, repo, by.access));
-        let position =
-            |view: crate::UploadView| StepAnswer::Position { upload: view.id, offset: view.offset };
+        let permit = Permit::<Push>::vouched(from, by.actor, repo, by.access);
         let mut chunk = |range, length| {
             let body = asked.body().map(|piece| piece.map_err(BodyError::Broken)).boxed();
             Chunk { range, length, body }
         };
-        match op {
-            StepOp::Begin { .. } => uploads.begin(None).await.map(position),
-            StepOp::Append { upload, range, length } => {
-                uploads.append(upload, chunk(range, length)).await.map(position)
-            }
+        let op = match op {
+            StepOp::Begin { sha512 } => UploadOp::Begin { sha512 },
+            StepOp::Append { upload, range, length } => UploadOp::Append(upload, chunk(range, length)),
             StepOp::Finish { upload, digest, range, length } => {
-                uploads.finish(upload, &digest, chunk(range, length)).await.map(|()| StepAnswer::Done)
+                UploadOp::Finish(upload, digest, chunk(range, length))
             }
-            StepOp::Status { upload } => uploads.status(upload).await.map(position),
-            StepOp::Cancel { upload } => uploads.cancel(upload).await.map(|()| StepAnswer::Done),
-        }
+            StepOp::Status { upload } => UploadOp::Status(upload),
+            StepOp::Cancel { upload } => UploadOp::Cancel(upload),
+        };
+        let stands = self.0.upload_step(&permit, op).await?;
+        Ok(stands
+            .map_or(StepAnswer::Done, |view| StepAnswer::Position { upload: view.id, offset: view.offset }))
     }
 }
 
@@ -223,7 +225,7 @@ impl StreamHandler for Streams {
     fn handle(&self, from: Caller, send: SendStream, recv: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             // A stream that broke off is the peer's to notice.
-            if let Ok(Some(mut asked)) = self.0.parts.core.replicate.serve(send, recv).await {
+            if let Ok(Some(mut asked)) = self.0.use_cases.core.replicate.serve(send, recv).await {
                 let done = self.step(&from, &mut asked).await;
                 let _ = asked.answer(done.map_err(|error| (error.refused(), error.message))).await;
             }

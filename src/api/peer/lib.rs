@@ -11,9 +11,8 @@ mod join;
 
 use clawhub_auth::{Permit, Push};
 use clawhub_peer::{Caller, RecvStream, SendStream, StreamHandler};
-use clawhub_registry::{BodyError, Chunk, Error, Registry, UploadView};
+use clawhub_registry::{BodyError, Chunk, Error, Registry, UploadOp, UploadView};
 use clawhub_replicate::{Asked, FrameError, Replicate, StepAnswer, StepBody, StepOp};
-use clawhub_types::Algorithm;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -42,23 +41,19 @@ impl Streams {
     async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, Error> {
         let step = asked.step.clone();
         let permit = Permit::<Push>::vouched(from, step.by.actor, step.repo, step.by.access);
-        let uploads = self.registry.own_uploads(permit);
-        match step.op {
-            StepOp::Begin { sha512 } => {
-                let hint = sha512.then_some(Algorithm::Sha512);
-                uploads.begin(hint).await.map(position)
-            }
+        let op = match step.op {
+            StepOp::Begin { sha512 } => UploadOp::Begin { sha512 },
             StepOp::Append { upload, range, length } => {
-                let chunk = Chunk { range, length, body: body(asked.body()) };
-                uploads.append(upload, chunk).await.map(position)
+                UploadOp::Append(upload, Chunk { range, length, body: body(asked.body()) })
             }
             StepOp::Finish { upload, digest, range, length } => {
-                let chunk = Chunk { range, length, body: body(asked.body()) };
-                uploads.finish(upload, &digest, chunk).await.map(|()| StepAnswer::Done)
+                UploadOp::Finish(upload, digest, Chunk { range, length, body: body(asked.body()) })
             }
-            StepOp::Status { upload } => uploads.status(upload).await.map(position),
-            StepOp::Cancel { upload } => uploads.cancel(upload).await.map(|()| StepAnswer::Done),
-        }
+            StepOp::Status { upload } => UploadOp::Status(upload),
+            StepOp::Cancel { upload } => UploadOp::Cancel(upload),
+        };
+        let stands = self.registry.upload_step(&permit, op).await?;
+        Ok(stands.map_or(StepAnswer::Done, position))
     }
 }
 

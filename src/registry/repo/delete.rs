@@ -22,7 +22,7 @@ impl Repo<Delete> {
             Reference::Tag(tag) => ArtifactCmd::Untag { repo, tag: tag.clone(), condition },
             Reference::Digest(digest) => ArtifactCmd::Delete { repo, digest: digest.clone() },
         };
-        match self.parts.core.propose(&self.permit, None, Command::Artifact(cmd)).await? {
+        match self.use_cases.core.propose(&self.permit, None, Command::Artifact(cmd)).await? {
             Ok(_) => Ok(()),
             Err(Rejected::Project(ProjectRejected::NameUnknown)) => {
                 Err(Rejected::from(ArtifactRejected::ManifestUnknown).into())
@@ -38,7 +38,7 @@ impl Repo<Delete> {
     /// unavailable.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<(), Error> {
         let cmd = BlobCmd::Unlink { repo: self.name().clone(), digest: digest.clone() };
-        match self.parts.core.propose(&self.permit, None, Command::Blob(cmd)).await? {
+        match self.use_cases.core.propose(&self.permit, None, Command::Blob(cmd)).await? {
             Ok(_) => Ok(()),
             // A DELETE of a blob answers about the blob, whatever is missing.
             Err(Rejected::Project(ProjectRejected::NameUnknown)) => {

@@ -8,20 +8,17 @@ use clawhub_types::{Digest, RepoName, Root, Tag};
 use super::{Reader, Repositories};
 use crate::manifest::{MAX_ANNOTATIONS, annotations_of};
 use crate::source::Sources;
-use crate::{Error, Page, Referrer, What};
+use crate::{Error, Page, PageBudget, Referrer, What};
 
-/// A page of referrers ends before its JSON reaches this: clients read no more than 4 MiB, and several
-/// do not follow links.
-const REFERRERS_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// Referrers are read from the state so many at a time.
 const REFERRERS_STEP: usize = 256;
 
 /// Which referrers are asked for.
-#[derive(Clone, Debug)]
 pub(crate) struct Query<'a> {
     subject: &'a Digest,
     /// Any of these artifact types; all if none is named.
     types: &'a [String],
+    budget: PageBudget<'a>,
 }
 
 /// A referrer as one snapshot has it.
@@ -55,13 +52,14 @@ impl Reader {
         subject: &Digest,
         types: &[String],
         after: Option<Digest>,
+        budget: PageBudget<'_>,
     ) -> Result<Page<Referrer>, Error> {
         let latest = self.latest().await?;
-        let (listed, more) = latest.listed(&Query { subject, types }, after)?;
-        let parts = latest.at.parts.clone();
+        let (listed, more) = latest.listed(&Query { subject, types, budget }, after)?;
+        let use_cases = latest.at.use_cases.clone();
         // Annotations may have to be fetched from other nodes.
         drop(latest);
-        fill(&parts.sources, listed, more).await
+        fill(&use_cases.sources, listed, more, budget).await
     }
 
     /// A page, all of it from this snapshot, and whether more follow. It may turn out too long once annotations
@@ -86,8 +84,8 @@ impl Reader {
                     _ => None,
                 };
                 let next = Listed::new(digest, record, inline.map(Bytes::from));
-                bytes += next.least();
-                if bytes > REFERRERS_BYTES && !listed.is_empty() {
+                bytes += next.least(query.budget);
+                if bytes > query.budget.bytes && !listed.is_empty() {
                     return Ok((listed, true));
                 }
                 listed.push(next);
@@ -117,14 +115,19 @@ impl Listed {
     }
 
     /// The least that it takes of a page, in bytes.
-    fn least(&self) -> usize {
+    fn least(&self, budget: PageBudget<'_>) -> usize {
         let unknown = if self.annotations_in.is_some() { MAX_ANNOTATIONS } else { 0 };
-        length(&self.referrer) + unknown
+        (budget.length)(&self.referrer) + unknown
     }
 }
 
 /// Adds the annotations that are not in the state, and ends the page where it is full.
-async fn fill(sources: &Sources, listed: Vec<Listed>, more: bool) -> Result<Page<Referrer>, Error> {
+async fn fill(
+    sources: &Sources,
+    listed: Vec<Listed>,
+    more: bool,
+    budget: PageBudget<'_>,
+) -> Result<Page<Referrer>, Error> {
     let mut page = Page { items: Vec::new(), more };
     let mut bytes = 0;
     for Listed { mut referrer, annotations_in } in listed {
@@ -132,19 +135,14 @@ async fn fill(sources: &Sources, listed: Vec<Listed>, more: bool) -> Result<Page
             let manifest = sources.small_blob(&root, referrer.size).await?;
             referrer.annotations = annotations_of(&manifest);
         }
-        bytes += length(&referrer);
-        if bytes > REFERRERS_BYTES && !page.items.is_empty() {
+        bytes += (budget.length)(&referrer);
+        if bytes > budget.bytes && !page.items.is_empty() {
             page.more = true;
             break;
         }
         page.items.push(referrer);
     }
     Ok(page)
-}
-
-/// What a referrer takes of a page, in bytes.
-fn length(referrer: &Referrer) -> usize {
-    serde_json::to_vec(referrer).map_or(0, |json| json.len() + 1)
 }
 
 impl Repositories {

@@ -20,7 +20,7 @@ use clawhub_state::View;
 use clawhub_types::RepoName;
 
 use crate::error::RETRY;
-use crate::parts::Parts;
+use crate::use_cases::UseCases;
 use crate::{Error, Freshness};
 
 /// The state at one moment, from [`Registry::now`](crate::Registry::now) or [`Registry::latest`](crate::Registry::latest).
@@ -28,19 +28,19 @@ use crate::{Error, Freshness};
 /// It keeps files of the store from being removed, so it must not be held while bytes move.
 #[derive(Clone)]
 pub struct At {
-    parts: Arc<Parts>,
+    use_cases: Arc<UseCases>,
     state: Arc<dyn KvRead>,
     latest: bool,
 }
 
 impl At {
-    pub(crate) fn now(parts: &Arc<Parts>) -> At {
-        At { parts: parts.clone(), state: parts.core.snapshot(), latest: false }
+    pub(crate) fn now(use_cases: &Arc<UseCases>) -> At {
+        At { use_cases: use_cases.clone(), state: use_cases.core.snapshot(), latest: false }
     }
 
-    pub(crate) async fn latest(parts: &Arc<Parts>) -> Result<At, Error> {
-        parts.core.barrier().await?;
-        Ok(At { latest: true, ..At::now(parts) })
+    pub(crate) async fn latest(use_cases: &Arc<UseCases>) -> Result<At, Error> {
+        use_cases.core.barrier().await?;
+        Ok(At { latest: true, ..At::now(use_cases) })
     }
 
     /// Decides whether `principal` may do something.
@@ -48,11 +48,11 @@ impl At {
     /// # Errors
     /// [`Kind::Unauthenticated`](crate::Kind::Unauthenticated), [`Kind::Denied`](crate::Kind::Denied).
     pub fn authorize<A: Act>(&self, principal: &Principal, on: &A::On) -> Result<Permit<A>, Error> {
-        self.parts.core.authorize(&*self.state, principal, on)
+        self.use_cases.core.authorize(&*self.state, principal, on)
     }
 
     fn authorize_again<A: Act>(&self, permit: &Permit<A>) -> Result<Permit<A>, Error> {
-        Ok(self.parts.core.authorizer.authorize_again(permit, &self.view())?)
+        Ok(self.use_cases.core.authorizer.authorize_again(permit, &self.view())?)
     }
 
     /// Reads a repository as it was at this moment.
@@ -74,11 +74,11 @@ impl At {
         if self.latest {
             return Ok(Freshness::Linearizable);
         }
-        let status = self.parts.core.consensus.status();
+        let status = self.use_cases.core.consensus.status();
         let index = status.applied;
         match status.cut_off {
             None => Ok(Freshness::ByDigest { index }),
-            Some(age) if age <= self.parts.core.limits.cut_off => Ok(Freshness::CutOff { index, age }),
+            Some(age) if age <= self.use_cases.core.limits.cut_off => Ok(Freshness::CutOff { index, age }),
             Some(_) => {
                 Err(Error::unavailable(RETRY, "this node has been cut off from the cluster for too long"))
             }
@@ -112,13 +112,13 @@ impl At {
 /// }
 /// ```
 pub struct Repo<A: Act<On = RepoName>> {
-    parts: Arc<Parts>,
+    use_cases: Arc<UseCases>,
     permit: Permit<A>,
 }
 
 impl<A: Act<On = RepoName>> Repo<A> {
-    pub(crate) fn new(parts: Arc<Parts>, permit: Permit<A>) -> Repo<A> {
-        Repo { parts, permit }
+    pub(crate) fn new(use_cases: Arc<UseCases>, permit: Permit<A>) -> Repo<A> {
+        Repo { use_cases, permit }
     }
 
     /// Its name.
@@ -143,20 +143,20 @@ impl Reader {
 
     /// Lets the snapshot go.
     fn let_go(self) -> Absent {
-        Absent { parts: self.at.parts, permit: self.permit }
+        Absent { use_cases: self.at.use_cases, permit: self.permit }
     }
 }
 
 /// A reader without its snapshot, while something is waited for.
 struct Absent {
-    parts: Arc<Parts>,
+    use_cases: Arc<UseCases>,
     permit: Permit<Pull>,
 }
 
 impl Absent {
     /// The repository after everything that was acknowledged by now, with the right to read it judged once more.
     async fn latest(self) -> Result<Reader, Error> {
-        let at = At::latest(&self.parts).await?;
+        let at = At::latest(&self.use_cases).await?;
         let permit = at.authorize_again(&self.permit)?;
         Ok(Reader { at, permit })
     }
@@ -174,7 +174,7 @@ impl Repositories {
         if self.at.latest {
             return Ok(self);
         }
-        let at = At::latest(&self.at.parts).await?;
+        let at = At::latest(&self.at.use_cases).await?;
         let permit = at.authorize_again(&self.permit)?;
         Ok(Repositories { at, permit })
     }

@@ -17,7 +17,7 @@ use sha2::Digest as _;
 use super::Repo;
 use crate::copies::Wish;
 use crate::manifest::{MAX_MANIFEST, facts};
-use crate::{Error, Invalid, Kind, PutManifest, PutView};
+use crate::{Chunk, Error, Invalid, Kind, PutManifest, PutView};
 
 /// Manifests up to this many bytes travel in the log, so that every node can serve them at once.
 const INLINE: usize = 64 * 1024;
@@ -49,7 +49,7 @@ impl Repo<Push> {
         let cmd = Command::Artifact(ArtifactCmd::Put { repo, digest, facts, body, tags, condition });
         let short = "the manifest's blobs have too few copies and no more could be made";
         let wish = Wish { permit: &self.permit, source: None, limit: COPIES, short };
-        let (digest, mut tags) = match self.parts.copies.commit_with_copies(&wish, &cmd).await?? {
+        let (digest, mut tags) = match self.use_cases.copies.commit_with_copies(&wish, &cmd).await?? {
             Reply::Artifact(ArtifactReply::Stored { digest, tags }) => (digest, tags),
             other => return Err(Error::internal(format!("an unexpected answer: {other:?}"))),
         };
@@ -75,8 +75,8 @@ impl Repo<Push> {
         facts: &ManifestFacts,
         put: &PutManifest,
     ) -> Result<Body, Error> {
-        let copies = &self.parts.copies;
-        let core = &self.parts.core;
+        let copies = &self.use_cases.copies;
+        let core = &self.use_cases.core;
         let (policy, layout) = core.placement(self.name())?;
         // Every member has the log, and what is confined may not be on every member.
         if put.bytes.len() <= INLINE && facts_size(facts) <= INLINE_FACTS && !policy.confined {
@@ -92,7 +92,8 @@ impl Repo<Push> {
             let length = put.bytes.len() as u64;
             let bytes = put.bytes.clone();
             let body = Box::pin(stream::once(async { Ok(bytes) }));
-            self.push_blob(digest, Some(length), body).await?;
+            let chunk = Chunk { range: None, length: Some(length), body };
+            self.use_cases.uploads.store(&self.permit, digest, chunk).await?;
             Vec::new()
         };
         let digests = Digests {

@@ -1,11 +1,11 @@
-//! Pushing blobs: each step of an upload is done here if this node owns the session, else sent to the node that
-//! does. Mounts need no bytes, only a right to both repositories.
+//! Pushing blobs: each call is one step of an upload, and `upload` knows which node does it. Mounts need no bytes,
+//! only a right to both repositories.
 
 use clawhub_auth::{Permit, Pull, Push};
 use clawhub_types::{Algorithm, Digest, UploadId};
 
 use super::Repo;
-use crate::upload::{Op, OwnUploads, Uploads, forward};
+use crate::upload::{UploadOp, confused};
 use crate::{BodyStream, Chunk, Error, UploadView};
 
 impl Repo<Push> {
@@ -15,12 +15,8 @@ impl Repo<Push> {
     /// Unavailable while the project's durability policy cannot be met with the nodes that are alive;
     /// [`Kind::NoSpace`](crate::Kind::NoSpace).
     pub async fn begin_upload(&self, hint: Option<Algorithm>) -> Result<UploadView, Error> {
-        let owner = self.uploads().owner_of_a_new_one(self.name())?;
-        if owner == self.parts.core.me() {
-            return self.own().begin(hint).await;
-        }
-        let op = Op::Begin { sha512: hint == Some(Algorithm::Sha512) };
-        position(forward(&self.parts.core, owner, &self.permit, op).await?)
+        let sha512 = hint == Some(Algorithm::Sha512);
+        position(self.step(UploadOp::Begin { sha512 }).await?)
     }
 
     /// Appends a chunk to an upload.
@@ -30,10 +26,7 @@ impl Repo<Push> {
     /// or [`Invalid::Body`](crate::Invalid::Body); [`What::Upload`](crate::What::Upload) is unknown;
     /// unavailable; no space.
     pub async fn append(&self, id: UploadId, chunk: Chunk) -> Result<UploadView, Error> {
-        if self.owns(id) {
-            return self.own().append(id, chunk).await;
-        }
-        position(self.forward(id, Op::Append(id, chunk)).await?)
+        position(self.step(UploadOp::Append(id, chunk)).await?)
     }
 
     /// Ends an upload: a last chunk, possibly empty, and the digest that all of it must have.
@@ -41,11 +34,7 @@ impl Repo<Push> {
     /// # Errors
     /// As [`append`](Self::append), and [`Invalid::Digest`](crate::Invalid::Digest); the session then goes on.
     pub async fn finish(&self, id: UploadId, digest: &Digest, chunk: Chunk) -> Result<Digest, Error> {
-        if self.owns(id) {
-            self.own().finish(id, digest, chunk).await?;
-        } else {
-            ended(self.forward(id, Op::Finish(id, digest.clone(), chunk)).await?)?;
-        }
+        ended(self.step(UploadOp::Finish(id, digest.clone(), chunk)).await?)?;
         Ok(digest.clone())
     }
 
@@ -59,13 +48,9 @@ impl Repo<Push> {
         length: Option<u64>,
         body: BodyStream,
     ) -> Result<Digest, Error> {
-        let upload = self.begin_upload(Some(digest.algorithm())).await?;
-        let pushed = self.finish(upload.id, digest, Chunk { range: None, length, body }).await;
-        if pushed.is_err() {
-            // The client never learns the session's address; without this it would stay until it expires.
-            let _ = self.cancel(upload.id).await;
-        }
-        pushed
+        let chunk = Chunk { range: None, length, body };
+        self.use_cases.uploads.store(&self.permit, digest, chunk).await?;
+        Ok(digest.clone())
     }
 
     /// Where an upload stands.
@@ -73,10 +58,7 @@ impl Repo<Push> {
     /// # Errors
     /// [`What::Upload`](crate::What::Upload) is unknown; unavailable if its owner cannot be reached.
     pub async fn status(&self, id: UploadId) -> Result<UploadView, Error> {
-        if self.owns(id) {
-            return self.own().status(id).await;
-        }
-        position(self.forward(id, Op::Status(id)).await?)
+        position(self.step(UploadOp::Status(id)).await?)
     }
 
     /// Forgets an upload.
@@ -84,10 +66,7 @@ impl Repo<Push> {
     /// # Errors
     /// [`What::Upload`](crate::What::Upload) is unknown; unavailable if its owner cannot be reached.
     pub async fn cancel(&self, id: UploadId) -> Result<(), Error> {
-        if self.owns(id) {
-            return self.own().cancel(id).await;
-        }
-        ended(self.forward(id, Op::Cancel(id)).await?)
+        ended(self.step(UploadOp::Cancel(id)).await?)
     }
 
     /// Links a blob of another repository; `false` if there is none to link and the client must upload.
@@ -95,28 +74,12 @@ impl Repo<Push> {
     /// # Errors
     /// Unavailable, if copies are missing and cannot be made, too.
     pub async fn mount(&self, from: &Permit<Pull>, digest: &Digest) -> Result<bool, Error> {
-        self.parts.copies.mount(&self.permit, from, digest).await
+        self.use_cases.copies.mount(&self.permit, from, digest).await
     }
 
-    fn uploads(&self) -> &Uploads {
-        &self.parts.uploads
+    async fn step(&self, op: UploadOp) -> Result<Option<UploadView>, Error> {
+        self.use_cases.uploads.step(&self.permit, op).await
     }
-
-    fn own(&self) -> OwnUploads<'_> {
-        self.uploads().own(self.permit.clone())
-    }
-
-    fn owns(&self, id: UploadId) -> bool {
-        id.node == self.parts.core.me()
-    }
-
-    async fn forward(&self, id: UploadId, op: Op) -> Result<Option<UploadView>, Error> {
-        forward(&self.parts.core, id.node, &self.permit, op).await
-    }
-}
-
-fn confused() -> Error {
-    Error::internal("the upload's owner gave an answer of another kind")
 }
 
 fn position(view: Option<UploadView>) -> Result<UploadView, Error> {

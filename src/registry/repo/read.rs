@@ -84,7 +84,7 @@ impl Reader {
     }
 
     pub(super) fn sources(&self) -> &Sources {
-        &self.at.parts.sources
+        &self.at.use_cases.sources
     }
 
     /// Tag, manifest and bytes, all from this snapshot.
@@ -147,10 +147,10 @@ impl Reader {
             return Ok(());
         }
         let Reader { at, permit } = self;
-        let parts = at.parts.clone();
+        let use_cases = at.use_cases.clone();
         drop(at);
         let cmd = BlobCmd::Renew { repo: permit.on().clone(), digest: digest.clone() };
-        parts.core.propose(&permit, None, Command::Blob(cmd)).await??;
+        use_cases.core.propose(&permit, None, Command::Blob(cmd)).await??;
         Ok(())
     }
 }

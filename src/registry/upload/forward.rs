@@ -6,50 +6,25 @@
 use clawhub_auth::{Permit, Push};
 use clawhub_replicate::{StepAnswer, StepError, StepOp, UploadStep, Vouched};
 use clawhub_state::View;
-use clawhub_types::{Digest, NodeId, UploadId};
+use clawhub_types::NodeId;
 
+use super::UploadOp;
 use crate::core::Core;
 use crate::error::RETRY;
 use crate::{BodyStream, Chunk, Error, UploadView};
-
-/// What the owner is asked to do.
-pub(crate) enum Op {
-    Begin { sha512: bool },
-    Append(UploadId, Chunk),
-    Finish(UploadId, Digest, Chunk),
-    Status(UploadId),
-    Cancel(UploadId),
-}
-
-impl Op {
-    /// The step as it is sent, and the body that follows it.
-    fn split(self) -> (StepOp, Option<BodyStream>) {
-        match self {
-            Op::Begin { sha512 } => (StepOp::Begin { sha512 }, None),
-            Op::Append(upload, Chunk { range, length, body }) => {
-                (StepOp::Append { upload, range, length }, Some(body))
-            }
-            Op::Finish(upload, digest, Chunk { range, length, body }) => {
-                (StepOp::Finish { upload, digest, range, length }, Some(body))
-            }
-            Op::Status(upload) => (StepOp::Status { upload }, None),
-            Op::Cancel(upload) => (StepOp::Cancel { upload }, None),
-        }
-    }
-}
 
 /// Has `owner` do a step. Where the session stands then, unless the step ended it.
 ///
 /// # Errors
 /// Those of the step, as the owner would answer them; unavailable if the owner cannot be reached.
-pub(crate) async fn forward(
+pub(super) async fn forward(
     core: &Core,
     owner: NodeId,
     permit: &Permit<Push>,
-    op: Op,
+    op: UploadOp,
 ) -> Result<Option<UploadView>, Error> {
     check_member(core, owner)?;
-    let (op, body) = op.split();
+    let (op, body) = split(op);
     let by = Vouched { actor: permit.actor().clone(), access: permit.access() };
     let step = UploadStep { repo: permit.on().clone(), by, op };
     match core.replicate.upload_step(owner, &step, body).await {
@@ -61,6 +36,21 @@ pub(crate) async fn forward(
             tracing::warn!(%owner, %error, "an upload's owner cannot be reached");
             Err(Error::unavailable(RETRY, "the node that holds this upload cannot be reached"))
         }
+    }
+}
+
+/// The step as it is sent, and the body that follows it.
+fn split(op: UploadOp) -> (StepOp, Option<BodyStream>) {
+    match op {
+        UploadOp::Begin { sha512 } => (StepOp::Begin { sha512 }, None),
+        UploadOp::Append(upload, Chunk { range, length, body }) => {
+            (StepOp::Append { upload, range, length }, Some(body))
+        }
+        UploadOp::Finish(upload, digest, Chunk { range, length, body }) => {
+            (StepOp::Finish { upload, digest, range, length }, Some(body))
+        }
+        UploadOp::Status(upload) => (StepOp::Status { upload }, None),
+        UploadOp::Cancel(upload) => (StepOp::Cancel { upload }, None),
     }
 }
 

@@ -8,12 +8,13 @@
 //! next step mirrors again, and a repeated PUT is refused.
 //!
 //! # Rooms
-//! `receive` takes a chunk in, `mirror` keeps a partner level with the file here, `places` bounds what both use at
-//! once: they work for [`Uploads`] and know nothing of it. `forward` sends a step to the node that owns the session;
-//! it needs none of the three and is asked by the handles.
+//! [`Uploads`] decides which node does a step. `receive` takes a chunk in, `mirror` keeps a partner level with the
+//! file here, `places` bounds what both use at once, and `forward` sends a step to the node that owns the session:
+//! they work for [`Uploads`] and know nothing of it.
 
 mod forward;
 mod mirror;
+mod op;
 mod places;
 mod receive;
 
@@ -26,14 +27,15 @@ use clawhub_policy::possible;
 use clawhub_types::{Algorithm, Digest, NodeId, Receipt, RepoName, UploadId};
 use parking_lot::Mutex;
 
-pub(crate) use forward::{Op, forward};
+use forward::forward;
 use mirror::{Mirrored, Step};
+pub use op::UploadOp;
 use places::Places;
 
 use crate::copies::Copies;
 use crate::core::Core;
 use crate::error::RETRY;
-use crate::{Chunk, Error, UploadView};
+use crate::{Chunk, Error, UploadView, What};
 
 /// How long a step waits for an earlier one of the same session, whose client may just have left.
 const TURN: Duration = Duration::from_secs(20);
@@ -63,13 +65,64 @@ impl Uploads {
         Uploads { core, copies, places: Places::default(), open: Mutex::default(), kept: Mutex::default() }
     }
 
-    /// The steps of sessions that this node owns.
-    pub(crate) fn own(&self, permit: Permit<Push>) -> OwnUploads<'_> {
-        OwnUploads { uploads: self, permit }
+    /// Does a step: here, if this node owns the session, else by having its owner do it. A new session is opened on
+    /// a node that the project's policy lets hold a copy. Answers where the session stands then, unless it ended.
+    ///
+    /// # Errors
+    /// Those of the step; unavailable if the owner cannot be reached.
+    pub(crate) async fn step(
+        &self,
+        permit: &Permit<Push>,
+        op: UploadOp,
+    ) -> Result<Option<UploadView>, Error> {
+        let owner = match op.session() {
+            Some(id) => id.node,
+            None => self.owner_of_a_new_one(permit.on())?,
+        };
+        if owner == self.core.me() {
+            return self.run(permit, op).await;
+        }
+        forward(&self.core, owner, permit, op).await
+    }
+
+    /// Does a step that another member has sent on, which must be for this node: there is one hop.
+    ///
+    /// # Errors
+    /// Those of the step; [`What::Upload`] is unknown here.
+    pub(crate) async fn step_here(
+        &self,
+        permit: &Permit<Push>,
+        op: UploadOp,
+    ) -> Result<Option<UploadView>, Error> {
+        if op.session().is_some_and(|id| id.node != self.core.me()) {
+            return Err(Error::not_found(What::Upload, "this node does not own the upload"));
+        }
+        self.run(permit, op).await
+    }
+
+    /// Stores a whole blob where it belongs and links it. Nothing is left behind if that fails.
+    ///
+    /// # Errors
+    /// Those of the steps.
+    pub(crate) async fn store(
+        &self,
+        permit: &Permit<Push>,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<(), Error> {
+        let sha512 = digest.algorithm() == Algorithm::Sha512;
+        let opened = self.step(permit, UploadOp::Begin { sha512 }).await?;
+        let UploadView { id, .. } = opened.ok_or_else(confused)?;
+        let finished = self.step(permit, UploadOp::Finish(id, digest.clone(), chunk)).await;
+        if finished.is_err() {
+            // Nobody learns the session's address; without this it would stay until it expires.
+            let _ = self.step(permit, UploadOp::Cancel(id)).await;
+        }
+        finished?.map_or(Ok(()), |_| Err(confused()))
     }
 
     /// The node to open a session on: this one, if the project's policy lets it hold a copy.
-    pub(crate) fn owner_of_a_new_one(&self, repo: &RepoName) -> Result<NodeId, Error> {
+    fn owner_of_a_new_one(&self, repo: &RepoName) -> Result<NodeId, Error> {
         let (policy, layout) = self.core.placement(repo)?;
         let stores = |id: NodeId| layout.node(id).is_some_and(|node| policy.admits(node));
         if stores(self.core.me()) {
@@ -156,87 +209,78 @@ impl Uploads {
     }
 }
 
-/// The uploads to one repository that this node owns, for somebody who may push to it.
-pub struct OwnUploads<'u> {
-    uploads: &'u Uploads,
-    permit: Permit<Push>,
-}
+/// The steps of sessions that this node owns.
+impl Uploads {
+    async fn run(&self, permit: &Permit<Push>, op: UploadOp) -> Result<Option<UploadView>, Error> {
+        let repo = permit.on();
+        match op {
+            UploadOp::Begin { sha512 } => self.begin(repo, sha512).await.map(Some),
+            UploadOp::Append(id, chunk) => self.append(repo, id, chunk).await.map(Some),
+            UploadOp::Finish(id, digest, chunk) => {
+                self.finish(permit, id, &digest, chunk).await.map(|()| None)
+            }
+            UploadOp::Status(id) => self.status(repo, id).await.map(Some),
+            UploadOp::Cancel(id) => self.cancel(repo, id).await.map(|()| None),
+        }
+    }
 
-impl OwnUploads<'_> {
-    /// Opens a session on this node.
-    ///
-    /// # Errors
-    /// Unavailable while the project's policy cannot be met; [`Kind::NoSpace`](crate::Kind::NoSpace).
-    pub async fn begin(&self, hint: Option<Algorithm>) -> Result<UploadView, Error> {
-        let core = &self.uploads.core;
+    async fn begin(&self, repo: &RepoName, sha512: bool) -> Result<UploadView, Error> {
+        let core = &self.core;
         core.blobs().ensure_accepts()?;
-        self.uploads.check_possible(self.permit.on()).await?;
+        self.check_possible(repo).await?;
         let id = UploadId { node: core.me(), random: rand::random() };
         // No partner yet: there is nothing that could be lost, and of many an upload nothing ever comes.
-        core.blobs().uploads().begin(id, self.permit.on(), hint == Some(Algorithm::Sha512)).await?;
+        core.blobs().uploads().begin(id, repo, sha512).await?;
         Ok(UploadView { id, offset: 0 })
     }
 
-    /// Appends a chunk; the answer's offset is durable here and on the partner.
-    ///
-    /// # Errors
-    /// As [`Repo::append`](crate::Repo::append).
-    pub async fn append(&self, id: UploadId, chunk: Chunk) -> Result<UploadView, Error> {
-        let mut step = self.turn(id).await?;
+    async fn append(&self, repo: &RepoName, id: UploadId, chunk: Chunk) -> Result<UploadView, Error> {
+        let mut step = self.turn(repo, id).await?;
         receive::receive(&mut step, chunk).await?;
         Ok(UploadView { id, offset: step.confirm().await? })
     }
 
-    /// Takes a last chunk, checks the digest, makes the copies, and binds and links the blob.
-    ///
-    /// # Errors
-    /// As [`Repo::finish`](crate::Repo::finish).
-    pub async fn finish(&self, id: UploadId, digest: &Digest, chunk: Chunk) -> Result<(), Error> {
-        let Uploads { core, copies, .. } = self.uploads;
-        let repo = self.permit.on();
+    async fn finish(
+        &self,
+        permit: &Permit<Push>,
+        id: UploadId,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<(), Error> {
+        let Uploads { core, copies, .. } = self;
+        let repo = permit.on();
         // A PUT repeated after a lost answer, or after a commit that failed. The copy here may have been given up
         // since; the client then uploads it once more.
-        if let Some(receipts) = self.uploads.kept(id, repo, digest)
+        if let Some(receipts) = self.kept(id, repo, digest)
             && receipts.iter().any(|receipt| core.blobs().holds(&receipt.root).is_some())
         {
-            return copies.commit_blob(&self.permit, digest, receipts).await;
+            return copies.commit_blob(permit, digest, receipts).await;
         }
-        let mut step = self.turn(id).await?;
+        let mut step = self.turn(repo, id).await?;
         receive::receive(&mut step, chunk).await?;
         let sealed = core.blobs().uploads().seal(id, digest).await?;
         let receipts = step.keep(digest, &sealed, copies.generation(&sealed.root)?).await?;
-        let kept = Kept { id, repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() };
-        self.uploads.keep(kept);
-        copies.commit_blob(&self.permit, digest, receipts).await
+        self.keep(Kept { id, repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() });
+        copies.commit_blob(permit, digest, receipts).await
     }
 
     /// Where a session stands, which is durable here and on the partner by then: a client may forget what
     /// it is told has arrived.
-    ///
-    /// # Errors
-    /// As [`Repo::status`](crate::Repo::status).
-    pub async fn status(&self, id: UploadId) -> Result<UploadView, Error> {
-        let offset = self.turn(id).await?.confirm().await?;
+    async fn status(&self, repo: &RepoName, id: UploadId) -> Result<UploadView, Error> {
+        let offset = self.turn(repo, id).await?.confirm().await?;
         Ok(UploadView { id, offset })
     }
 
-    /// Forgets a session and its bytes.
-    ///
-    /// # Errors
-    /// As [`Repo::cancel`](crate::Repo::cancel).
-    pub async fn cancel(&self, id: UploadId) -> Result<(), Error> {
-        let mut step = self.turn(id).await?;
-        let (cancelled, ()) = tokio::join!(self.uploads.core.blobs().uploads().cancel(id), step.abort());
+    async fn cancel(&self, repo: &RepoName, id: UploadId) -> Result<(), Error> {
+        let mut step = self.turn(repo, id).await?;
+        let (cancelled, ()) = tokio::join!(self.core.blobs().uploads().cancel(id), step.abort());
         cancelled?;
-        self.uploads.close(id);
+        self.close(id);
         Ok(())
     }
+}
 
-    /// The next step of a session of this node; another node's is none of its business.
-    async fn turn(&self, id: UploadId) -> Result<Step<'_>, Error> {
-        if id.node != self.uploads.core.me() {
-            return Err(Error::not_found(crate::What::Upload, "this node does not own the upload"));
-        }
-        self.uploads.turn(self.permit.on(), id).await
-    }
+/// An owner that answers a step as if it were another one.
+pub(crate) fn confused() -> Error {
+    Error::internal("the upload's owner gave an answer of another kind")
 }

@@ -1,4 +1,4 @@
-//! The rooms of the use cases, put together once and shared by every handle.
+//! What the use cases are made of, put together once and shared by every handle.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::lost::LostCopies;
 use crate::source::Sources;
 use crate::upload::Uploads;
 
-pub(crate) struct Parts {
+pub(crate) struct UseCases {
     pub(crate) core: Arc<Core>,
     pub(crate) copies: Copies,
     pub(crate) sources: Sources,
@@ -16,12 +16,12 @@ pub(crate) struct Parts {
     pub(crate) uploads: Uploads,
 }
 
-impl Parts {
-    pub(crate) fn new(core: Core) -> Parts {
+impl UseCases {
+    pub(crate) fn new(core: Core) -> UseCases {
         let core = Arc::new(core);
         let copies = Copies::new(core.clone());
         let lost = Arc::new(LostCopies::new(core.clone()));
-        Parts {
+        UseCases {
             sources: Sources::new(core.clone(), lost.clone()),
             lost,
             uploads: Uploads::new(core.clone(), copies.clone()),
