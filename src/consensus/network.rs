@@ -182,12 +182,11 @@ impl<R: AsyncRuntime> Client<R> {
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
         let acknowledged = Arc::clone(&self.acknowledged);
         let peer = self.target;
-        let keeps = move |reply: &AppendReply| {
+        let keeps = Arc::new(move |reply: &AppendReply| {
             let vote = *vote.lock();
             vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, reply))
-        };
-        let keeps = Arc::new(keeps);
-        let answers = stream::unfold(Some((replies, window)), move |state| {
+        });
+        stream::unfold(Some((replies, window)), move |state| {
             let late = late.clone();
             let keeps = Arc::clone(&keeps);
             async move {
@@ -208,8 +207,8 @@ impl<R: AsyncRuntime> Client<R> {
                     Err(e) => Some((Err(error(e)), None)),
                 }
             }
-        });
-        answers.boxed()
+        })
+        .boxed()
     }
 }
 

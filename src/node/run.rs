@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clawhub_api_operator::{self as operator, AdminSocket};
-use clawhub_cluster::Bootstrap;
+use clawhub_cluster::{Bootstrap, Requests};
 use clawhub_config::Config;
 use clawhub_devices::{Devices, Folders};
 use clawhub_types::Durability;
@@ -64,14 +64,7 @@ pub(crate) async fn run(
     if let Err(error) = &resumed {
         stop.fault(error.to_string());
     }
-    loop {
-        let pending = tokio::select! {
-            () = stop.told() => break,
-            pending = requests.next() => pending,
-        };
-        // Whether or not the operator still waits for the answer.
-        let _ = pending.answer.send(node.fulfil(pending.request).await);
-    }
+    fulfil(&mut node, &mut requests, &stop).await;
 
     // Clients first: their requests need everything else.
     if let Ok(drained) = clients.await {
@@ -82,7 +75,24 @@ pub(crate) async fn run(
     // Until the socket file is gone with it.
     let _ = operators.await;
     resumed?;
-    match stop.end() {
+    after(stop.end())
+}
+
+/// Does what operators ask for, one after the other, until the node is told to stop.
+async fn fulfil(node: &mut Node, requests: &mut Requests, stop: &Stop) {
+    loop {
+        let pending = tokio::select! {
+            () = stop.told() => return,
+            pending = requests.next() => pending,
+        };
+        // Whether or not the operator still waits for the answer.
+        let _ = pending.answer.send(node.fulfil(pending.request).await);
+    }
+}
+
+/// What follows a life that ended so.
+fn after(end: Option<End>) -> Result<Then, NodeError> {
+    match end {
         Some(End::Fault(reason)) => Err(NodeError::Fault(reason)),
         Some(End::Damaged(reason)) => Err(NodeError::Damaged(reason)),
         Some(End::Removed) => Err(NodeError::Removed),
