@@ -1,11 +1,17 @@
 //! Who the members are, for the peer layer: the replicated state, and where it is silent the peers
 //! that were last known.
 //!
+//! Every certificate that the cluster issued is known by the hash of its key, in its member's record: one that names
+//! a member and holds another key is refused, whoever signed it. One that names nobody is refused too, unless this node
+//! is behind and cannot know; then it may bring the log, and nothing else.
+//!
 //! Owns the seed list in memory; the state is read at each question, since every answer may change
 //! with the next entry applied.
 
+use std::sync::OnceLock;
+
 use clawhub_consensus::StateStore;
-use clawhub_peer::{Directory, Hello, PeerInfo, Refusal, RefusalCode};
+use clawhub_peer::{Admission, Directory, Hello, PeerInfo, Refusal, RefusalCode};
 use clawhub_state::cluster::NodeRecord;
 use clawhub_state::{Fault, View};
 use clawhub_types::NodeId;
@@ -27,12 +33,24 @@ pub struct Seed {
 pub struct MemberDirectory {
     state: StateStore,
     seeds: RwLock<Vec<Seed>>,
+    /// Set once consensus has started.
+    behind: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl MemberDirectory {
     /// Answers from `state`, and from `seeds` about nodes that it does not know yet.
     pub fn new(state: StateStore, seeds: Vec<Seed>) -> MemberDirectory {
-        MemberDirectory { state, seeds: RwLock::new(seeds) }
+        MemberDirectory { state, seeds: RwLock::new(seeds), behind: OnceLock::new() }
+    }
+
+    /// From now on `behind` tells whether this node may lack what the others know. Before that it counts as behind.
+    pub fn hear(&self, behind: impl Fn() -> bool + Send + Sync + 'static) {
+        // A node starts once.
+        let _ = self.behind.set(Box::new(behind));
+    }
+
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.get().is_none_or(|behind| behind())
     }
 
     /// The members as of now, as seeds for the next start; empty before the state knows any.
@@ -75,15 +93,15 @@ impl MemberDirectory {
         Ok(View::new(&*kv).cluster().nodes()?.last().map_or(NodeId(0), |node| node.id))
     }
 
-    /// About a node that the state does not know. Its certificate was issued by the cluster for this id,
-    /// and ids are handed out in order by the log: if it is above all known ones, this state is behind,
-    /// and perhaps that very node is the leader it must hear from to catch up.
-    fn admit_unknown(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
+    /// About a node that the state does not know. Its certificate is the CA's for this id, and whoever ever had a
+    /// member's disk can make one. Ids are handed out in order by the log: if it is above all known ones and this node
+    /// is behind, perhaps that very node is the leader it must hear from to catch up.
+    fn admit_unknown(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
         if let Some(seed) = self.seeds.read().iter().find(|seed| seed.node == hello.node) {
-            return if seed.spki == *spki { Ok(()) } else { Err(other_key()) };
+            return if seed.spki == *spki { Ok(Admission::Member) } else { Err(other_key()) };
         }
-        if hello.node > self.last().map_err(unreadable)? {
-            return Ok(());
+        if self.is_behind() && hello.node > self.last().map_err(unreadable)? {
+            return Ok(Admission::LogOnly);
         }
         Err(Refusal::new(RefusalCode::UnknownNode, "not a member of the cluster"))
     }
@@ -115,7 +133,7 @@ impl Directory for MemberDirectory {
         Some(PeerInfo { addr: seed.addr.clone(), spki: seed.spki })
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
         let Some(record) = self.record(hello.node).map_err(unreadable)? else {
             return self.admit_unknown(hello, spki);
         };
@@ -135,13 +153,14 @@ impl Directory for MemberDirectory {
             let text = format!("boot {} is not above {}, seen before: {why}", hello.boot, record.boot);
             return Err(Refusal::new(RefusalCode::StaleBoot, text));
         }
-        Ok(())
+        Ok(Admission::Member)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use clawhub_kv::Kv;
     use clawhub_kv::memory::MemoryKv;
@@ -251,10 +270,22 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_behind_admits_whom_it_cannot_know_yet() {
+    fn only_a_node_that_is_behind_admits_whom_it_cannot_know_and_only_for_the_log() {
         let (_temp, members) = members(&commands(), Vec::new());
-        assert!(admitted(&members, 4, 1, 4), "joined after the last entry here");
-        assert!(!admitted(&members, 0, 1, 4), "such an id was never given");
+        let behind = Arc::new(AtomicBool::new(true));
+        let judge = |node: u64| {
+            let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot: 1, nonce: 1 };
+            members.admit(&hello, &[4; 32]).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(judge(4), Ok(Admission::LogOnly), "before consensus has started");
+        let told = behind.clone();
+        members.hear(move || told.load(Ordering::SeqCst));
+        assert_eq!(judge(4), Ok(Admission::LogOnly), "joined after the last entry here, perhaps");
+        assert_eq!(judge(0), Err(RefusalCode::UnknownNode), "such an id was never given");
+        assert_eq!(judge(1), Err(RefusalCode::WrongIdentity), "a member's id with another key");
+        assert_eq!(judge(3), Err(RefusalCode::Removed));
+        behind.store(false, Ordering::SeqCst);
+        assert_eq!(judge(4), Err(RefusalCode::UnknownNode), "who joined is known here");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Following the members as the state changes: the list of peers for the next start is kept, and what is still open
-//! with a removed member is closed.
+//! Following the members as the state changes: the list of peers for the next start is kept, and the connections that
+//! the members' directory would not let in any more are closed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_consensus::{Consensus, Status, Watcher};
-use clawhub_peer::{Endpoint, Standing};
+use clawhub_peer::Endpoint;
 use clawhub_state::View;
 use clawhub_types::NodeId;
 
@@ -27,13 +27,14 @@ pub struct Following {
     dismissal: Dismissal,
     /// The term and the leader that were told of last.
     followed: Option<(u64, Option<NodeId>)>,
-    /// The index that was looked at last, with success.
-    applied: Option<u64>,
+    /// The index that was looked at last, with success, and whether this node was behind then.
+    looked: Option<(u64, bool)>,
 }
 
 impl Following {
-    /// Between two looks at the members, however fast the log grows.
-    pub const EVERY: Duration = Duration::from_millis(200);
+    /// Between two looks at the members, however fast the log grows. For so long, at most, is a removed member that had
+    /// a connection still heard here.
+    pub const EVERY: Duration = Duration::from_millis(50);
 
     /// Follows what `consensus` applies. `keep` makes a list of peers durable, where it differs from the one kept.
     pub fn new(
@@ -51,7 +52,7 @@ impl Following {
             keep: Box::new(keep),
             dismissal,
             followed: None,
-            applied: None,
+            looked: None,
         }
     }
 
@@ -75,20 +76,21 @@ impl Following {
         }
     }
 
-    /// Looks at the members, if anything was applied since the last look that succeeded.
+    /// Looks at the members, if anything was applied or this node caught up since the last look that succeeded.
     ///
     /// # Errors
     /// [`ClusterError::State`] if the members cannot be read, [`ClusterError::Internal`] if their list was not kept.
     pub fn pass(&mut self) -> Result<(), ClusterError> {
-        let applied = self.consensus.status().applied;
-        if self.applied == Some(applied) {
+        let now = (self.consensus.status().applied, self.members.is_behind());
+        if self.looked == Some(now) {
             return Ok(());
         }
         // First: a store that keeps no list must not keep a removed member connected.
-        self.disconnect_removed()?;
+        self.endpoint.review();
+        self.notice_removal()?;
         self.keep_peers()?;
         // Only now: a look that failed is made again, even where nothing is applied meanwhile.
-        self.applied = Some(applied);
+        self.looked = Some(now);
         Ok(())
     }
 
@@ -103,18 +105,12 @@ impl Following {
         Ok(())
     }
 
-    /// Closes what is still open with members that were removed. The directory refuses them from the same
-    /// entry on.
-    fn disconnect_removed(&self) -> Result<(), ClusterError> {
+    /// Ends this node if it was removed.
+    fn notice_removal(&self) -> Result<(), ClusterError> {
         let state = self.consensus.state();
-        let nodes = View::new(&*state).cluster().nodes()?;
-        for member in nodes.into_iter().filter(|member| member.removed) {
-            if member.id == self.consensus.node() {
-                self.dismissal.tell(Dismissed::Removed);
-            } else if self.endpoint.standing(member.id) == Standing::Connected {
-                tracing::info!(node = %member.id, "closing connections with a removed node");
-                self.endpoint.disconnect(member.id);
-            }
+        let own = View::new(&*state).cluster().node(self.consensus.node())?;
+        if own.is_some_and(|own| own.removed) {
+            self.dismissal.tell(Dismissed::Removed);
         }
         Ok(())
     }

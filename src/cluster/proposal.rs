@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clawhub_consensus::{Consensus, Who};
 use clawhub_state::Command;
-use clawhub_types::{AccessRevisions, Actor};
 
 use crate::ClusterError;
 
@@ -13,7 +12,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Proposes in the operator's name; the log index.
 pub(crate) async fn propose(consensus: &Consensus, cmd: impl Into<Command>) -> Result<u64, ClusterError> {
-    let who = Who { actor: Actor::operator(), access: AccessRevisions::default() };
-    let committed = consensus.propose(cmd.into(), who, PATIENCE).await?;
+    let committed = consensus.propose(cmd.into(), Who::operator(), PATIENCE).await?;
     Ok(committed.index)
 }

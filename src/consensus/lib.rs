@@ -33,6 +33,7 @@ mod clock;
 mod fatal;
 mod files;
 pub mod grpc;
+mod hearing;
 mod log;
 mod machine;
 mod membership;
@@ -67,6 +68,7 @@ use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
 pub use fatal::{Cause, Failure};
+pub use hearing::Hearing;
 pub use log::{LogReader, LogStore, MAX_BATCH_BYTES};
 pub use machine::{Builder, StateMachine};
 pub use membership::{ChangeError, Membership};
@@ -157,8 +159,8 @@ struct Shared<R: AsyncRuntime> {
     changes: futures::lock::Mutex<()>,
     /// Held while a snapshot arrives.
     receiving: futures::lock::Mutex<()>,
-    /// When a leader last spoke to this node; its start before that.
-    heard: Mutex<R::Instant>,
+    /// When leaders spoke to this node.
+    heard: Arc<Mutex<hearing::Heard<R>>>,
     stopping: AtomicBool,
 }
 
@@ -224,7 +226,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             forwarded,
             changes: futures::lock::Mutex::default(),
             receiving: futures::lock::Mutex::default(),
-            heard: Mutex::new(R::Instant::now()),
+            heard: hearing::Heard::new(),
             stopping: AtomicBool::default(),
         };
         let consensus = Consensus { shared: Arc::new(shared) };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clawhub_state::cluster::{ClusterCmd, ClusterReply};
 use clawhub_state::{
-    Command, Entry, Outcome, Rejected, Reply, RequestRejected, View, decode_entry, encode_entry,
+    Command, Entry, Outcome, Rejected, Reply, RequestRejected, View, decode_entry, encode_entry, may_forward,
 };
 use clawhub_types::{AccessRevisions, Actor, NodeId, SessionId};
 use openraft::Instant;
@@ -43,6 +43,11 @@ impl Who {
     /// The cluster itself.
     pub fn system() -> Who {
         Who { actor: Actor::system(), access: AccessRevisions::default() }
+    }
+
+    /// An operator of this node.
+    pub fn operator() -> Who {
+        Who { actor: Actor::operator(), access: AccessRevisions::default() }
     }
 }
 
@@ -207,6 +212,10 @@ impl<R: AsyncRuntime> Consensus<R> {
                     ForwardReply::Applied(index, outcome) => return End::Answer { index, outcome, doubtful },
                     ForwardReply::NotLeader(_) => {}
                     ForwardReply::Unavailable(why) => reason = why,
+                    ForwardReply::Refused(why) => {
+                        tracing::error!(leader = %node, why, "the leader does not take this from this node");
+                        return if doubtful { End::Unknown(why) } else { End::NotProposed(why) };
+                    }
                     ForwardReply::Unknown(why) => {
                         doubtful = true;
                         reason = why;
@@ -230,7 +239,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let lost = |why: &str| ForwardReply::Unknown(why.to_owned());
         let changed = self.leader_other_than(Some(leader));
         if leader == self.node() {
-            return match R::select2(self.lead(entry.clone(), ttl), changed).await {
+            return match R::select2(self.lead(entry.clone(), ttl, None), changed).await {
                 Select2::First(reply) => reply,
                 Select2::Second(_) => lost("this node ceased to lead"),
             };
@@ -245,12 +254,17 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
-    /// As leader: stamps an entry, appends it, and waits until it is applied here.
-    async fn lead(&self, mut entry: Entry, ttl: Duration) -> ForwardReply {
+    /// As leader: stamps an entry, appends it, and waits until it is applied here. `from` is the member that handed
+    /// it over, if it is not this node's own.
+    async fn lead(&self, mut entry: Entry, ttl: Duration, from: Option<NodeId>) -> ForwardReply {
         let deadline = R::Instant::now() + ttl;
         let Some(tick) = self.stamp(deadline).await else {
             return ForwardReply::NotLeader(self.leader().filter(|l| *l != self.node()));
         };
+        // Not before: by now everything that earlier leaders acknowledged is applied here, sessions too.
+        if let Some(Err(reply)) = from.map(|from| self.vouched(from, &entry)) {
+            return reply;
+        }
         entry.tick = tick;
         entry.at = (self.shared.settings.wall)();
         let left = deadline.saturating_duration_since(R::Instant::now());
@@ -271,6 +285,22 @@ impl<R: AsyncRuntime> Consensus<R> {
                 None => ForwardReply::Unavailable("the leader has no quorum".to_owned()),
             },
             Ok(Err(e)) => ForwardReply::Unknown(e.to_string()),
+        }
+    }
+
+    /// Whether a member may say what it has forwarded.
+    fn vouched(&self, from: NodeId, entry: &Entry) -> Result<(), ForwardReply> {
+        let state = self.state();
+        match may_forward(&View::new(&*state), from, entry) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(forbidden)) => {
+                tracing::warn!(node = %from, actor = %entry.actor, "a forwarded proposal is refused: {forbidden}");
+                Err(ForwardReply::Refused(forbidden.to_string()))
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "the state cannot be read");
+                Err(ForwardReply::Unavailable("the leader cannot read its state".to_owned()))
+            }
         }
     }
 
@@ -307,13 +337,14 @@ impl<R: AsyncRuntime> Consensus<R> {
 }
 
 impl<R: AsyncRuntime> Rpc<'_, R> {
-    /// As leader: takes a proposal of another node. It goes no further.
-    pub async fn forward(self, request: ForwardRequest) -> ForwardReply {
+    /// As leader: takes a proposal that the member `from` has forwarded, if it is one for it to make. It goes no
+    /// further.
+    pub async fn forward(self, from: NodeId, request: ForwardRequest) -> ForwardReply {
         let Some(_reserved) = self.consensus.shared.forwarded.take(request.entry.len() + OVERHEAD) else {
             return ForwardReply::Unavailable("the leader has too many proposals under way".to_owned());
         };
         match decode_entry(&request.entry) {
-            Ok(entry) => self.consensus.lead(entry, request.ttl).await,
+            Ok(entry) => self.consensus.lead(entry, request.ttl, Some(from)).await,
             Err(e) => ForwardReply::Unavailable(format!("the leader cannot read the entry: {e}")),
         }
     }

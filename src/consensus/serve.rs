@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
@@ -67,10 +66,12 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
     }
 
     /// Appends a leader's entries, several requests at a time, answered in order. The stream ends with
-    /// the requests, at the first answer that is not a match, or when the node stops.
+    /// the requests, at the first answer that is not a match, or when the node stops. `member` tells whether the
+    /// state here knows the sender as a member, which may change while the stream lasts.
     pub fn append(
         self,
         requests: BoxStream<'static, AppendRequest>,
+        member: impl Fn() -> bool + Send + 'static,
     ) -> BoxStream<'static, Result<AppendReply, ServeError>> {
         if let Err(stopped) = self.serving() {
             return stream::iter([Err(stopped)]).boxed();
@@ -89,7 +90,7 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
                 }
             };
             // Whoever sent this leads: its vote is not below ours.
-            *shared.heard.lock() = R::Instant::now();
+            shared.heard.lock().spoke(member());
             Ok(reply)
         });
         replies.boxed()

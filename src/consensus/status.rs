@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clawhub_types::NodeId;
 use openraft::ServerState;
-use openraft::async_runtime::{AsyncRuntime, Instant, Watch, WatchReceiver};
+use openraft::async_runtime::{AsyncRuntime, Watch, WatchReceiver};
 use openraft_rt_tokio::TokioRuntime;
 
 use crate::types::Metrics;
@@ -114,19 +114,6 @@ impl<R: AsyncRuntime> Consensus<R> {
             matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
             fault: metrics.running_state.as_ref().err().and_then(Failure::of),
         }
-    }
-
-    fn cut_off(&self, metrics: &Metrics<R>) -> Option<Duration> {
-        let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
-        if alone && metrics.state == ServerState::Leader {
-            return None;
-        }
-        let mut heard = self.shared.heard.lock();
-        // Kept for when it ceases to lead: it heard of no other leader for as long as it did.
-        *heard = metrics.last_quorum_acked.map_or(*heard, |at| at.into_inner().max(*heard));
-        let last = *heard;
-        let age = last.elapsed();
-        (age > self.shared.settings.profile.lease()).then_some(age)
     }
 }
 

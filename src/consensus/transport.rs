@@ -148,6 +148,8 @@ pub enum ForwardReply {
     Unavailable(String),
     /// Proposed; it may yet be applied.
     Unknown(String),
+    /// Not proposed: it is not for the sender to say.
+    Refused(String),
 }
 
 /// Asks for the position that a linearizable read must wait for.

@@ -71,6 +71,8 @@ impl Stack {
         let (identity, cluster_key) = identity(base, owner)?;
         let endpoint = Endpoint::bind(base.peer_port.release(), identity, members.clone()).await?;
         let consensus = consensus(base, owner.node, raft.clone(), state, &endpoint).await?;
+        let hearing = consensus.hearing();
+        members.hear(move || hearing.is_behind());
         let liveness = liveness(owner.node, &endpoint, &members, &blobs);
         let source = consensus.clone();
         let state = Arc::new(move || source.state());

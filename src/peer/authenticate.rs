@@ -28,17 +28,28 @@ pub struct PeerInfo {
     pub spki: [u8; 32],
 }
 
-/// What the replicated state says about members. Asked on every connection and never remembered.
+/// What a node that is let in may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is a member: whatever members ask of each other.
+    Member,
+    /// This node is behind and cannot know whether it is a member: it may bring the log (votes, entries, snapshots),
+    /// by which this node learns who is, and nothing else.
+    LogOnly,
+}
+
+/// What the replicated state says about members. Asked on every connection, and again about those that live whenever
+/// its answers may have changed ([`Endpoint::review`](crate::Endpoint::review)).
 pub trait Directory: Send + Sync + 'static {
     /// Where a member is; `None` if there is no such member.
     fn lookup(&self, node: NodeId) -> Option<PeerInfo>;
 
     /// Whether a node whose certificate holds this key, and which says this of itself, may connect, or be
-    /// connected to. Cluster, epoch, and that the certificate is the named node's were checked before.
+    /// connected to, and what for. Cluster, epoch, and that the certificate is the named node's were checked before.
     ///
     /// # Errors
     /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal>;
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal>;
 }
 
 pub(crate) struct Authenticator {
@@ -72,7 +83,7 @@ impl Authenticator {
         chain: &[CertificateDer<'_>],
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         transport: Transport,
-    ) -> Result<(NodeId, Connection), PeerError> {
+    ) -> Result<Connection, PeerError> {
         let Frame::Hello(hello) = hello::read(stream).await? else {
             return Err(PeerError::Protocol("the caller did not say hello"));
         };
@@ -103,9 +114,7 @@ impl Authenticator {
     ) -> Result<Connection, PeerError> {
         hello::write(stream, &self.own).await?;
         match hello::read(stream).await? {
-            Frame::Hello(hello) => {
-                self.authenticate(chain, &hello, Some(called), transport).map(|(_, connection)| connection)
-            }
+            Frame::Hello(hello) => self.authenticate(chain, &hello, Some(called), transport),
             Frame::Refusal(refusal) => Err(PeerError::RefusedBy(refusal)),
         }
     }
@@ -126,7 +135,7 @@ impl Authenticator {
         hello: &Hello,
         called: Option<(NodeId, &PeerInfo)>,
         transport: Transport,
-    ) -> Result<(NodeId, Connection), PeerError> {
+    ) -> Result<Connection, PeerError> {
         use RefusalCode::{Busy, OtherCluster, OtherEpoch, Superseded, WrongIdentity};
         let refused = |code, why: &str| PeerError::Refused(Refusal::new(code, why));
         let proved = subject(chain)?;
@@ -147,13 +156,30 @@ impl Authenticator {
         }
         let connection = self
             .connections
-            .enter(hello.node, hello.boot, transport)
+            .enter(*hello, proved.spki, transport)
             .ok_or_else(|| refused(Busy, "it has too many connections"))?;
         // After it was entered: a removal that is applied from here on closes the connection.
-        self.directory.admit(hello, &proved.spki).map_err(PeerError::Refused)?;
-        if !connection.admitted() {
+        let admission = self.judge(hello, &proved.spki, transport).map_err(PeerError::Refused)?;
+        if !connection.admitted(admission) {
             return Err(refused(Superseded, "a later start of it is here already"));
         }
-        Ok((hello.node, connection))
+        Ok(connection)
+    }
+
+    /// What the directory says now, and what it means for a connection of this kind: streams carry no log.
+    fn judge(&self, hello: &Hello, spki: &[u8; 32], transport: Transport) -> Result<Admission, Refusal> {
+        match (self.directory.admit(hello, spki)?, transport) {
+            (Admission::LogOnly, Transport::Quic) => {
+                Err(Refusal::new(RefusalCode::UnknownNode, "not a member as far as this node knows"))
+            }
+            (admission, _) => Ok(admission),
+        }
+    }
+
+    /// Asks the directory again about every live connection; see [`Endpoint::review`](crate::Endpoint::review).
+    pub(crate) fn review(&self) {
+        for (node, refusal) in self.connections.review(|hello, spki, on| self.judge(hello, spki, on)) {
+            tracing::info!(%node, "closing a connection: {refusal}");
+        }
     }
 }

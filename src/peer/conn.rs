@@ -6,7 +6,6 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use clawhub_types::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -44,9 +43,9 @@ enum Place {
 
 impl Conn<PeerId> {
     /// A connection with an admitted member.
-    pub(crate) fn peer(stream: TlsStream<TcpStream>, node: NodeId, connection: Connection) -> Self {
+    pub(crate) fn peer(stream: TlsStream<TcpStream>, connection: Connection) -> Self {
         let end = Box::pin(connection.closed().clone().cancelled_owned());
-        let who = PeerId(node);
+        let who = PeerId { node: connection.node(), reach: connection.reach().clone() };
         let _place = Place::Peer(connection);
         Conn { stream, who, end, ended: false, budget: usize::MAX, _place }
     }

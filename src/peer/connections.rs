@@ -1,10 +1,12 @@
-//! Which connections with which member are alive, so that they can be closed.
+//! Which connections with which member are alive and what they were let in for, so that they can be judged again
+//! and closed.
 //!
 //! Owns a table in memory: per member its highest boot counter seen, its live connections, and when it
 //! was last out of reach. A [`Connection`] is one row; dropping it removes the row.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clawhub_types::NodeId;
@@ -12,6 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_PER_PEER, SUSPICION};
+use crate::{Admission, Hello, Refusal, RefusalCode};
 
 /// How a member stands with this node right now. A hint for choosing partners, not a fact about the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,22 @@ pub(crate) enum Transport {
     Quic,
 }
 
+/// What the other end of a connection may ask for now. A review may widen it while the connection lives.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    member: Arc<AtomicBool>,
+}
+
+impl Reach {
+    pub(crate) fn get(&self) -> Admission {
+        if self.member.load(Ordering::Acquire) { Admission::Member } else { Admission::LogOnly }
+    }
+
+    fn set(&self, admission: Admission) {
+        self.member.store(admission == Admission::Member, Ordering::Release);
+    }
+}
+
 #[derive(Default)]
 struct Member {
     boot: u64,
@@ -41,7 +60,9 @@ struct Member {
 
 struct Row {
     transport: Transport,
-    boot: u64,
+    hello: Hello,
+    spki: [u8; 32],
+    reach: Reach,
     admitted: bool,
     closed: CancellationToken,
 }
@@ -71,27 +92,52 @@ impl Connections {
     /// admitted finds it. `None` if the member has too many already.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        node: NodeId,
-        boot: u64,
+        hello: Hello,
+        spki: [u8; 32],
         transport: Transport,
     ) -> Option<Connection> {
         let closed = self.all.child_token();
+        let reach = Reach::default();
         let mut members = self.members.lock();
-        let member = members.entry(node).or_default();
+        let member = members.entry(hello.node).or_default();
         if member.live.len() >= CONNECTIONS_PER_PEER {
             return None;
         }
         let id = member.next;
         member.next += 1;
-        member.live.insert(id, Row { transport, boot, admitted: false, closed: closed.clone() });
-        Some(Connection { connections: self.clone(), node, id, boot, transport, closed })
+        let row =
+            Row { transport, hello, spki, reach: reach.clone(), admitted: false, closed: closed.clone() };
+        member.live.insert(id, row);
+        Some(Connection { connections: self.clone(), hello, id, reach, transport, closed })
     }
 
-    /// Closes every connection with a member.
-    pub(crate) fn close(&self, node: NodeId) {
-        if let Some(member) = self.members.lock().get(&node) {
-            member.close(|_| true);
+    /// Has every connection judged again, those that are being admitted too: closes the refused ones, answered with
+    /// the reason, and lets the others do what they may do now.
+    pub(crate) fn review(
+        &self,
+        judge: impl Fn(&Hello, &[u8; 32], Transport) -> Result<Admission, Refusal>,
+    ) -> Vec<(NodeId, Refusal)> {
+        type Found = (Hello, [u8; 32], Transport, Reach, CancellationToken);
+        let found = |row: &Row| -> Found {
+            (row.hello, row.spki, row.transport, row.reach.clone(), row.closed.clone())
+        };
+        // Judged after the lock is let go of: it is held by every handshake, and the judge reads the state.
+        let live: Vec<Found> =
+            self.members.lock().values().flat_map(|m| m.live.values()).map(found).collect();
+        let mut closed = Vec::new();
+        for (hello, spki, transport, reach, token) in live {
+            match judge(&hello, &spki, transport) {
+                Ok(admission) => reach.set(admission),
+                // It says nothing about the peer.
+                Err(refusal) if refusal.code == RefusalCode::Unreadable => {}
+                Err(refusal) if !token.is_cancelled() => {
+                    token.cancel();
+                    closed.push((hello.node, refusal));
+                }
+                Err(_) => {}
+            }
         }
+        closed
     }
 
     /// Notes that a member could not be reached.
@@ -114,30 +160,45 @@ impl Connections {
 
 pub(crate) struct Connection {
     connections: Arc<Connections>,
-    node: NodeId,
+    hello: Hello,
     id: u64,
-    boot: u64,
+    reach: Reach,
     transport: Transport,
     closed: CancellationToken,
 }
 
 impl Connection {
-    /// Called once the peer is admitted. `false` if a later boot of the same member was seen: this one
+    /// Called once the peer is admitted, and what for. `false` if a later boot of the same member was seen: this one
     /// is a ghost. Otherwise connections of earlier boots are closed, because their process is gone.
     #[must_use]
-    pub(crate) fn admitted(&self) -> bool {
+    pub(crate) fn admitted(&self, admission: Admission) -> bool {
+        let boot = self.hello.boot;
         let mut members = self.connections.members.lock();
-        let member = members.entry(self.node).or_default();
-        if self.boot < member.boot {
+        let member = members.entry(self.hello.node).or_default();
+        if boot < member.boot {
             return false;
         }
-        member.boot = self.boot;
+        member.boot = boot;
         member.failed = None;
+        if admission == Admission::Member {
+            // Only upwards: a review that ran meanwhile judged later than this.
+            self.reach.set(admission);
+        }
         if let Some(row) = member.live.get_mut(&self.id) {
             row.admitted = true;
         }
-        member.close(|row| row.boot < self.boot);
+        member.close(|row| row.hello.boot < boot);
         true
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn node(&self) -> NodeId {
+        self.hello.node
+    }
+
+    /// What it may ask for.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// Cancelled when the connection shall be closed.
@@ -149,10 +210,10 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut members = self.connections.members.lock();
-        let Some(member) = members.get_mut(&self.node) else { return };
+        let Some(member) = members.get_mut(&self.hello.node) else { return };
         let admitted = member.live.remove(&self.id).is_some_and(|row| row.admitted);
         let last_tcp = self.transport == Transport::Tcp && !member.has(Transport::Tcp);
-        if admitted && last_tcp && self.boot == member.boot {
+        if admitted && last_tcp && self.hello.boot == member.boot {
             // The kernel ends the TCP connections of a process that dies; nothing tells of its QUIC ones
             // before they time out. A wrong guess costs a reconnect.
             member.close(|row| row.transport == Transport::Quic);
@@ -164,8 +225,13 @@ impl Drop for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clawhub_types::ClusterId;
 
     const NODE: NodeId = NodeId(4);
+
+    fn hello(node: NodeId, boot: u64) -> Hello {
+        Hello { cluster: ClusterId([1; 16]), epoch: 1, node, boot, nonce: 0 }
+    }
 
     fn table() -> Arc<Connections> {
         Connections::new(CancellationToken::new())
@@ -174,36 +240,59 @@ mod tests {
     #[test]
     fn a_later_boot_closes_the_earlier_and_refuses_ghosts() {
         let connections = table();
-        let old = connections.enter(NODE, 1, Transport::Tcp).unwrap();
-        assert!(old.admitted());
-        let new = connections.enter(NODE, 2, Transport::Tcp).unwrap();
+        let old = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        assert!(old.admitted(Admission::Member));
+        let new = connections.enter(hello(NODE, 2), [7; 32], Transport::Tcp).unwrap();
         assert!(!old.closed().is_cancelled(), "not before it is admitted");
-        assert!(new.admitted());
+        assert!(new.admitted(Admission::Member));
         assert!(old.closed().is_cancelled() && !new.closed().is_cancelled());
-        assert!(!connections.enter(NODE, 1, Transport::Tcp).unwrap().admitted());
+        assert!(
+            !connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap().admitted(Admission::Member)
+        );
     }
 
     #[test]
-    fn closing_reaches_connections_that_are_not_admitted_yet() {
+    fn a_review_closes_whom_it_refuses_and_reaches_those_that_are_not_admitted_yet() {
         let connections = table();
-        let here = connections.enter(NODE, 1, Transport::Quic).unwrap();
-        let other = connections.enter(NodeId(5), 1, Transport::Quic).unwrap();
-        connections.close(NODE);
+        let here = connections.enter(hello(NODE, 1), [7; 32], Transport::Quic).unwrap();
+        let other = connections.enter(hello(NodeId(5), 1), [7; 32], Transport::Quic).unwrap();
+        let removed = Refusal::new(RefusalCode::Removed, "removed");
+        let only_five = |hello: &Hello, _: &[u8; 32], _| match hello.node {
+            NodeId(5) => Ok(Admission::Member),
+            _ => Err(removed.clone()),
+        };
+        assert_eq!(connections.review(only_five), [(NODE, removed.clone())]);
         assert!(here.closed().is_cancelled() && !other.closed().is_cancelled());
+        assert_eq!(connections.review(only_five), [], "it is told of once");
+        // A state that cannot be read says nothing about a peer.
+        let unreadable = |_: &Hello, _: &[u8; 32], _| Err(Refusal::new(RefusalCode::Unreadable, "broken"));
+        assert_eq!(connections.review(unreadable), []);
+        assert!(!other.closed().is_cancelled());
+    }
+
+    #[test]
+    fn who_was_let_in_for_the_log_becomes_a_member_when_it_is_known() {
+        let connections = table();
+        let new = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        assert_eq!(new.reach().get(), Admission::LogOnly, "not before it is admitted");
+        assert!(new.admitted(Admission::LogOnly));
+        let seen_by_a_request = new.reach().clone();
+        assert_eq!(connections.review(|_, _, _| Ok(Admission::Member)), []);
+        assert_eq!(seen_by_a_request.get(), Admission::Member);
     }
 
     #[test]
     fn the_last_tcp_connection_takes_quic_with_it() {
         let connections = table();
-        let a = connections.enter(NODE, 1, Transport::Tcp).unwrap();
-        let b = connections.enter(NODE, 1, Transport::Tcp).unwrap();
-        assert!(a.admitted() && b.admitted());
-        let quic = connections.enter(NODE, 1, Transport::Quic).unwrap();
-        assert!(quic.admitted());
+        let a = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let b = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        assert!(a.admitted(Admission::Member) && b.admitted(Admission::Member));
+        let quic = connections.enter(hello(NODE, 1), [7; 32], Transport::Quic).unwrap();
+        assert!(quic.admitted(Admission::Member));
         drop(a);
         assert!(!quic.closed().is_cancelled());
         assert_eq!(connections.standing(NODE), Standing::Connected);
-        drop(connections.enter(NODE, 1, Transport::Tcp));
+        drop(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp));
         assert!(!quic.closed().is_cancelled(), "one that was not admitted changes nothing");
         drop(b);
         assert!(quic.closed().is_cancelled());
@@ -213,10 +302,10 @@ mod tests {
     #[test]
     fn a_ghost_that_goes_does_not_harm_the_living() {
         let connections = table();
-        let ghost = connections.enter(NODE, 1, Transport::Tcp).unwrap();
-        assert!(ghost.admitted());
-        let quic = connections.enter(NODE, 2, Transport::Quic).unwrap();
-        assert!(quic.admitted());
+        let ghost = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        assert!(ghost.admitted(Admission::Member));
+        let quic = connections.enter(hello(NODE, 2), [7; 32], Transport::Quic).unwrap();
+        assert!(quic.admitted(Admission::Member));
         drop(ghost);
         assert!(!quic.closed().is_cancelled());
     }
@@ -224,12 +313,13 @@ mod tests {
     #[test]
     fn connections_are_bounded_and_rows_go_with_them() {
         let connections = table();
-        let held: Vec<_> =
-            (0..CONNECTIONS_PER_PEER).map(|_| connections.enter(NODE, 1, Transport::Tcp).unwrap()).collect();
-        assert!(connections.enter(NODE, 1, Transport::Tcp).is_none());
-        assert!(connections.enter(NodeId(5), 1, Transport::Tcp).is_some());
+        let held: Vec<_> = (0..CONNECTIONS_PER_PEER)
+            .map(|_| connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap())
+            .collect();
+        assert!(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).is_none());
+        assert!(connections.enter(hello(NodeId(5), 1), [7; 32], Transport::Tcp).is_some());
         drop(held);
-        assert!(connections.enter(NODE, 1, Transport::Tcp).is_some());
+        assert!(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).is_some());
     }
 
     #[test]
@@ -238,9 +328,9 @@ mod tests {
         assert_eq!(connections.standing(NODE), Standing::Unknown);
         connections.failed(NODE);
         assert_eq!(connections.standing(NODE), Standing::Down);
-        let connection = connections.enter(NODE, 1, Transport::Tcp).unwrap();
+        let connection = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
         assert_eq!(connections.standing(NODE), Standing::Down, "not before it is admitted");
-        assert!(connection.admitted());
+        assert!(connection.admitted(Admission::Member));
         assert_eq!(connections.standing(NODE), Standing::Connected);
     }
 }

@@ -143,12 +143,11 @@ impl Endpoint {
         self.0.quic.open(node, class).await
     }
 
-    /// Closes every live connection with a member, in both directions, and drops what was pooled. The
-    /// directory must say no from before this is called, or the member connects again.
-    pub fn disconnect(&self, node: NodeId) {
-        self.0.channels.lock().retain(|(of, _), _| *of != node);
-        self.0.quic.forget(node);
-        self.0.dialer.authenticator.connections().close(node);
+    /// Asks the directory again about every live connection, in both directions: those that it would refuse now are
+    /// closed, and who was let in for the log only and is known by now may do what members do. To be called when the
+    /// directory's answers may have changed, because TLS looks at a certificate only once.
+    pub fn review(&self) {
+        self.0.dialer.authenticator.review();
     }
 
     /// How a member stands with this node, as far as its connections tell.

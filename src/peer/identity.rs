@@ -7,8 +7,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use crate::connections::Reach;
 use crate::key::sha256;
-use crate::{Hello, KeyError, NodeKey, PeerError};
+use crate::{Admission, Hello, KeyError, NodeKey, PeerError};
 
 /// Who this node is.
 #[derive(Debug)]
@@ -23,9 +24,12 @@ pub struct Identity {
     pub hello: Hello,
 }
 
-/// In the extensions of every gRPC request from a member: who sent it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerId(pub NodeId);
+/// In the extensions of every gRPC request over an admitted connection: who sent it, and what it may ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerId {
+    pub(crate) node: NodeId,
+    pub(crate) reach: Reach,
+}
 
 /// A member that opened a stream here, proved by certificate, handshake and membership. Only this crate makes
 /// one, of a connection that it has admitted, so that whoever is given one need not ask again.
@@ -47,10 +51,44 @@ impl Caller {
 /// The member that sent a request.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` if the request came over a connection without a client certificate.
+/// `UNAUTHENTICATED` if the request came over a connection without a client certificate; `PERMISSION_DENIED` if its
+/// sender was let in for the log only.
 pub fn caller<T>(request: &tonic::Request<T>) -> Result<NodeId, tonic::Status> {
+    let peer = sender(request)?;
+    match peer.reach.get() {
+        Admission::Member => Ok(peer.node),
+        Admission::LogOnly => Err(tonic::Status::permission_denied("only a member may ask for this")),
+    }
+}
+
+/// The sender of a request that is about the log: a member, or a node that this one cannot know yet
+/// ([`Admission::LogOnly`]).
+///
+/// # Errors
+/// `UNAUTHENTICATED` if the request came over a connection without a client certificate.
+pub fn log_caller<T>(request: &tonic::Request<T>) -> Result<LogCaller, tonic::Status> {
+    sender(request).map(|peer| LogCaller(peer.clone()))
+}
+
+/// The sender of a request that is about the log.
+#[derive(Clone, Debug)]
+pub struct LogCaller(PeerId);
+
+impl LogCaller {
+    /// Which node.
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    /// What it may ask for now: one that was let in for the log may have become known since.
+    pub fn admission(&self) -> Admission {
+        self.0.reach.get()
+    }
+}
+
+fn sender<T>(request: &tonic::Request<T>) -> Result<&PeerId, tonic::Status> {
     let unknown = || tonic::Status::unauthenticated("the caller is not a member");
-    request.extensions().get::<PeerId>().map(|p| p.0).ok_or_else(unknown)
+    request.extensions().get::<PeerId>().ok_or_else(unknown)
 }
 
 /// The name in the CA's certificate.

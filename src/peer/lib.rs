@@ -9,7 +9,7 @@
 //! **Connections.** An [`Endpoint`] listens on one port number: TCP carries gRPC ([`Endpoint::channel`]),
 //! UDP carries QUIC streams ([`Endpoint::open`]). Traffic of different [`Class`]es never shares a
 //! connection. A connection without a client certificate reaches the routes for joining and nothing
-//! else. Removal of a member closes its live connections ([`Endpoint::disconnect`]), because TLS looks at
+//! else. Removal of a member closes its live connections ([`Endpoint::review`]), because TLS looks at
 //! a certificate only once.
 //!
 //! **State.** Two files, `node.key` and `cluster.key`, written durably before they are used. Everything
@@ -40,14 +40,14 @@ mod tls;
 mod token;
 mod traffic;
 
-pub use authenticate::{Directory, PeerInfo};
+pub use authenticate::{Admission, Directory, PeerInfo};
 pub use ca::{Ca, Csr};
 pub use call::CallCode;
 pub use connections::Standing;
 pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};
 pub use hello::Hello;
-pub use identity::{Caller, Identity, PeerId, caller};
+pub use identity::{Caller, Identity, LogCaller, caller, log_caller};
 pub use join::{Applicant, Joined, join};
 pub use key::{ClusterKey, NodeKey};
 pub use quinn::{RecvStream, SendStream};

@@ -169,11 +169,6 @@ impl Quic {
         usable.ok_or_else(none).map_err(PeerError::io("resolving an address"))
     }
 
-    /// Forgets the pooled connections with a member.
-    pub(crate) fn forget(&self, node: NodeId) {
-        self.slots.lock().retain(|(of, _), _| *of != node);
-    }
-
     /// Ends everything and waits, for a while, until the peers know.
     pub(crate) async fn close(&self, wait: std::time::Duration) {
         self.endpoint.close(DONE, b"");
@@ -281,7 +276,7 @@ impl Acceptor {
             };
             drop(pass);
             match outcome.unwrap_or(Err(PeerError::Timeout("handshake"))) {
-                Ok((connection, node, row)) => this.serve(connection, node, row, stop).await,
+                Ok((connection, row)) => this.serve(connection, row, stop).await,
                 Err(e) => tracing::debug!(%from, "handshake failed: {e}"),
             }
         });
@@ -290,12 +285,12 @@ impl Acceptor {
     async fn handshake(
         &self,
         incoming: quinn::Incoming,
-    ) -> Result<(quinn::Connection, NodeId, Connection), PeerError> {
+    ) -> Result<(quinn::Connection, Connection), PeerError> {
         let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
         let (mut send, mut recv) = connection.accept_bi().await.map_err(failed)?;
         let mut stream = tokio::io::join(&mut recv, &mut send);
         match self.authenticator.answer(&chain(&connection), &mut stream, Transport::Quic).await {
-            Ok((node, row)) => Ok((connection, node, row)),
+            Ok(row) => Ok((connection, row)),
             Err(e) => {
                 // The reason is delivered once the peer has it all, or hung up.
                 if send.finish().is_ok() {
@@ -307,13 +302,8 @@ impl Acceptor {
         }
     }
 
-    async fn serve(
-        &self,
-        connection: quinn::Connection,
-        from: NodeId,
-        row: Connection,
-        stop: CancellationToken,
-    ) {
+    async fn serve(&self, connection: quinn::Connection, row: Connection, stop: CancellationToken) {
+        let from = row.node();
         let end = tokio::select! {
             () = row.closed().cancelled() => None,
             () = stop.cancelled() => None,

@@ -55,7 +55,7 @@ impl Dialer {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let connection =
             self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
-        Ok(Conn::peer(stream.into(), node, connection))
+        Ok(Conn::peer(stream.into(), connection))
     }
 }
 
@@ -138,8 +138,8 @@ impl Acceptor {
     async fn member(&self, mut stream: server::TlsStream<TcpStream>) -> Result<(), PeerError> {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         match self.authenticator.answer(&chain, &mut stream, Transport::Tcp).await {
-            Ok((node, connection)) => {
-                let conn = Conn::peer(stream.into(), node, connection);
+            Ok(connection) => {
+                let conn = Conn::peer(stream.into(), connection);
                 self.to_peers.send(conn).await.map_err(|_| PeerError::Closed)
             }
             Err(e) => {

@@ -29,7 +29,7 @@ macro_rules! by_domain {
 pub(crate) use by_domain;
 
 /// [`by_domain`] for `Command`: each domain's commands say what they touch, what a client must be permitted to do
-/// for them, and are applied by their domain.
+/// for them, who else proposes them, and are applied by their domain.
 macro_rules! commands {
     (
         $(#[$meta:meta])*
@@ -66,6 +66,13 @@ macro_rules! commands {
             pub fn needs_identity(&self) -> bool {
                 match self {
                     $($(#[$of])* $name::$domain(cmd) => cmd.needs_identity(),)*
+                }
+            }
+
+            /// Who proposes it besides clients: see `forward.rs`.
+            pub(crate) fn proposers(&self) -> Proposers {
+                match self {
+                    $($(#[$of])* $name::$domain(cmd) => cmd.proposers(),)*
                 }
             }
 

@@ -8,6 +8,7 @@ use crate::blob::BlobCmd;
 use crate::cluster::ClusterCmd;
 use crate::domain::commands;
 use crate::fault::Fault;
+use crate::forward::Proposers;
 use crate::lifecycle::LifecycleCmd;
 use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;

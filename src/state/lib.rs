@@ -18,6 +18,7 @@ pub mod cluster;
 mod domain;
 mod entry;
 mod fault;
+mod forward;
 #[cfg(test)]
 mod golden_test;
 mod key;
@@ -42,6 +43,7 @@ mod view;
 
 pub use entry::{Command, Entry, decode_entry, decode_outcome, encode_entry, encode_outcome};
 pub use fault::Fault;
+pub use forward::{Forbidden, may_forward};
 pub use lifecycle::LifecycleCmd;
 pub use log::{LogItem, Payload};
 pub use machine::{Applied, Machine};

@@ -5,6 +5,7 @@
 use clawhub_types::{Action, NodeId, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Proposers;
 use crate::reply::Reply;
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
@@ -32,6 +33,12 @@ impl LifecycleCmd {
     /// None: only operators end a node, on no permit.
     pub(crate) fn action(&self) -> Option<Action> {
         None
+    }
+
+    /// Who proposes it.
+    pub(crate) fn proposers(&self) -> Proposers {
+        let LifecycleCmd::RemoveNode { .. } = self;
+        Proposers::OPERATORS
     }
 
     /// Whether it may not be applied twice.

@@ -224,6 +224,7 @@ impl From<ForwardReply> for peer::ProposeReply {
             ForwardReply::NotLeader(leader) => Out::NotLeader(not_leader(leader)),
             ForwardReply::Unavailable(reason) => Out::Unavailable(unavailable(reason)),
             ForwardReply::Unknown(reason) => Out::Unknown(peer::OutcomeUnknown { reason }),
+            ForwardReply::Refused(reason) => Out::Refused(peer::Refused { reason }),
         };
         peer::ProposeReply { result: Some(result) }
     }
@@ -240,6 +241,7 @@ pub(super) fn forward_reply(r: peer::ProposeReply) -> Result<ForwardReply, Inval
         In::NotLeader(n) => ForwardReply::NotLeader(n.leader.map(NodeId)),
         In::Unavailable(u) => ForwardReply::Unavailable(u.reason),
         In::Unknown(u) => ForwardReply::Unknown(u.reason),
+        In::Refused(r) => ForwardReply::Refused(r.reason),
     })
 }
 

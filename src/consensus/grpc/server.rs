@@ -1,9 +1,12 @@
 //! Answers the gRPC calls of other members: each message is converted, its sender compared with the connection's
 //! peer, and handed to [`crate::Rpc`].
+//!
+//! Entries, votes and snapshots are taken from nodes too that this one, being behind, cannot know yet: how else would
+//! it learn of them. Everything else is for members.
 
 use std::future;
 
-use clawhub_peer::caller;
+use clawhub_peer::{Admission, caller, log_caller};
 use clawhub_types::NodeId;
 use clawhub_wire::peer::raft_server::{Raft, RaftServer};
 use clawhub_wire::{Invalid, peer};
@@ -75,9 +78,11 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         &self,
         request: Request<Streaming<peer::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let from = caller(&request)?;
+        let sender = log_caller(&request)?;
+        let from = sender.node();
         let requests = incoming(request.into_inner(), move |r: &AppendRequest| own(&r.vote, from));
-        let replies = self.consensus.rpc().append(requests);
+        let member = move || sender.admission() == Admission::Member;
+        let replies = self.consensus.rpc().append(requests, member);
         Ok(Response::new(replies.map(|r| r.map(Into::into).map_err(refused)).boxed()))
     }
 
@@ -110,7 +115,7 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         &self,
         request: Request<Streaming<peer::SnapshotChunk>>,
     ) -> Result<Response<peer::SnapshotReply>, Status> {
-        let from = caller(&request)?;
+        let from = log_caller(&request)?.node();
         let parts = incoming(request.into_inner(), move |part: &SnapshotPart| match part {
             SnapshotPart::Header(header) => own(&header.vote, from),
             SnapshotPart::Data { .. } => Ok(()),
@@ -132,9 +137,9 @@ impl<R: AsyncRuntime> Raft for Service<R> {
         &self,
         request: Request<peer::ProposeRequest>,
     ) -> Result<Response<peer::ProposeReply>, Status> {
-        caller(&request)?;
+        let from = caller(&request)?;
         let request = ForwardRequest::from(request.into_inner());
-        let reply = self.consensus.rpc().forward(request).await;
+        let reply = self.consensus.rpc().forward(from, request).await;
         Ok(Response::new(reply.into()))
     }
 
@@ -154,7 +159,7 @@ impl<R: AsyncRuntime> Service<R> {
         request: Request<peer::VoteRequest>,
         pre: bool,
     ) -> Result<Response<peer::VoteResponse>, Status> {
-        let from = caller(&request)?;
+        let from = log_caller(&request)?.node();
         let vote: VoteRequest = accept(request.into_inner())?;
         own(&vote.vote, from)?;
         let reply = self.consensus.rpc().vote(vote, pre).await.map_err(refused)?;

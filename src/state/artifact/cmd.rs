@@ -4,6 +4,7 @@ use clawhub_types::{Action, Digest, MediaType, RepoName, Resource, Tag, Touched}
 use serde::{Deserialize, Serialize};
 
 use crate::blob::StoredBytes;
+use crate::forward::Proposers;
 
 /// Where the manifest's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +120,15 @@ impl ArtifactCmd {
         match self {
             ArtifactCmd::Put { .. } => Some(Action::Push),
             ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. } => Some(Action::Delete),
+        }
+    }
+
+    /// Who proposes it, besides clients.
+    pub(crate) fn proposers(&self) -> Proposers {
+        match self {
+            ArtifactCmd::Put { .. } | ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. } => {
+                Proposers::CLIENTS
+            }
         }
     }
 

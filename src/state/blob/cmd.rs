@@ -3,6 +3,8 @@
 use clawhub_types::{Action, Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::{Members, Proposers};
+
 /// Roots that one `Review` looks at.
 pub const REVIEW: usize = 512;
 
@@ -113,6 +115,22 @@ impl BlobCmd {
             | BlobCmd::Lost { .. }
             | BlobCmd::Review { .. }
             | BlobCmd::Epoch { .. } => None,
+        }
+    }
+
+    /// Who proposes it, besides clients. A node says for itself what it lost and gives up, and operators say it for
+    /// one that leaves; copies are recorded by whoever had them made.
+    pub(crate) fn proposers(&self) -> Proposers {
+        match self {
+            BlobCmd::Commit { .. }
+            | BlobCmd::Mount { .. }
+            | BlobCmd::Unlink { .. }
+            | BlobCmd::Renew { .. } => Proposers::CLIENTS,
+            BlobCmd::Hold { .. } | BlobCmd::Review { .. } => Proposers::members(Members::Any),
+            BlobCmd::Release { node, .. } | BlobCmd::Lost { node, .. } => {
+                Proposers::operators_and(Members::Only(*node))
+            }
+            BlobCmd::Epoch { node, .. } => Proposers::members(Members::Only(*node)),
         }
     }
 

@@ -3,6 +3,8 @@
 use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::{Members, Proposers};
+
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
@@ -118,6 +120,23 @@ impl ClusterCmd {
     /// None: members and operators propose these, on no permit.
     pub(crate) fn action(&self) -> Option<Action> {
         None
+    }
+
+    /// Who proposes it. What a node says of itself is for that node alone; a join is proposed by the member that was
+    /// asked, on the authority of the token in it.
+    pub(crate) fn proposers(&self) -> Proposers {
+        match self {
+            // By a leader that is alone.
+            ClusterCmd::Init { .. } => Proposers::members(Members::Nobody),
+            ClusterCmd::TokenCreate { .. } | ClusterCmd::Drain { .. } => Proposers::OPERATORS,
+            ClusterCmd::Join { .. } => Proposers::members(Members::Any),
+            ClusterCmd::Boot { node, .. }
+            | ClusterCmd::SessionOpen { node, .. }
+            | ClusterCmd::Failing { node, .. } => Proposers::members(Members::Only(*node)),
+            ClusterCmd::SessionClose { session } | ClusterCmd::SessionFloor { session, .. } => {
+                Proposers::members(Members::OwnerOf(*session))
+            }
+        }
     }
 
     /// Whether it may not be applied twice.

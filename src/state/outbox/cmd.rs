@@ -3,6 +3,8 @@
 use clawhub_types::{Action, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::{Members, Proposers};
+
 /// A command of those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutboxCmd {
@@ -24,6 +26,12 @@ impl OutboxCmd {
     /// None: the readers of the outbox are the cluster's own.
     pub(crate) fn action(&self) -> Option<Action> {
         None
+    }
+
+    /// Who proposes it.
+    pub(crate) fn proposers(&self) -> Proposers {
+        let OutboxCmd::Cursor { .. } = self;
+        Proposers::members(Members::Any)
     }
 
     /// Whether it may not be applied twice.

@@ -3,6 +3,8 @@
 use clawhub_types::{Action, Durability, ProjectName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Proposers;
+
 /// Where and how durably a project's blobs are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectPolicy {
@@ -36,6 +38,12 @@ impl ProjectCmd {
     /// None: only operators set a policy, on no permit.
     pub(crate) fn action(&self) -> Option<Action> {
         None
+    }
+
+    /// Who proposes it.
+    pub(crate) fn proposers(&self) -> Proposers {
+        let ProjectCmd::SetPolicy { .. } = self;
+        Proposers::OPERATORS
     }
 
     /// Whether it may not be applied twice.

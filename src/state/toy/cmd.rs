@@ -3,6 +3,8 @@
 use clawhub_types::{Action, RepoName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Proposers;
+
 /// See the variants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToyCmd {
@@ -24,6 +26,12 @@ impl ToyCmd {
     pub(crate) fn action(&self) -> Option<Action> {
         let ToyCmd::Ring { .. } = self;
         Some(Action::Push)
+    }
+
+    /// Who proposes it, besides clients.
+    pub(crate) fn proposers(&self) -> Proposers {
+        let ToyCmd::Ring { .. } = self;
+        Proposers::CLIENTS
     }
 
     /// Whether it may not be applied twice.

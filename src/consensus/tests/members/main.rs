@@ -7,13 +7,15 @@ mod node;
 
 use std::time::{Duration, Instant};
 
-use clawhub_consensus::{ProposeError, Role, Who};
-use clawhub_types::NodeId;
+use clawhub_consensus::{ProposeError, Role};
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, Entry, LifecycleCmd, View, encode_entry};
+use clawhub_types::{AccessRevisions, Actor, NodeId, RequestId};
 use clawhub_wire::peer;
 use clawhub_wire::peer::raft_client::RaftClient;
 use tonic::Code;
 
-use node::{Cluster, Member, SOON, digest, put};
+use node::{Cluster, Member, SOON, client, digest, put};
 
 fn leader(members: &[Member]) -> usize {
     members.iter().position(|m| m.consensus.status().role == Role::Leader).unwrap()
@@ -79,7 +81,7 @@ async fn a_minority_refuses_and_says_so() {
     }
     assert!(alone.consensus.barrier().await.is_err());
     let wait = Duration::from_secs(2);
-    match alone.consensus.propose(put("latest", 2, 100), Who::system(), wait).await {
+    match alone.consensus.propose(put("latest", 2, 100), client(), wait).await {
         Err(ProposeError::Unavailable(_) | ProposeError::Unknown) => {}
         other => panic!("{other:?}"),
     }
@@ -161,10 +163,54 @@ async fn nobody_votes_in_anothers_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_forwards_only_what_is_its_to_say() {
+    let cluster = Cluster::new(10_000);
+    let members = cluster.form().await;
+    let lead = leader(&members);
+    let from = &members[(lead + 1) % 3];
+    let own = from.consensus.node();
+    let other = members[(lead + 2) % 3].consensus.node();
+    // Each has its session.
+    for member in &members {
+        member.propose(put("latest", 1, 100)).await;
+    }
+    let sessions = View::new(&*members[lead].consensus.state()).cluster().sessions().unwrap();
+    let session = |node| sessions.iter().find(|(_, session)| session.node == node).unwrap().0;
+    let remove = || Command::from(LifecycleCmd::RemoveNode { node: other, force: true });
+    let failing = |node| Command::from(ClusterCmd::Failing { node, boot: 1 });
+    let token = || Command::from(ClusterCmd::TokenCreate { hash: [9; 32], ttl: 1 });
+    for (cmd, actor, session, taken) in [
+        (remove(), Actor::system(), Some(session(own)), false),
+        (remove(), Actor::anonymous(), Some(session(own)), false),
+        (remove(), Actor::operator(), Some(session(other)), false),
+        (put("latest", 2, 10), Actor::operator(), Some(session(own)), false),
+        (put("latest", 2, 10), Actor::anonymous(), Some(session(other)), false),
+        (put("latest", 2, 10), Actor::anonymous(), Some(session(own)), true),
+        (failing(other), Actor::system(), None, false),
+        (failing(own), Actor::system(), None, true),
+        (token(), Actor::system(), None, false),
+        (token(), Actor::operator(), None, true),
+    ] {
+        let told = format!("{cmd:?} by {actor} in {session:?}");
+        let request = session.map(|session| RequestId { session, seq: 1 << 40 });
+        let access = AccessRevisions::default();
+        let entry = Entry { tick: 0, at: 0, actor, access, request, deadline: None, cmd };
+        let request = peer::ProposeRequest { entry: encode_entry(&entry).into(), ttl_ms: 20_000 };
+        let channel = from.endpoint.channel(members[lead].consensus.node());
+        let reply = RaftClient::new(channel).propose(request).await.unwrap().into_inner();
+        match reply.result.unwrap() {
+            peer::propose_reply::Result::Committed(_) => assert!(taken, "{told}"),
+            peer::propose_reply::Result::Refused(_) => assert!(!taken, "{told}"),
+            other => panic!("{told}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_is_too_large_is_refused_before_it_is_proposed() {
     let cluster = Cluster::new(10_000);
     let one = cluster.start(1).await;
     one.consensus.initialize().await.unwrap();
-    let large = one.consensus.propose(put("latest", 1, 128 << 10), Who::system(), SOON).await;
+    let large = one.consensus.propose(put("latest", 1, 128 << 10), client(), SOON).await;
     assert!(matches!(large, Err(ProposeError::TooLarge { .. })), "{large:?}");
 }

@@ -9,13 +9,15 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
-    Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
     RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
-use clawhub_types::{ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Tag};
+use clawhub_types::{
+    AccessRevisions, Actor, ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Tag,
+};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -35,10 +37,19 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
         let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
-        if known { Ok(()) } else { Err(Refusal::new(RefusalCode::UnknownNode, "not a member")) }
+        if known {
+            Ok(Admission::Member)
+        } else {
+            Err(Refusal::new(RefusalCode::UnknownNode, "not a member"))
+        }
     }
+}
+
+/// A client that showed no credentials.
+pub(crate) fn client() -> Who {
+    Who { actor: Actor::anonymous(), access: AccessRevisions::default() }
 }
 
 struct NoStreams;
@@ -72,8 +83,10 @@ impl Member {
         self.serving.await.unwrap();
     }
 
+    /// For a client, or an operator where the command is not a client's.
     pub(crate) async fn propose(&self, cmd: Command) -> u64 {
-        self.consensus.propose(cmd, Who::system(), SOON).await.unwrap().index
+        let who = if cmd.action().is_some() { client() } else { Who::operator() };
+        self.consensus.propose(cmd, who, SOON).await.unwrap().index
     }
 
     async fn system(&self, cmd: ClusterCmd) -> Reply {

@@ -152,6 +152,10 @@ impl Cluster {
     }
 
     async fn system(&self, node: &Node, cmd: ClusterCmd) -> Reply {
-        node.propose(Command::Cluster(cmd), Who::system(), WAIT).await.unwrap().reply
+        let who = match &cmd {
+            ClusterCmd::TokenCreate { .. } => Who::operator(),
+            _ => Who::system(),
+        };
+        node.propose(Command::Cluster(cmd), who, WAIT).await.unwrap().reply
     }
 }

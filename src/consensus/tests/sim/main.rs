@@ -162,7 +162,7 @@ async fn settle(cluster: &Cluster) -> (u64, [u8; 32]) {
     }
     let node = cluster.node(NODES[1]).unwrap();
     let marker = ClusterCmd::TokenCreate { hash: [9; 32], ttl: 1 };
-    let committed = node.propose(Command::Cluster(marker), Who::system(), CALM).await.unwrap();
+    let committed = node.propose(Command::Cluster(marker), Who::operator(), CALM).await.unwrap();
     for id in NODES {
         let node = cluster.node(id).unwrap();
         assert!(node.wait_applied(committed.index, CALM).await, "node {id} does not catch up");

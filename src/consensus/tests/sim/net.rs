@@ -159,7 +159,7 @@ impl Transport for Link {
                 Ok(node) => node,
                 Err(e) => return stream::once(lost(e)).boxed(),
             };
-            let replies = node.rpc().append(carry(link.copy(), to, requests));
+            let replies = node.rpc().append(carry(link.copy(), to, requests), || true);
             let state = Some((link, replies));
             let carried = stream::unfold(state, move |state| async move {
                 let (link, mut replies) = state?;
@@ -191,7 +191,8 @@ impl Transport for Link {
     }
 
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
-        self.call(to, move |node| async move { Ok(node.rpc().forward(request).await) }.boxed())
+        let from = self.me;
+        self.call(to, move |node| async move { Ok(node.rpc().forward(from, request).await) }.boxed())
     }
 
     fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {

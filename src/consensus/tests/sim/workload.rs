@@ -8,7 +8,7 @@ use std::time::Duration;
 use clawhub_consensus::{ProposeError, Who};
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::{Command, View};
-use clawhub_types::{Digest, NodeId, RepoName, Tag};
+use clawhub_types::{AccessRevisions, Actor, Digest, NodeId, RepoName, Tag};
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use parking_lot::Mutex;
@@ -92,7 +92,8 @@ impl Workload {
             let tag: Tag = format!("w{writer}-{series}").parse().unwrap();
             let moved = digest(writer, series, next);
             let cmd = put(&moved, &tag, last.clone());
-            match node.propose(cmd, Who::system(), WAIT).await {
+            let client = Who { actor: Actor::anonymous(), access: AccessRevisions::default() };
+            match node.propose(cmd, client, WAIT).await {
                 Ok(committed) => {
                     let mut history = self.history.lock();
                     history.acknowledged.insert(tag, next);

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawhub_peer::{
-    Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream,
-    Refusal, RefusalCode, SendStream, StreamHandler, caller,
+    Admission, Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo,
+    RecvStream, Refusal, RefusalCode, SendStream, StreamHandler, caller, log_caller,
 };
 use clawhub_types::{ClusterId, NodeId};
 use clawhub_wire::peer::join_server::{Join, JoinServer};
@@ -27,17 +27,25 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 /// Who is a member. Shared by the nodes of a cluster, unless a test says otherwise.
 #[derive(Default)]
-pub struct Members(pub Mutex<HashMap<NodeId, PeerInfo>>);
+pub struct Members(pub Mutex<HashMap<NodeId, PeerInfo>>, pub AtomicBool);
+
+impl Members {
+    /// From now on those who ask are behind, or no more: they let strangers in for the log.
+    pub fn behind(&self, behind: bool) {
+        self.1.store(behind, Ordering::SeqCst);
+    }
+}
 
 impl Directory for Members {
     fn lookup(&self, node: NodeId) -> Option<PeerInfo> {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<(), Refusal> {
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
         match self.lookup(hello.node) {
-            Some(info) if info.spki == *spki => Ok(()),
+            Some(info) if info.spki == *spki => Ok(Admission::Member),
             Some(_) => Err(Refusal::new(RefusalCode::WrongIdentity, "another key")),
+            None if self.1.load(Ordering::SeqCst) => Ok(Admission::LogOnly),
             None => Err(Refusal::new(RefusalCode::UnknownNode, "not a member")),
         }
     }
@@ -82,6 +90,7 @@ impl Cluster {
 
 pub struct Node {
     pub id: NodeId,
+    spki: [u8; 32],
     pub endpoint: Endpoint,
     pub served: Arc<Served>,
     stop: oneshot::Sender<()>,
@@ -90,7 +99,7 @@ pub struct Node {
 
 impl Node {
     pub async fn start(identity: Identity, listen: SocketAddr, directory: Arc<dyn Directory>) -> Node {
-        let id = identity.hello.node;
+        let (id, spki) = (identity.hello.node, identity.key.spki_sha256());
         let endpoint = Endpoint::bind(listen, identity, directory).await.unwrap();
         let served = Arc::new(Served::default());
         let (stop, stopped) = oneshot::channel();
@@ -103,7 +112,12 @@ impl Node {
             },
         );
         let task = tokio::spawn(async move { serve.await.unwrap() });
-        Node { id, endpoint, served, stop, task }
+        Node { id, spki, endpoint, served, stop, task }
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub fn endpoint_spki(&self) -> [u8; 32] {
+        self.spki
     }
 
     pub async fn stop(self) {
@@ -138,8 +152,9 @@ impl Node {
     }
 }
 
-/// What a node serves: the read index call answers with the caller's id, appends are answered one by
-/// one, joins are counted and refused, streams are echoed.
+/// What a node serves, to members and in part to whoever was let in for the log, as a real node does: the read index
+/// call answers with the caller's id, appends are answered one by one, joins are counted and refused, streams are
+/// echoed.
 #[derive(Default)]
 pub struct Served {
     pub calls: AtomicUsize,
@@ -158,7 +173,7 @@ impl Raft for Served {
         &self,
         request: Request<Streaming<AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        caller(&request)?;
+        log_caller(&request)?;
         let answers = request.into_inner().map(|r| r.map(|_| AppendResponse::default()));
         Ok(Response::new(answers.boxed()))
     }
@@ -173,7 +188,8 @@ impl Raft for Served {
         Ok(Response::new(ReadIndexReply { result }))
     }
 
-    async fn propose(&self, _: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        caller(&request)?;
         Ok(Response::new(ProposeReply::default()))
     }
 

@@ -3,4 +3,5 @@
 
 mod common;
 mod members;
+mod revoked;
 mod strangers;

@@ -162,7 +162,7 @@ async fn removal_closes_live_connections_in_both_directions() {
     }
     let kept = b.endpoint.channel(a.id);
     let gone = cluster.members.0.lock().remove(&a.id).unwrap();
-    b.endpoint.disconnect(a.id);
+    b.endpoint.review();
     for mut call in calls {
         let end = timeout(SOON, call.message()).await.expect("calls end");
         assert!(!matches!(end, Ok(Some(_))), "{end:?}");

@@ -1,0 +1,84 @@
+//! A member that was removed, and whoever has its disk: it opens the CA, issues itself what it likes, and is refused
+//! everywhere.
+
+#[path = "revoked/attacker.rs"]
+mod attacker;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use attacker::{Attacker, Disk};
+use clawhub_testkit::content::Rng;
+use clawhub_testkit::fleet::{self, Member, Spec};
+use tokio::time::Instant;
+
+/// How long after the answer to a removal its node may still be heard somewhere.
+const BOUND: Duration = Duration::from_millis(100);
+
+/// Copies a data directory, all of it but its socket.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()? {
+            kind if kind.is_dir() => copy(&entry.path(), &target)?,
+            kind if kind.is_file() => drop(fs::copy(entry.path(), target)?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn push(member: &Member, name: &str) -> Result<()> {
+    let layer = Rng::new(7).bytes(64 << 10);
+    member.registry().repo(name).push_image("latest", &[layer.into()]).await.map(drop)
+}
+
+fn term(member: &Member) -> Result<u64> {
+    member.admin(&["status"])?["term"].as_u64().context("a term")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_of_a_removed_member_is_worth_nothing() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let mut members = fleet::form(home.path(), (0..4).map(Spec::zone).collect()).await?;
+    for (number, member) in members.iter().enumerate() {
+        push(member, &format!("before/removal-{number}")).await?;
+    }
+    let mut gone = members.pop().context("four members")?;
+    gone.stop();
+    let disk = home.path().join("stolen");
+    copy(&gone.data(), &disk)?;
+    let disk = Disk::read(&disk, 4)?;
+
+    // Until it is removed it is a member, whoever runs it; and the attacks are real.
+    let itself = disk.itself().await?;
+    for at in 1..=3 {
+        ensure!(itself.is_member_at(at).await, "node {at} does not know its member");
+    }
+    ensure!(itself.fetch(itself.holder()?).await, "a member gets a blob");
+    let attackers = [itself, disk.forged(1000).await?, disk.forged(5).await?, disk.forged(4).await?];
+    let before = term(&members[0])?;
+
+    members[0].admin(&["remove", "4", "--force"])?;
+    tokio::time::sleep_until(Instant::now() + BOUND).await;
+    let attacks = members.iter().zip(1..).flat_map(|(member, at)| {
+        attackers.iter().map(move |attacker: &Attacker| attacker.attack(at, member.peer()))
+    });
+    futures::future::try_join_all(attacks).await?;
+    // The members' own names, with keys that are not theirs.
+    for (at, member) in (1..=3).zip(&members) {
+        let other = at % 3 + 1;
+        disk.forged(other).await?.attack(at, member.peer()).await?;
+    }
+
+    ensure!(term(&members[0])? == before, "somebody was heard: the term has moved");
+    for (number, member) in members.iter().enumerate() {
+        push(member, &format!("after/removal-{number}")).await?;
+    }
+    ensure!(members[1].admin(&["members"])?["members"].as_array().is_some_and(|all| all.len() == 3));
+    Ok(())
+}
