@@ -12,6 +12,7 @@ mod damage;
 mod disks;
 mod failover;
 mod kills;
+mod layouts;
 mod lead;
 mod pauses;
 mod power;

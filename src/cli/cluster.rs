@@ -138,6 +138,7 @@ async fn call(
         Command::Init { durability } => {
             let durability = durability.map(|d| d.to_string()).unwrap_or_default();
             let reply = client.init(InitRequest { durability }).await?.into_inner();
+            warn(&reply.warning);
             show(json, &reply, |r| format!("cluster {} initialised, this is node {}\n", r.cluster, r.node))
         }
         Command::Token { ttl } => {
@@ -148,6 +149,7 @@ async fn call(
         Command::Join { peers, .. } => {
             let request = JoinRequest { addresses: peers, token: token.unwrap_or_default() };
             let reply = client.join(request).await?.into_inner();
+            warn(&reply.warning);
             show(json, &reply, |r| format!("joined cluster {} as node {}\n", r.cluster, r.node))
         }
         Command::Status => {
@@ -175,6 +177,13 @@ async fn call(
             let reply = client.transfer_leader(TransferLeaderRequest { to: node }).await?.into_inner();
             show(json, &reply, |r| format!("node {} leads\n", r.leader))
         }
+    }
+}
+
+/// For people: standard output stays for the answer.
+fn warn(warning: &str) {
+    if !warning.is_empty() {
+        eprintln!("clawhub: {warning}");
     }
 }
 
@@ -253,6 +262,7 @@ fn status(s: &StatusReply) -> String {
         ("node", format!("{} ({}), clawhub {}", s.node, s.name, s.version)),
         ("ready", ready),
         ("storage", s.storage.clone()),
+        ("durability", s.durability.clone()),
         ("leader", format!("{leader}, term {}", s.term)),
         ("log", format!("{} written, {} committed, {} applied", s.last_log, s.committed, s.applied)),
         ("voters", ids(&s.voters)),
@@ -265,7 +275,8 @@ fn status(s: &StatusReply) -> String {
     if let Some(age) = s.quorum_age_ms {
         rows.push(("quorum", format!("last confirmed {age} ms ago")));
     }
-    rows.iter().map(|(name, value)| format!("{name:<9} {value}").trim_end().to_owned() + "\n").collect()
+    rows.extend(s.warnings.iter().map(|warning| ("warning", warning.clone())));
+    rows.iter().map(|(name, value)| format!("{name:<10} {value}").trim_end().to_owned() + "\n").collect()
 }
 
 fn members(members: &[Member]) -> String {

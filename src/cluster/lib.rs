@@ -38,7 +38,7 @@ pub use failure::FailureNotice;
 pub use following::Following;
 pub use join_service::{JoinService, Welcome};
 pub use leadership::Leadership;
-pub use membership::Membership;
+pub use membership::{Membership, uncovered};
 pub use operations::{Cluster, Member, Overview};
 pub use owner::Owner;
 pub use registration::{Registration, Start};

@@ -5,16 +5,22 @@ use std::time::Duration;
 use clawhub_consensus::{Consensus, Status};
 use clawhub_liveness::Liveness;
 use clawhub_peer::{Ca, ClusterKey, JoinToken};
+use clawhub_policy::{Uncovered, coverable};
 use clawhub_state::View;
 use clawhub_state::cluster::{ClusterCmd, NodeRecord};
-use clawhub_types::NodeId;
-use tokio::time::timeout;
+use clawhub_types::{Durability, NodeId};
+use tokio::time::{sleep, timeout};
 
 use crate::proposal::{PATIENCE, propose};
 use crate::{ClusterError, RemovalImpact, decommission};
 
 /// How long this node may take to hear of a new leader.
 const HEARSAY: Duration = Duration::from_secs(5);
+
+/// How long a new member may take to know the others.
+const ACQUAINTANCE: Duration = Duration::from_secs(10);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What a member's operators may ask about its cluster, and do to it. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +52,8 @@ pub struct Overview {
     pub state_hash: [u8; 32],
     /// The cluster's epoch; 0 before it is known.
     pub epoch: u64,
+    /// The durability of projects that say nothing else, once it is known.
+    pub durability: Option<Durability>,
     /// The cluster's clock, milliseconds.
     pub tick: u64,
 }
@@ -144,6 +152,27 @@ impl Cluster {
         Ok(nodes.into_iter().filter(|node| !node.removed).map(member).collect())
     }
 
+    /// What the members lack for pushes to be taken under the cluster's own durability, as of everything acknowledged
+    /// before the call: what to tell an operator who is adding one.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if this node does not know the members yet.
+    pub async fn lacks(&self) -> Result<Option<Uncovered>, ClusterError> {
+        // One that has just joined hears of the leader a moment later.
+        let known = async {
+            while self.consensus.barrier().await.is_err() {
+                sleep(AGAIN).await;
+            }
+        };
+        let late = |_| ClusterError::Unavailable("this node does not know the members yet".to_owned());
+        timeout(ACQUAINTANCE, known).await.map_err(late)?;
+        let state = self.consensus.state();
+        let snapshot = state.snapshot();
+        let view = View::new(&*snapshot).cluster();
+        let Some(cluster) = view.record()? else { return Ok(None) };
+        Ok(coverable(cluster.durability, &view.layout()?).err())
+    }
+
     /// What this node knows of the cluster now.
     ///
     /// # Errors
@@ -155,11 +184,13 @@ impl Cluster {
         let snapshot = state.snapshot();
         let view = View::new(&*snapshot);
         let (applied, state_hash) = view.state_hash()?;
+        let cluster = view.cluster().record()?;
         Ok(Overview {
             consensus,
             applied,
             state_hash,
-            epoch: view.cluster().record()?.map_or(0, |cluster| cluster.epoch),
+            epoch: cluster.as_ref().map_or(0, |cluster| cluster.epoch),
+            durability: cluster.map(|cluster| cluster.durability),
             tick: view.cluster().tick()?,
         })
     }

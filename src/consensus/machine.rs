@@ -17,7 +17,6 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use crate::Execution;
 use crate::files;
 use crate::log::MAX_BATCH_BYTES;
-use crate::record;
 use crate::snapshot::{SnapshotFiles, Snapshots, Staged};
 use crate::store::StateStore;
 use crate::types::{
@@ -77,8 +76,7 @@ impl<R: AsyncRuntime> StateMachine<R> {
 
     async fn stage(&mut self) -> io::Result<Staged> {
         let (last, membership) = self.machine.applied().map_err(fault)?;
-        let membership =
-            membership.map(|(pos, bytes)| record::decode_membership(&bytes).map(|m| (pos, m))).transpose()?;
+        let membership = membership.map(|(pos, membership)| (pos, types::membership(membership)));
         let snapshots = Arc::clone(&self.snapshots);
         let kv = self.store.kv();
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
@@ -88,8 +86,8 @@ impl<R: AsyncRuntime> StateMachine<R> {
 fn position(machine: &Machine) -> io::Result<(Option<LogId>, StoredMembership)> {
     let (last, membership) = machine.applied().map_err(fault)?;
     let membership = match membership {
-        Some((pos, bytes)) => {
-            StoredMembership::new(Some(types::log_id(pos)), record::decode_membership(&bytes)?)
+        Some((pos, membership)) => {
+            StoredMembership::new(Some(types::log_id(pos)), types::membership(membership))
         }
         None => StoredMembership::new(None, Membership::default()),
     };
@@ -111,7 +109,7 @@ impl<R: AsyncRuntime> Batch<R> {
                 self.bytes += bytes.len();
                 Payload::Entry(decode_entry(&bytes).map_err(fault)?)
             }
-            EntryPayload::Membership(m) => Payload::Membership(record::encode_membership(&m)),
+            EntryPayload::Membership(m) => Payload::Membership(types::members(&m)),
         };
         self.items.push(LogItem { pos: types::log_pos(&entry.log_id), payload });
         self.responders.push(responder);

@@ -13,7 +13,6 @@ use crate::types::{self, LogId, Membership, Payload, Proposal, RaftEntry, Vote};
 
 const VOTE: u16 = 1;
 const POSITION: u16 = 1;
-const MEMBERSHIP: u16 = 1;
 const PAYLOAD: u16 = 1;
 const ENTRY: u16 = 1;
 const MANIFEST: u16 = 1;
@@ -184,14 +183,6 @@ pub(crate) fn decode_position(bytes: &[u8]) -> Result<LogId, RecordError> {
     Ok(types::log_id(position.into()))
 }
 
-pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
-    encode(MEMBERSHIP, &MembershipV1::from(membership))
-}
-
-pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, RecordError> {
-    decode::<MembershipV1>("membership", MEMBERSHIP, bytes).map(MembershipV1::restore)
-}
-
 fn payload(payload: &Payload) -> PayloadV1 {
     match payload {
         EntryPayload::Blank => PayloadV1::Blank,
@@ -304,7 +295,6 @@ mod tests {
         golden("000103ac0201", &vote, encode_vote, decode_vote);
         let id = types::log_id(position());
         golden("000103ac02f0a204", &id, encode_position, decode_position);
-        golden("0001020201020202ac0204010207ac02", &joint(), encode_membership, decode_membership);
         golden("000100", &EntryPayload::Blank, encode_payload, decode_payload);
         golden("00010103616263", &normal(), encode_payload, decode_payload);
         let membership = EntryPayload::Membership(joint());

@@ -5,7 +5,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use clawhub_state::{LogPos, Outcome};
+use clawhub_state::{self as state, LogPos, Outcome};
+use clawhub_types::NodeId;
 use openraft::impls::{InlineBatch, ProgressResponder, leader_id_adv};
 use openraft::{AsyncRuntime, EmptyNode, EntryPayload, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,22 @@ pub(crate) fn log_id(pos: LogPos) -> LogId {
 
 pub(crate) fn log_pos(id: &LogId) -> LogPos {
     LogPos { term: id.leader_id.term, node: id.leader_id.node_id, index: id.index }
+}
+
+/// A membership as the state keeps it.
+pub(crate) fn members(of: &Membership) -> state::Membership {
+    let voters = |config: &std::collections::BTreeSet<u64>| config.iter().copied().map(NodeId).collect();
+    state::Membership {
+        configs: of.get_joint_config().iter().map(voters).collect(),
+        nodes: of.nodes().map(|(id, _)| NodeId(*id)).collect(),
+    }
+}
+
+/// The same as openraft has it, by the constructor that checks nothing: what is kept was agreed upon.
+pub(crate) fn membership(of: state::Membership) -> Membership {
+    let voters = |config: Vec<NodeId>| config.into_iter().map(|id| id.0).collect();
+    let nodes = of.nodes.into_iter().map(|id| id.0);
+    Membership::new_with_defaults(of.configs.into_iter().map(voters).collect(), nodes)
 }
 
 pub(crate) fn vote(ballot: Ballot) -> Vote {

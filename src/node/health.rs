@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use clawhub_cluster::Bootstrap;
+use clawhub_cluster::{Bootstrap, uncovered};
 use clawhub_devices::Devices;
 use clawhub_state::View;
 use serde::Serialize;
@@ -24,6 +24,8 @@ struct Readiness {
     ready: bool,
     /// Empty if it is ready.
     reasons: Vec<String>,
+    /// What keeps the whole cluster from something, so that another node would be no better.
+    warnings: Vec<String>,
 }
 
 pub(crate) async fn healthz() -> &'static str {
@@ -34,7 +36,7 @@ pub(crate) async fn readyz(State(health): State<Health>) -> Response {
     let reasons = health.not_ready().await;
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, reasons })).into_response()
+    (status, Json(Readiness { ready, reasons, warnings: health.warnings() })).into_response()
 }
 
 /// What it takes to say how the node is. Cheap to clone.
@@ -67,6 +69,13 @@ impl Health {
             Err(_) => reasons.push(behind(member)),
         }
         reasons
+    }
+
+    /// Why the cluster takes no pushes, if it does not; empty if this node does not know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        // A state that cannot be read makes the node unready; that is said elsewhere.
+        let uncovered = self.member.get().and_then(|member| uncovered(&member.consensus).ok().flatten());
+        uncovered.map(|why| format!("no push is taken: {why}")).into_iter().collect()
     }
 
     /// How far a node is that does not run as a member.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clawhub_api_http::Protocol;
+use clawhub_cluster::uncovered;
 use clawhub_devices::Devices;
 use clawhub_reconcile::Status;
 use prometheus_client::collector::Collector;
@@ -185,6 +186,12 @@ fn cluster(member: &Member) -> Vec<Gauge> {
             member.consensus.snapshots_installed(),
         ),
         gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
+        gauge(
+            "votes_uncovered",
+            "1 while no push is taken, for want of votes that outlive the loss of a zone or region",
+            // What cannot be read shows as unready.
+            u64::from(uncovered(&member.consensus).is_ok_and(|uncovered| uncovered.is_some())),
+        ),
         gauge("raft_learners", "Nodes that follow without a vote", status.learners.len() as u64),
     ]
 }

@@ -113,7 +113,11 @@ fn operators(base: &Base, doors: &Doors, health: &Health) -> operator::NodeHandl
         health: Arc::new(move || {
             let health = asked.clone();
             Box::pin(async move {
-                operator::Health { not_ready: health.not_ready().await, storage: health.storage() }
+                operator::Health {
+                    not_ready: health.not_ready().await,
+                    warnings: health.warnings(),
+                    storage: health.storage(),
+                }
             })
         }),
     }

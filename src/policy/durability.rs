@@ -73,7 +73,7 @@ impl fmt::Display for Domain {
 
 /// A [`Domain`] of a layout, borrowed: what is compared on the way of every push.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum DomainRef<'l> {
+pub(crate) enum DomainRef<'l> {
     Node(NodeId),
     Zone(&'l str, &'l str),
     Region(&'l str),
@@ -91,7 +91,8 @@ impl From<&DomainRef<'_>> for Domain {
     }
 }
 
-fn domain(durability: Durability, node: &NodeFacts) -> DomainRef<'_> {
+/// The failure domain of a node that counts for a durability.
+pub(crate) fn domain(durability: Durability, node: &NodeFacts) -> DomainRef<'_> {
     let at = &node.location;
     match durability {
         Durability::Local => DomainRef::Node(node.id),

@@ -11,11 +11,13 @@ mod placement;
 mod rendezvous;
 #[cfg(test)]
 mod testing;
+mod votes;
 
 use clawhub_types::{Durability, Location, NodeId};
 
 pub use durability::{Domain, Shortfall, accepts, complete, possible, satisfied};
 pub use placement::{needs_copy_here, partners, target};
+pub use votes::{Uncovered, Without, coverable, covered};
 
 /// What the rules know of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]

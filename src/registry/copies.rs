@@ -11,6 +11,7 @@ use clawhub_auth::{Act, Permit, Pull, Push};
 use clawhub_policy::{Layout, Policy, partners, satisfied};
 use clawhub_replicate::ReplicaSpec;
 use clawhub_state::blob::{BlobCmd, BlobRejected, BlobReply};
+use clawhub_state::cluster::ClusterRejected;
 use clawhub_state::{Command, Outcome, Rejected, Reply, View};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root};
 
@@ -46,8 +47,8 @@ impl Copies {
     /// Proposes a command. While apply finds blobs short of copies, makes copies and proposes it again.
     ///
     /// # Errors
-    /// Unavailable with the wish's sentence if too few copies could be made; those of a proposal. The inner
-    /// error is any other replicated refusal.
+    /// Unavailable with the wish's sentence if too few copies could be made, or with what the votes lack; those of a
+    /// proposal. The inner error is any other replicated refusal.
     pub(crate) async fn commit_with_copies<A: Act<On = RepoName>>(
         &self,
         wish: &Wish<'_, A>,
@@ -64,16 +65,23 @@ impl Copies {
         tries: &mut Range<usize>,
     ) -> Result<Outcome, Error> {
         let short = || Error::unavailable(RETRY, wish.short);
+        let mut refused = short();
         while tries.next().is_some() {
+            self.core.wait_for_votes(wish.permit.on()).await?;
             match self.core.propose(wish.permit, wish.source, cmd.clone()).await? {
                 Err(Rejected::Blob(BlobRejected::NeedCopies(roots))) => {
                     let copies = tokio::time::timeout(wish.limit, self.more(wish.permit.on(), &roots)).await;
                     copies.map_err(|_| short())??;
                 }
+                // Votes have moved since. This node must see where to before it judges once more.
+                Err(rejected @ Rejected::Cluster(ClusterRejected::Uncovered(_))) => {
+                    refused = rejected.into();
+                    self.core.barrier().await?;
+                }
                 outcome => return Ok(outcome),
             }
         }
-        Err(short())
+        Err(refused)
     }
 
     /// Binds a digest to bytes that are already durable, and links the blob in the permit's repository. Makes

@@ -10,14 +10,18 @@ use clawhub_auth::{Act, Authorizer, Permit, Principal, Pull};
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::{Consensus, ProposeError, Who};
 use clawhub_kv::{Kv, KvRead};
-use clawhub_policy::{Layout, Policy};
+use clawhub_policy::{Layout, Policy, Uncovered};
 use clawhub_replicate::{ReplicaSpec, Replicate};
 use clawhub_state::blob::BlobReply;
 use clawhub_state::{Command, Outcome, Rejected, RequestRejected, View};
 use clawhub_types::{AccessRevisions, NodeId, RepoName, Root};
+use tokio::time::{Instant, sleep};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, RETRY};
 use crate::guard;
+
+/// Between two looks at what a write waits for.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Bounds of what one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +134,29 @@ impl Core {
         let state = self.snapshot();
         let view = View::new(&*state);
         Ok((view.project().policy_of(repo)?, view.cluster().layout()?))
+    }
+
+    /// Waits until the votes outlive what the repository's durability is about, while that can come by itself, as a
+    /// write waits for a leader. Asked before anything is taken or proposed, for an answer in time; what is
+    /// acknowledged is decided at apply, by the votes as of the entry.
+    ///
+    /// # Errors
+    /// Unavailable, with what is missing.
+    pub(crate) async fn wait_for_votes(&self, repo: &RepoName) -> Result<(), Error> {
+        let deadline = Instant::now() + self.limits.wait;
+        loop {
+            let Err(uncovered) = self.votes(repo)? else { return Ok(()) };
+            if !uncovered.is_passing() || Instant::now() >= deadline {
+                return Err(Error::unavailable(RETRY, uncovered.to_string()));
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    fn votes(&self, repo: &RepoName) -> Result<Result<(), Uncovered>, Error> {
+        let state = self.snapshot();
+        let view = View::new(&*state);
+        Ok(view.cluster().votes(view.project().policy_of(repo)?.durability)?)
     }
 
     /// What a copy of this root must turn out to be, if the state knows it.

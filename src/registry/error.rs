@@ -13,6 +13,7 @@ use clawhub_durable::task::Lost;
 use clawhub_replicate::{Refused, ReplicateError};
 use clawhub_state::artifact::ArtifactRejected;
 use clawhub_state::blob::BlobRejected;
+use clawhub_state::cluster::ClusterRejected;
 use clawhub_state::project::ProjectRejected;
 use clawhub_state::{Fault, Rejected, RequestRejected};
 use clawhub_types::Digest;
@@ -207,6 +208,7 @@ impl From<Rejected> for Error {
             Rejected::Request(
                 RequestRejected::SessionGone | RequestRejected::DeadlinePassed | RequestRejected::StalePermit,
             )
+            | Rejected::Cluster(ClusterRejected::Uncovered(_))
             | Rejected::Blob(BlobRejected::NeedCopies(_) | BlobRejected::BadReceipt) => {
                 Error::unavailable(RETRY, text)
             }

@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_auth::Push;
 use clawhub_peer::Class;
-use clawhub_state::Command;
 use clawhub_state::artifact::Condition;
 use clawhub_state::cluster::ClusterCmd;
-use clawhub_types::{NodeId, Reference};
+use clawhub_state::{Command, LifecycleCmd};
+use clawhub_types::{Digest, NodeId, Reference, RepoName};
 use futures::StreamExt;
 use tokio::time::timeout;
 
 use crate::source::Source;
-use crate::testing::{World, chunk, content, digest, eventually, pull, push, reader, target};
-use crate::{Intent, Kind, PutManifest, What};
+use crate::testing::{
+    World, chunk, content, digest, eventually, permit, permit_for, pull, push, reader, target,
+};
+use crate::{Intent, Kind, PutManifest, Registry, What};
 
 /// Longer than any of what is called here takes, shorter than what would hold it up.
 const SOON: Duration = Duration::from_secs(10);
@@ -244,4 +247,42 @@ async fn a_repeated_put_does_not_vouch_for_a_copy_that_is_gone() {
     eventually("the copy to be given up", || world.holders(&named) == [2]).await;
     assert_eq!(again().await.unwrap_err().kind, Kind::NotFound(What::Upload));
     assert_eq!(world.holders(&named), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_wait_for_votes_that_can_come_and_are_refused_without() {
+    let mut world = World::start(&[true, true]).await;
+    let (_, held) = push(world.node(1), &content(1, 1000)).await;
+    world.lose_electors().await;
+    let put = || async {
+        let tag: Reference = "v1".parse().unwrap();
+        target(world.node(2)).put_manifest(&tag, large_manifest()).await
+    };
+    let begin = || async { target(world.node(2)).begin_upload(None).await };
+    // The members could be given votes that outlive any one of them.
+    let moment = Duration::from_millis(500);
+    assert!(timeout(moment, begin()).await.is_err(), "it waits");
+    assert!(timeout(moment, put()).await.is_err(), "it waits");
+
+    for elector in [3, 4] {
+        world.system(LifecycleCmd::RemoveNode { node: NodeId(elector), force: true }.into()).await;
+    }
+    let refusals = [
+        timeout(SOON, begin()).await.unwrap().unwrap_err(),
+        timeout(SOON, put()).await.unwrap().unwrap_err(),
+        timeout(SOON, mount(world.node(2), &held)).await.unwrap().unwrap_err(),
+    ];
+    for refused in refusals {
+        assert!(matches!(refused.kind, Kind::Unavailable { .. }), "{refused:?}");
+        assert!(refused.message.contains("add voters in 1 more zone"), "{refused:?}");
+    }
+    // What was acknowledged before is there.
+    assert_eq!(pull(world.node(2), &held).await, content(1, 1000));
+}
+
+/// Links a blob of the one repository in another.
+async fn mount(registry: &Registry, digest: &Digest) -> Result<bool, crate::Error> {
+    let other: RepoName = "library/other".parse().unwrap();
+    let source = permit(registry);
+    registry.repo(permit_for::<Push>(registry, &other)).mount(&source, digest).await
 }

@@ -1,5 +1,5 @@
-//! A cluster in one process: a store and an endpoint for each node, real streams between them, and one log,
-//! kept by the first and shared by all. The nodes stand in zones of their own, in one region.
+//! A cluster in one process: a store and an endpoint for each node, real streams between them, and one log, of which
+//! the first node's end is shared by all. The nodes stand in zones of their own, in one region; two more only vote.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,6 +32,8 @@ use tonic::service::Routes;
 
 use crate::{BodyError, BodyStream, Chunk, Intent, Limits, PageBudget, Reader, Registry, Repo, UploadOp};
 
+/// Nodes that vote beside the first one: with fewer than three votes nothing is durable as `zone` has it.
+const ELECTORS: usize = 2;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,6 +76,7 @@ pub(crate) struct World {
     /// The registries of nodes 1, 2, …
     nodes: Vec<Registry>,
     consensus: Consensus,
+    electors: Vec<Consensus>,
     _dir: TempDir,
 }
 
@@ -83,20 +86,25 @@ impl World {
         let dir = TempDir::new().unwrap();
         let (ca, members) = (Ca::create(CLUSTER).unwrap(), Arc::new(Members::default()));
         let mut endpoints = Vec::new();
-        for id in (1..).map(NodeId).take(storage.len()) {
+        for id in (1..).map(NodeId).take(storage.len() + ELECTORS) {
             endpoints.push(endpoint(&ca, id, &members).await);
         }
-        let consensus = consensus(&dir, &endpoints[0]).await;
-        let mut world = World { nodes: Vec::new(), consensus, _dir: dir };
+        let electors = endpoints.split_off(storage.len());
+        let consensus = consensus(&dir, NodeId(1), &endpoints[0]).await;
+        consensus.initialize().await.unwrap();
+        let mut world = World { nodes: Vec::new(), consensus, electors: Vec::new(), _dir: dir };
         for (endpoint, storage) in endpoints.into_iter().zip(storage) {
             let id = NodeId(world.nodes.len() as u64 + 1);
             world.admit(id, *storage).await;
             let registry = world.registry(id, endpoint.clone()).await;
+            let log = if id == NodeId(1) { served(&world.consensus) } else { Routes::default() };
             let streams = Arc::new(Streams(registry.clone()));
-            let serve = endpoint.serve(Routes::default(), Routes::default(), streams, std::future::pending());
-            tokio::spawn(serve);
+            tokio::spawn(endpoint.serve(log, Routes::default(), streams, std::future::pending()));
             tokio::spawn(report_lost_copies(registry.clone()));
             world.nodes.push(registry);
+        }
+        for (id, endpoint) in (storage.len() as u64 + 1..).map(NodeId).zip(electors) {
+            world.elect(id, endpoint).await;
         }
         let all = world.nodes.len();
         for node in &world.nodes {
@@ -107,6 +115,18 @@ impl World {
             .await;
         }
         world
+    }
+
+    /// Adds a node that votes, and is nothing else. It does not campaign, so that the first node goes on to lead.
+    async fn elect(&mut self, id: NodeId, endpoint: Endpoint) {
+        self.admit(id, false).await;
+        let consensus = consensus(&self._dir, id, &endpoint).await;
+        consensus.campaign(false);
+        let streams = Arc::new(NoStreams);
+        tokio::spawn(endpoint.serve(served(&consensus), Routes::default(), streams, std::future::pending()));
+        self.consensus.membership().add_learner(id, PATIENCE).await.unwrap();
+        self.consensus.membership().promote(id, PATIENCE).await.unwrap();
+        self.electors.push(consensus);
     }
 
     async fn admit(&self, id: NodeId, storage: bool) {
@@ -160,6 +180,14 @@ impl World {
         let replicate = self.node(id).use_cases.core.replicate.clone();
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
         Registry::new(self.consensus.clone(), replicate, Authorizer::DenyAll, limits)
+    }
+
+    /// Leaves the first node as the only one that votes.
+    pub(crate) async fn lose_electors(&mut self) {
+        while let Some(elector) = self.electors.pop() {
+            self.consensus.membership().remove_member(elector.node(), PATIENCE).await.unwrap();
+            elector.shutdown().await;
+        }
     }
 
     /// Has the cluster do something.
@@ -246,14 +274,25 @@ async fn endpoint(ca: &Ca, id: NodeId, members: &Arc<Members>) -> Endpoint {
     endpoint
 }
 
-async fn consensus(dir: &TempDir, endpoint: &Endpoint) -> Consensus {
-    let state = StateStore::open(dir.path().join("state"), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
-    let settings = Settings::new(NodeId(1), 1, 1, Profile::Lan);
+async fn consensus(dir: &TempDir, node: NodeId, endpoint: &Endpoint) -> Consensus {
+    let dir = dir.path().join(format!("state-{node}"));
+    let state = StateStore::open(dir, |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
+    let settings = Settings::new(node, 1, 1, Profile::Lan);
     let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
-    let log = Arc::new(MemoryKv::new());
-    let consensus = Consensus::start(settings, log, state.unwrap(), transport).await.unwrap();
-    consensus.initialize().await.unwrap();
-    consensus
+    Consensus::start(settings, Arc::new(MemoryKv::new()), state.unwrap(), transport).await.unwrap()
+}
+
+/// What peers may ask of a node's end of the log.
+fn served(consensus: &Consensus) -> Routes {
+    Routes::new(clawhub_consensus::grpc::service(consensus.clone()))
+}
+
+struct NoStreams;
+
+impl StreamHandler for NoStreams {
+    fn handle(&self, _: Caller, _: SendStream, _: RecvStream) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Waits until something is so.

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use clawhub_policy::{Domain, Shortfall};
+use clawhub_policy::{Domain, Shortfall, Uncovered, Without};
 use clawhub_types::{
     AccessRevisions, Actor, ClusterId, CredentialId, Durability, NodeId, Origin, Principal, PrincipalId,
     ProjectId, RepoId, RequestId, SessionId,
@@ -29,7 +29,9 @@ use crate::project::{
 use crate::record::Record;
 use crate::state_hash::StateHash;
 use crate::testing::{digest, digest512, init, policy, receipt512, repo, root, spec, tag};
-use crate::{Command, Entry, Fault, LifecycleCmd, LogPos, Outcome, Rejected, Reply, RequestRejected};
+use crate::{
+    Command, Entry, Fault, LifecycleCmd, LogPos, Membership, Outcome, Rejected, Reply, RequestRejected,
+};
 
 /// One shape's samples, and how to read them.
 struct Shape {
@@ -220,8 +222,18 @@ fn shortfall() -> Shortfall {
     }
 }
 
+fn uncovered(without: Option<Without>) -> Rejected {
+    let found = vec![Domain::Region("eu".into()), Domain::Region("us".into())];
+    Rejected::Cluster(ClusterRejected::Uncovered(Uncovered {
+        durability: Durability::Region,
+        without,
+        found,
+    }))
+}
+
 fn outcomes() -> Vec<(&'static str, Outcome)> {
     let node = NodeId(2);
+    let without = Without { domain: Domain::Region("eu".into()), left: 1, of: 3 };
     vec![
         ("done", Ok(Reply::Done)),
         ("joined", Ok(Reply::Cluster(ClusterReply::Joined(node)))),
@@ -242,6 +254,8 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("stale-boot", Err(Rejected::Cluster(ClusterRejected::StaleBoot { node, boot: 3, logged: 4 }))),
         ("last-member", Err(Rejected::Cluster(ClusterRejected::LastMember))),
         ("too-few-domains", Err(Rejected::Cluster(ClusterRejected::TooFewDomains(shortfall())))),
+        ("votes-uncovered", Err(uncovered(Some(without)))),
+        ("votes-uncovered-by-nobody", Err(uncovered(None))),
         ("policy-too-few-domains", Err(Rejected::Project(ProjectRejected::TooFewDomains(shortfall())))),
         ("root-short", Err(Rejected::Blob(BlobRejected::RootShort { root: root(1), node }))),
         ("name-unknown", Err(Rejected::Project(ProjectRejected::NameUnknown))),
@@ -386,11 +400,14 @@ fn state_hash() -> StateHash {
 
 fn shapes() -> Vec<Shape> {
     let pos = LogPos { term: 2, node: 3, index: 400 };
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+    let membership =
+        Membership { configs: vec![ids(&[1, 2, 3]), ids(&[1, 2, 300])], nodes: ids(&[1, 2, 3, 7, 300]) };
     let mut all = vec![
         shape(entries()),
         shape(outcomes()),
         one(pos),
-        one(MembershipRecord { pos, bytes: b"opaque".to_vec() }),
+        one(MembershipRecord { pos, membership }),
         one(state_hash()),
     ];
     all.extend(cluster_shapes());

@@ -1,7 +1,7 @@
 //! What consensus hands over, in terms of its own that no library's serde form leaks into.
 
 use crate::entry::Entry;
-use crate::position::LogPos;
+use crate::position::{LogPos, Membership};
 
 /// What a log entry carries.
 #[expect(
@@ -14,8 +14,8 @@ pub enum Payload {
     Blank,
     /// A command.
     Entry(Entry),
-    /// A membership, as consensus' own opaque record.
-    Membership(Vec<u8>),
+    /// Who takes part from this entry on.
+    Membership(Membership),
 }
 
 /// A committed log entry, to be applied.

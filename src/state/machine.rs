@@ -15,13 +15,13 @@ use crate::entry::Entry;
 use crate::fault::Fault;
 use crate::log::{LogItem, Payload};
 use crate::meta::{self, TickRecord};
-use crate::position::{LogPos, MembershipRecord};
+use crate::position::{LogPos, Membership, MembershipRecord};
 use crate::reply::{Outcome, Reply, RequestRejected};
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
 /// The last applied position, and the last membership with its own.
-pub type Applied = (Option<LogPos>, Option<(LogPos, Vec<u8>)>);
+pub type Applied = (Option<LogPos>, Option<(LogPos, Membership)>);
 
 /// The replicated state machine over a store.
 pub struct Machine {
@@ -50,7 +50,7 @@ impl Machine {
     /// [`Fault`] if the store cannot be read.
     pub fn applied(&self) -> Result<Applied, Fault> {
         let membership = meta::membership(&*self.kv)?;
-        Ok((meta::applied(&*self.kv)?, membership.map(|m| (m.pos, m.bytes))))
+        Ok((meta::applied(&*self.kv)?, membership.map(|m| (m.pos, m.membership))))
     }
 
     /// Applies committed log items in one write batch. The answers come in the items' order; `None` for
@@ -69,8 +69,8 @@ impl Machine {
             outcomes.push(match &item.payload {
                 Payload::Blank => None,
                 Payload::Entry(entry) => Some(apply_entry(&mut tx, item.pos.index, entry)?),
-                Payload::Membership(bytes) => {
-                    let record = MembershipRecord { pos: item.pos, bytes: bytes.clone() };
+                Payload::Membership(membership) => {
+                    let record = MembershipRecord { pos: item.pos, membership: membership.clone() };
                     tx.put(meta::membership_key(), &record);
                     None
                 }

@@ -195,10 +195,15 @@ fn entry() -> impl Strategy<Value = Entry> {
     })
 }
 
+fn membership() -> impl Strategy<Value = Membership> {
+    let nodes = || prop::collection::vec((1..4_u64).prop_map(NodeId), 0..4);
+    (prop::collection::vec(nodes(), 0..3), nodes()).prop_map(|(configs, nodes)| Membership { configs, nodes })
+}
+
 fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         1 => Just(Payload::Blank),
-        1 => prop::collection::vec(any::<u8>(), 0..4).prop_map(Payload::Membership),
+        1 => membership().prop_map(Payload::Membership),
         30 => entry().prop_map(Payload::Entry),
     ]
 }

@@ -1,5 +1,6 @@
 //! Where in the log something stands, and the last membership that was applied.
 
+use clawhub_types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::record::record;
@@ -16,9 +17,18 @@ pub struct LogPos {
 }
 record!(LogPos, 0x0003, "log position");
 
+/// Who takes part in consensus, as an entry of the log has set it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The voters, ascending. Two sets while they change: then each must agree by a majority of its own.
+    pub configs: Vec<Vec<NodeId>>,
+    /// Voters and learners, ascending.
+    pub nodes: Vec<NodeId>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MembershipRecord {
     pub(crate) pos: LogPos,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) membership: Membership,
 }
 record!(MembershipRecord, 0x0004, "membership");

@@ -12,7 +12,7 @@ use crate::artifact::{ArtifactCmd, Body, Condition, ManifestFacts, Ref, RefKind}
 use crate::blob::BlobCmd;
 use crate::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use crate::project::{ProjectPolicy, RepoRef};
-use crate::{Command, Entry, LogItem, LogPos, Machine, Outcome, Payload, View};
+use crate::{Command, Entry, LogItem, LogPos, Machine, Membership, Outcome, Payload, View};
 
 /// An hour in ticks.
 pub(crate) const HOUR: u64 = 60 * 60 * 1000;
@@ -32,7 +32,7 @@ impl World {
         World { machine, tick: 1000, index: 0, request: None }
     }
 
-    /// Nodes 1, 2, … at these places, `region/zone`; a trailing `!` is a witness. A session is open.
+    /// Nodes 1, 2, … at these places, `region/zone`; a trailing `!` is a witness. All of them vote. A session is open.
     pub(crate) fn new(durability: Durability, places: &[&str]) -> World {
         let mut world = World::blank();
         world.ok(init(durability, spec(1, places[0])));
@@ -41,8 +41,18 @@ impl World {
             world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
             world.ok(ClusterCmd::Join { token, node: spec(n, place) });
         }
+        world.votes(&[&(1..).zip(places).map(|(id, _)| id).collect::<Vec<_>>()]);
         world.open_session(NodeId(1), 1);
         world
+    }
+
+    /// From now on these nodes vote; two sets are a change that has not ended.
+    pub(crate) fn votes(&mut self, configs: &[&[u64]]) {
+        let config = |ids: &&[u64]| ids.iter().copied().map(NodeId).collect();
+        let configs = configs.iter().map(config).collect();
+        let membership = Membership { configs, nodes: Vec::new() };
+        let item = self.item(Payload::Membership(membership));
+        self.machine.apply(&[item]).unwrap();
     }
 
     /// Three regions of one node each.

@@ -26,6 +26,8 @@ pub struct Spec {
     pub zone: String,
     /// The address that it listens at, for clients and peers.
     pub ip: IpAddr,
+    /// Whether it votes and stores nothing.
+    pub witness: bool,
     /// What goes before the program on its command line: `ip netns exec NAME`, for example.
     pub prefix: Vec<String>,
     /// More of its environment.
@@ -43,10 +45,16 @@ impl Spec {
             region: "home".into(),
             zone,
             ip: IpAddr::from([127, 0, 0, 1]),
+            witness: false,
             prefix: Vec::new(),
             env: Vec::new(),
             sections: "[storage]\nmin_free = \"16MiB\"\n".into(),
         }
+    }
+
+    /// A node on loopback in this zone, which may be another node's too. Its number is for its name.
+    pub fn at(number: usize, region: &str, zone: &str) -> Spec {
+        Spec { region: region.into(), zone: zone.into(), ..Spec::zone(number) }
     }
 
     /// A node that can be a cluster by itself: one copy of everything is enough for it.
@@ -89,8 +97,9 @@ impl Member {
     pub fn configure(&self) -> Result<()> {
         let Spec { name, region, zone, sections, .. } = &self.spec;
         let insecure = if self.spec.ip.is_loopback() { "" } else { "insecure = true\n" };
+        let roles = if self.spec.witness { "roles = [\"voter\"]\n" } else { "" };
         let text = format!(
-            "[node]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{zone}\"\ndata = \"data\"\n\n\
+            "[node]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{zone}\"\ndata = \"data\"\n{roles}\n\
              [http]\nlisten = \"{}\"\n{insecure}\n[peer]\nlisten = \"{}\"\n\n[raft]\nprofile = \"lan\"\n\n{sections}",
             self.http, self.peer
         );
@@ -284,7 +293,12 @@ pub async fn gather(members: &mut [Member]) -> Result<()> {
     for member in members.iter() {
         member.ready().await?;
     }
-    voters(&members[0], members.len().min(if members.len() < 5 { 3 } else { 5 })).await
+    let votes = match members.len() {
+        0..=2 => 1,
+        3 | 4 => 3,
+        _ => 5,
+    };
+    voters(&members[0], votes).await
 }
 
 /// Waits until so many nodes vote.

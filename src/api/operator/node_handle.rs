@@ -36,6 +36,8 @@ pub struct Member {
 pub struct Health {
     /// Why it should get no requests now; empty if it should.
     pub not_ready: Vec<String>,
+    /// Why the cluster takes fewer requests than it should, this node and the others alike.
+    pub warnings: Vec<String>,
     /// What is wrong with its storage; `sound` if nothing is.
     pub storage: String,
 }

@@ -38,6 +38,16 @@ impl Operator {
         };
         self.node.member.get().ok_or_else(outside)
     }
+
+    /// What an operator who makes a node a member should know; empty if nothing. It is no part of that, so that a
+    /// node that does not know it yet says nothing.
+    async fn warning(&self) -> String {
+        let lacks = match self.node.member.get() {
+            Some(member) => member.cluster.lacks().await.ok().flatten(),
+            None => None,
+        };
+        lacks.map(|uncovered| format!("no push is taken yet: {uncovered}")).unwrap_or_default()
+    }
 }
 
 #[tonic::async_trait]
@@ -49,7 +59,8 @@ impl Admin for Operator {
         };
         let init = BootstrapRequest::Init(durability);
         let owner = self.node.bootstrap.ask(init).await.map_err(view::failed)?;
-        Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+        let warning = self.warning().await;
+        Ok(Response::new(InitReply { cluster: owner.cluster.to_string(), node: owner.node.0, warning }))
     }
 
     async fn token_create(
@@ -74,7 +85,8 @@ impl Admin for Operator {
         }
         let join = BootstrapRequest::Join { addresses, token };
         let owner = self.node.bootstrap.ask(join).await.map_err(view::failed)?;
-        Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0 }))
+        let warning = self.warning().await;
+        Ok(Response::new(JoinReply { cluster: owner.cluster.to_string(), node: owner.node.0, warning }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {

@@ -22,6 +22,7 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
         name: node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         not_ready: health.not_ready.join("; "),
+        warnings: health.warnings,
         storage: health.storage,
         ..StatusReply::default()
     };
@@ -30,10 +31,11 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
         reply.node = owner.node.0;
     }
     let Some(member) = node.member.get() else { return Ok(reply) };
-    let Overview { consensus, applied, state_hash, epoch, tick } =
+    let Overview { consensus, applied, state_hash, epoch, durability, tick } =
         member.cluster.overview().map_err(failed)?;
     let cut_off = consensus.cut_off;
     reply.epoch = epoch;
+    reply.durability = durability.map(|durability| durability.to_string()).unwrap_or_default();
     reply.leader = consensus.leader.map(|id| id.0);
     reply.term = consensus.term;
     reply.last_log = consensus.last_log.unwrap_or(0);

@@ -20,11 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const TOKEN_TTL: u64 = 600;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Brings the cluster up and returns the nodes' ids, in their order.
-pub(super) async fn run(nodes: &[Node]) -> Result<Vec<u64>, Failure> {
-    let Some((first, others)) = nodes.split_first() else { return Ok(Vec::new()) };
-    // One zone can hold but one copy of anything.
-    let durability = if others.is_empty() { Durability::Local } else { Durability::Zone };
+/// A cluster that takes pushes.
+pub(super) struct Cluster {
+    /// The nodes' ids, in their order.
+    pub(super) ids: Vec<u64>,
+    /// How durable a push is.
+    pub(super) durability: Durability,
+}
+
+/// Brings the cluster up.
+pub(super) async fn run(nodes: &[Node]) -> Result<Cluster, Failure> {
+    let Some((first, others)) = nodes.split_first() else { return Err(Failure::usage("no nodes")) };
+    // What so few nodes can keep: two zones have no majority without either.
+    let durability = if nodes.len() < 3 { Durability::Local } else { Durability::Zone };
     make_member(first, async || init(first, durability).await).await?;
     for node in others {
         // One token for all attempts: with it, a join whose answer was lost gets the same answer again.
@@ -36,7 +44,10 @@ pub(super) async fn run(nodes: &[Node]) -> Result<Vec<u64>, Failure> {
     for node in nodes {
         ids.push(until(node, async || ready(node, nodes.len()).await).await?);
     }
-    Ok(ids)
+    // The folder may be older than this start, and hold fewer nodes then.
+    let durability = status(first).await?.durability.parse();
+    let durability = durability.map_err(|_| Failure::failed("the cluster has no durability"))?;
+    Ok(Cluster { ids, durability })
 }
 
 /// Refuses a folder into which data of another cluster was put.
@@ -100,6 +111,9 @@ async fn ready(node: &Node, nodes: usize) -> Result<u64, Failure> {
     let status = status(node).await?;
     if !status.not_ready.is_empty() {
         return Err(Failure::unavailable(status.not_ready));
+    }
+    if !status.warnings.is_empty() {
+        return Err(Failure::unavailable(status.warnings.join("; ")));
     }
     let voting = status.voters.len();
     let wanted = voters(nodes);

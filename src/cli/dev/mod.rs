@@ -17,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clawhub_types::Durability;
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +28,8 @@ use manifest::Manifest;
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// How many nodes, each in a region of its own; what the folder holds already, or 3.
+    /// How many nodes, each in a region of its own; what the folder holds already, or 3. One or two keep a push on
+    /// one disk only (durability local).
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=16))]
     nodes: Option<u16>,
     /// The folder of the cluster; a temporary one if left out.
@@ -104,11 +106,11 @@ async fn bring_up(folder: &Path, nodes: Vec<Node>, restart: bool) -> Result<(), 
 
 /// Bootstraps while watching the children, then watches for ever.
 async fn keep_up(folder: &Path, nodes: &[Node], children: &mut Children) -> Result<(), Failure> {
-    let mut manifest = {
-        let mut members = std::pin::pin!(bootstrap::run(nodes));
+    let cluster = {
+        let mut cluster = std::pin::pin!(bootstrap::run(nodes));
         loop {
             tokio::select! {
-                members = &mut members => break Manifest::new(nodes, members?),
+                cluster = &mut cluster => break cluster?,
                 event = children.event() => {
                     report(nodes, &event);
                     if let Event::Ended { node, .. } = event {
@@ -119,11 +121,13 @@ async fn keep_up(folder: &Path, nodes: &[Node], children: &mut Children) -> Resu
             }
         }
     };
+    let mut manifest = Manifest::new(nodes, cluster.ids);
     for (at, pid) in children.pids().into_iter().enumerate() {
         manifest.set_pid(at, pid);
     }
     manifest.write(folder)?;
     print!("{}", manifest.summary());
+    println!("{}", promise(cluster.durability));
     println!("ready; {} says where everything is", folder.join("cluster.json").display());
     loop {
         let event = children.event().await;
@@ -133,6 +137,17 @@ async fn keep_up(folder: &Path, nodes: &[Node], children: &mut Children) -> Resu
             Event::Ended { node, .. } => manifest.set_pid(node, None),
         }
         manifest.write(folder)?;
+    }
+}
+
+/// What a push to a cluster of this durability outlives.
+fn promise(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Local => {
+            "durability local: a push outlives a crash of every node, but not the loss of a node's disk"
+        }
+        Durability::Zone => "durability zone: a push outlives the loss of any one zone",
+        Durability::Region => "durability region: a push outlives the loss of any one region",
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clawhub_consensus::{ChangeError, Consensus, Status};
 use clawhub_liveness::Liveness;
-use clawhub_policy::Layout;
-use clawhub_state::View;
+use clawhub_policy::{Layout, Uncovered, coverable};
+use clawhub_state::{Fault, View};
 use clawhub_types::{Durability, NodeId};
 
 use crate::ClusterError;
-use plan::{Seats, Spread, Step};
+use plan::{Seats, Step};
 
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(15);
@@ -86,25 +86,33 @@ impl Membership {
     }
 }
 
-/// Whether `node` may go: a default policy that a layout can keep must not become one that the loss of a
+/// What keeps the votes from outliving what the cluster's own durability is about, and so pushes from being taken, as
+/// far as this node knows.
+///
+/// # Errors
+/// [`Fault`] if the state cannot be read.
+pub fn uncovered(consensus: &Consensus) -> Result<Option<Uncovered>, Fault> {
+    let state = consensus.state();
+    // Policy, members and votes are of one index.
+    let snapshot = state.snapshot();
+    let view = View::new(&*snapshot).cluster();
+    let Some(cluster) = view.record()? else { return Ok(None) };
+    Ok(view.votes(cluster.durability)?.err())
+}
+
+/// Whether `node` may go: a default policy whose votes the members can be given must not become one that the loss of a
 /// region, or of a zone, breaks.
 ///
 /// # Errors
 /// The reason, for the operator.
 pub(crate) fn may_remove(layout: &Layout, durability: Durability, node: NodeId) -> Result<(), String> {
-    let before = plan::spread(layout);
-    let after = plan::spread(&layout.without(node));
-    let broken = |what: &str| {
-        Err(format!(
-            "without node {node} one {what} would hold a majority of the votes; --force does it anyway"
-        ))
-    };
-    let Spread { regions, zones } = after;
-    match durability {
-        Durability::Region if before.regions && !regions => broken("region"),
-        Durability::Region | Durability::Zone if before.zones && !zones => broken("zone"),
-        _ => Ok(()),
+    // What is not kept anyway cannot be lost.
+    if coverable(durability, layout).is_err() {
+        return Ok(());
     }
+    coverable(durability, &layout.without(node)).map_err(|uncovered| {
+        format!("without node {node} no push would be taken: {uncovered}; --force removes it anyway")
+    })
 }
 
 #[cfg(test)]
@@ -135,7 +143,6 @@ mod tests {
         assert!(may_remove(&regions, Durability::Region, NodeId(2)).is_err());
         assert!(may_remove(&regions, Durability::Zone, NodeId(2)).is_ok(), "the zones of c suffice");
         assert!(may_remove(&regions, Durability::Region, NodeId(3)).is_ok());
-        // What is not kept anyway cannot be lost.
         assert!(may_remove(&layout(&[("a", "1"), ("b", "1")]), Durability::Zone, NodeId(2)).is_ok());
     }
 }

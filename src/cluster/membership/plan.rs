@@ -52,22 +52,13 @@ fn voters(layout: &Layout, seats: &Seats) -> BTreeSet<NodeId> {
     choose(&candidates, &seats.voters)
 }
 
-/// Whether the layout, all of it alive, keeps every region, and every zone, from holding a majority of
-/// the votes.
+/// What a set of voters, all of it alive, outlives the loss of: the better of two is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Spread {
-    /// No region holds a majority.
-    pub(crate) regions: bool,
-    /// No zone holds a majority.
-    pub(crate) zones: bool,
-}
-
-/// How well the votes of a layout can be spread.
-pub(crate) fn spread(layout: &Layout) -> Spread {
-    let candidates: Vec<_> = layout.nodes.iter().filter(|node| node.voter).collect();
-    let chosen = choose(&candidates, &BTreeSet::new());
-    let chosen: Vec<_> = candidates.into_iter().filter(|node| chosen.contains(&node.id)).collect();
-    spread_of(&chosen)
+struct Spread {
+    /// Any one region.
+    regions: bool,
+    /// Any one zone.
+    zones: bool,
 }
 
 fn spread_of(voters: &[&NodeFacts]) -> Spread {
@@ -111,7 +102,8 @@ fn pick<'n>(candidates: &[&'n NodeFacts], present: &BTreeSet<NodeId>, size: usiz
 
 #[cfg(test)]
 mod tests {
-    use clawhub_types::Location;
+    use clawhub_policy::{coverable, covered};
+    use clawhub_types::{Durability, Location};
 
     use super::*;
 
@@ -223,12 +215,26 @@ mod tests {
         assert_eq!(settle(&three, all).0.voters, ids(&[1, 3, 4]));
     }
 
+    /// Every layout of up to five nodes in two regions of two zones and one more: votes end up spread wherever that
+    /// can be, by the very rule that pushes are judged by.
     #[test]
-    fn spread_tells_what_a_layout_survives() {
-        let of = |places: &[&str]| spread(&layout(places));
-        assert_eq!(of(&["a/1", "b/1", "c/1"]), Spread { regions: true, zones: true });
-        assert_eq!(of(&["a/1", "a/2", "a/3"]), Spread { regions: false, zones: true });
-        assert_eq!(of(&["a/1", "a/2", "b/1"]), Spread { regions: false, zones: true });
-        assert_eq!(of(&["a/1", "b/1"]), Spread { regions: false, zones: false });
+    fn votes_are_spread_wherever_they_can_be() {
+        const PLACES: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "c/1", "-c/1"];
+        let mut layouts = vec![vec![]];
+        for nodes in 1..=5 {
+            let grown = |before: &Vec<&'static str>| PLACES.map(|place| [&before[..], &[place]].concat());
+            layouts = layouts.iter().flat_map(grown).collect();
+            // The first node founds the cluster, so that it votes.
+            for places in layouts.iter().filter(|places| !places[0].starts_with('-')) {
+                let layout = layout(places);
+                let (seats, _) = settle(&layout, first());
+                let voters = vec![seats.voters.iter().copied().collect()];
+                for durability in [Durability::Zone, Durability::Region] {
+                    let spread = covered(durability, &voters, &layout).is_ok();
+                    let can_be = coverable(durability, &layout).is_ok();
+                    assert_eq!(spread, can_be, "{nodes} nodes, {durability}: {places:?} → {seats:?}");
+                }
+            }
+        }
     }
 }

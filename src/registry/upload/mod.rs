@@ -197,6 +197,7 @@ impl Uploads {
 
     /// Whether a push could be acknowledged now; asked when it begins, not after its bytes are here.
     async fn check_possible(&self, repo: &RepoName) -> Result<(), Error> {
+        self.core.wait_for_votes(repo).await?;
         let (policy, layout) = self.core.placement(repo)?;
         let liveness = self.core.replicate.liveness();
         if possible(&policy, &layout, &liveness.accepting()).is_ok() {

@@ -12,6 +12,7 @@ use super::{
     history, keys,
 };
 use crate::blob::{self, BlobRejected, LinkRecord, StoredBytes};
+use crate::cluster;
 use crate::fault::Fault;
 use crate::outbox;
 use crate::project::{self, Delta, ProjectRejected, RepoRef, ensure_repo};
@@ -58,7 +59,7 @@ fn put(tx: &mut Tx<'_>, cx: &mut ApplyContext, put: &Put<'_>) -> Result<Reply, S
         let link = tx.view().blob().link_to(&at, &root)?;
         links.push(link.ok_or_else(|| corrupt(put.digest, "its bytes are not linked"))?);
     }
-    check_copies(tx, put.repo, &links, put.facts, at)?;
+    check_policy(tx, put.repo, &links, put.facts, at)?;
 
     match before {
         Some(before) => replace(tx, cx, at, put, &before, &links)?,
@@ -133,9 +134,9 @@ fn bind_body(
     Ok(stored.root)
 }
 
-/// Refuses while a root that the manifest needs has too few copies for the repository's policy: those
-/// it links, and the bytes of child manifests that are not in the log.
-fn check_copies(
+/// Refuses while the votes do not satisfy the repository's policy, or a root that the manifest needs has too few
+/// copies for it: those it links, and the bytes of child manifests that are not in the log.
+fn check_policy(
     tx: &Tx<'_>,
     repo: &RepoName,
     links: &[LinkRecord],
@@ -152,6 +153,7 @@ fn check_copies(
         }
     }
     let policy = view.project().policy_of(repo)?;
+    cluster::check_votes(tx, policy.durability)?;
     let layout = view.cluster().layout()?;
     let mut short = Vec::new();
     for root in roots {

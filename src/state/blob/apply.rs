@@ -55,16 +55,18 @@ fn commit(
     if !record.digests.contains(digest) {
         return Err(BlobRejected::BadReceipt.into());
     }
-    check_copies(tx, repo, root, &record)?;
+    check_policy(tx, repo, root, &record)?;
     let at = ensure_repo(tx, cx, repo)?;
     link(tx, cx, at, root)?;
     Ok(BlobReply::Linked { root, size: record.size }.into())
 }
 
-/// Refuses while a root's holders do not satisfy a repository's policy.
-fn check_copies(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -> Result<(), Stop> {
+/// Refuses while the votes, or a root's holders, do not satisfy a repository's policy.
+fn check_policy(tx: &Tx<'_>, repo: &RepoName, root: Root, record: &RootRecord) -> Result<(), Stop> {
     let view = tx.view();
-    if satisfied(&view.project().policy_of(repo)?, &view.cluster().layout()?, &record.holders) {
+    let policy = view.project().policy_of(repo)?;
+    cluster::check_votes(tx, policy.durability)?;
+    if satisfied(&policy, &view.cluster().layout()?, &record.holders) {
         Ok(())
     } else {
         Err(BlobRejected::NeedCopies(vec![root]).into())
@@ -85,7 +87,7 @@ fn mount(
     };
     let Some(LinkRecord { root, .. }) = source else { return Ok(BlobReply::NotMounted.into()) };
     let record = known(tx, &root)?;
-    check_copies(tx, to, root, &record)?;
+    check_policy(tx, to, root, &record)?;
     let at = ensure_repo(tx, cx, to)?;
     link(tx, cx, at, root)?;
     Ok(BlobReply::Linked { root, size: record.size }.into())

@@ -66,7 +66,8 @@ fn a_second_commit_adds_holders_and_renews() {
 
 #[test]
 fn copies_must_satisfy_the_project() {
-    let mut world = World::new(Durability::Zone, &["eu/a", "eu/b", "us/a", "eu/a", "us/w!"]);
+    let mut world = World::new(Durability::Zone, &["eu/a", "eu/b", "us/a", "eu/a", "us/w!", "ap/w!"]);
+    world.votes(&[&[1, 3, 6]]);
     let short = |world: &mut World, name: &str, nodes: &[u64]| {
         assert_eq!(
             world.refused(commit(name, 1, nodes)),
@@ -318,4 +319,53 @@ fn a_node_that_left_holds_nothing_new() {
     let mut world = World::three();
     world.ok(LifecycleCmd::RemoveNode { node: NodeId(3), force: false });
     assert_eq!(world.refused(commit("a/b", 1, &[1, 3])), Rejected::Blob(BlobRejected::BadReceipt));
+}
+
+fn uncovered(rejected: Rejected) -> bool {
+    matches!(rejected, Rejected::Cluster(crate::cluster::ClusterRejected::Uncovered(_)))
+}
+
+#[test]
+fn nothing_is_linked_while_the_votes_outlive_less_than_the_copies() {
+    let mut world = World::new(Durability::Zone, &["eu/a", "eu/b", "eu/c", "eu/a"]);
+    set_policy(&mut world, "l", policy(Some(Durability::Local), None, false));
+    world.blob("a/b", 1, &[1, 2]);
+    let mount = || BlobCmd::Mount { from: repo("a/b"), to: repo("c/d"), digest: digest(1) };
+    // One vote, two in one zone, an even number, and a change to or from any of them.
+    let bad: [&[&[u64]]; 5] =
+        [&[&[1]], &[&[1, 2, 4]], &[&[1, 2]], &[&[1, 2, 3], &[1, 2, 4]], &[&[1], &[1, 2, 3]]];
+    for configs in bad {
+        world.votes(configs);
+        assert!(uncovered(world.refused(commit("a/b", 2, &[1, 2]))), "{configs:?}");
+        assert!(uncovered(world.refused(mount())), "{configs:?}");
+        assert!(uncovered(world.refused(put("a/b", 10, &[1], &["v1"]))), "{configs:?}");
+        assert_eq!(world.blob("l/b", 2, &[1]), linked_as(2), "one copy asks for one vote");
+    }
+    world.votes(&[&[1, 2, 3]]);
+    world.blob("a/b", 2, &[1, 2]);
+    assert_eq!(world.ok(mount()), linked_as(1));
+    world.ok(put("a/b", 10, &[1, 2], &["v1"]));
+    // What was acknowledged is read and deleted all the same.
+    world.votes(&[&[1]]);
+    world.ok(BlobCmd::Unlink { repo: repo("c/d"), digest: digest(1) });
+}
+
+#[test]
+fn votes_are_judged_as_of_the_entry() {
+    let mut world = World::three();
+    let membership = |ids: &[u64]| {
+        let config = ids.iter().copied().map(NodeId).collect();
+        crate::Payload::Membership(crate::Membership { configs: vec![config], nodes: Vec::new() })
+    };
+    let payloads = [
+        membership(&[1]),
+        crate::Payload::Entry(world.entry(commit("a/b", 1, &[1, 2]))),
+        membership(&[1, 2, 3]),
+        crate::Payload::Entry(world.entry(commit("a/b", 1, &[1, 2]))),
+    ];
+    // One batch: each is decided by what stands before it in the log, not by what the batch ends with.
+    let items = payloads.map(|payload| world.item(payload));
+    let outcomes = world.machine.apply(&items).unwrap();
+    assert!(uncovered(outcomes[1].clone().unwrap().unwrap_err()));
+    assert_eq!(outcomes[3], Some(Ok(linked_as(1))));
 }

@@ -3,7 +3,7 @@
 //! Ids of nodes, projects and repositories are never given out twice; a node's boot counter and deletion epoch
 //! never go back.
 
-use clawhub_types::{NodeId, ProjectId};
+use clawhub_types::{Durability, NodeId, ProjectId};
 
 use super::records::{ClusterRecord, IdsRecord, NodeRecord, TokenRecord};
 use super::{ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members, session};
@@ -61,6 +61,12 @@ pub(crate) fn check_phase(tx: &Tx<'_>, cmd: &Command) -> Result<(), Stop> {
     let initialised = tx.view().read().has(&keys::cluster())?;
     let is_init = matches!(cmd, Command::Cluster(ClusterCmd::Init { .. }));
     if initialised == is_init { Err(RequestRejected::WrongPhase.into()) } else { Ok(()) }
+}
+
+/// Refuses what is acknowledged as durably as this, while the votes would not outlive what the copies do. They are
+/// judged as of this very entry: those who vote by the log up to it are those whose majority has it on disk.
+pub(crate) fn check_votes(tx: &Tx<'_>, durability: Durability) -> Result<(), Stop> {
+    Ok(tx.view().cluster().votes(durability)?.map_err(ClusterRejected::Uncovered)?)
 }
 
 fn ids(tx: &Tx<'_>) -> Result<IdsRecord, Fault> {

@@ -10,7 +10,7 @@ use crate::blob::BlobReply;
 use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
 use crate::testing::{HOUR, World, commit, digest, init, policy, put, receipt, receipts, repo, root, spec};
-use crate::{Payload, artifact::ArtifactCmd, blob::BlobCmd};
+use crate::{Membership, Payload, artifact::ArtifactCmd, blob::BlobCmd};
 
 #[test]
 fn init_comes_first_and_once() {
@@ -334,14 +334,15 @@ fn the_clock_never_goes_back() {
 #[test]
 fn blanks_and_memberships_move_the_position() {
     let mut world = World::three();
-    let items = [world.item(Payload::Blank), world.item(Payload::Membership(b"opaque".to_vec()))];
+    let some = Membership { configs: vec![vec![NodeId(1)]], nodes: vec![NodeId(1), NodeId(2)] };
+    let items = [world.item(Payload::Blank), world.item(Payload::Membership(some.clone()))];
     assert_eq!(world.machine.apply(&items).unwrap(), [None, None]);
     let (applied, membership) = world.machine.applied().unwrap();
     assert_eq!(applied, Some(items[1].pos));
-    assert_eq!(membership, Some((items[1].pos, b"opaque".to_vec())));
+    assert_eq!(membership, Some((items[1].pos, some.clone())));
     let blank = world.item(Payload::Blank);
     world.machine.apply(&[blank]).unwrap();
-    assert_eq!(world.machine.applied().unwrap().1, Some((items[1].pos, b"opaque".to_vec())));
+    assert_eq!(world.machine.applied().unwrap().1, Some((items[1].pos, some)));
 }
 
 #[test]

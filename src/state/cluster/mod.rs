@@ -11,7 +11,7 @@ mod reply;
 pub(crate) mod session;
 mod view;
 
-pub(crate) use apply::{check_phase, next_project, raise_epoch, remove};
+pub(crate) use apply::{check_phase, check_votes, next_project, raise_epoch, remove};
 pub use cmd::{ClusterCmd, NodeSpec};
 pub use event::ClusterEvent;
 pub use records::{ClusterRecord, NodeRecord, SessionRecord};

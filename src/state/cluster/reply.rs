@@ -1,6 +1,6 @@
 //! What the cluster domain answers.
 
-use clawhub_policy::Shortfall;
+use clawhub_policy::{Shortfall, Uncovered};
 use clawhub_types::{NodeId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub enum ClusterRejected {
     /// Without the node the cluster could not keep its own durability.
     #[error(transparent)]
     TooFewDomains(Shortfall),
+    /// The votes would not outlive a failure domain that the project's durability is about.
+    #[error(transparent)]
+    Uncovered(Uncovered),
     /// Somebody must stay.
     #[error("the last member cannot be removed")]
     LastMember,

@@ -1,7 +1,7 @@
 //! Queries about the cluster, its nodes, tokens and sessions.
 
-use clawhub_policy::{Layout, NodeFacts};
-use clawhub_types::{NodeId, SessionId};
+use clawhub_policy::{Layout, NodeFacts, Uncovered, covered};
+use clawhub_types::{Durability, NodeId, SessionId};
 
 use super::keys;
 use super::records::{ClusterRecord, NodeRecord, SessionRecord, TokenRecord};
@@ -66,6 +66,15 @@ impl ClusterView<'_> {
             weight: 1,
         });
         Ok(Layout { nodes: nodes.collect() })
+    }
+
+    /// Whether those who vote outlive the loss of any one failure domain that a durability is about.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read; the inner error says why they do not.
+    pub fn votes(&self, durability: Durability) -> Result<Result<(), Uncovered>, Fault> {
+        let membership = meta::membership(self.0.kv())?.map(|record| record.membership).unwrap_or_default();
+        Ok(covered(durability, &membership.configs, &self.layout()?))
     }
 
     /// Whether a join token, known by the SHA-256 of its secret, may still be used as of the last tick.
