@@ -12,6 +12,7 @@
 //! must keep is handed to the node ([`Credentials`](bootstrap::Credentials)). A crash loses a round, and the next
 //! one finds the same work.
 
+mod attempts;
 pub mod bootstrap;
 mod code;
 mod decommission;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,9 +18,18 @@ use crate::connections::Connection;
 use crate::identity::PeerId;
 use crate::limits::{STRANGER_BYTES, STRANGER_LIFETIME};
 
-/// In the extensions of a request from a connection without a client certificate.
+/// In the extensions of a request from a connection without a client certificate: where it comes from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stranger;
+pub(crate) struct Stranger(IpAddr);
+
+/// The address of a caller without a client certificate.
+///
+/// # Errors
+/// `PERMISSION_DENIED` if the request came over another connection.
+pub fn stranger<T>(request: &tonic::Request<T>) -> Result<IpAddr, tonic::Status> {
+    let other = || tonic::Status::permission_denied("only for callers without a certificate");
+    request.extensions().get::<Stranger>().map(|stranger| stranger.0).ok_or_else(other)
+}
 
 /// The stream that HTTP/2 runs over. `I` says who is at the other end, and becomes an extension of every
 /// request.
@@ -55,6 +65,7 @@ impl Conn<Stranger> {
     /// A connection of which nothing is known: it gets little time and few bytes.
     pub(crate) fn stranger(
         stream: TlsStream<TcpStream>,
+        from: IpAddr,
         place: OwnedSemaphorePermit,
         all: CancellationToken,
     ) -> Self {
@@ -62,7 +73,7 @@ impl Conn<Stranger> {
             // Either way it is over.
             let _ = tokio::time::timeout(STRANGER_LIFETIME, all.cancelled()).await;
         });
-        let who = Stranger;
+        let who = Stranger(from);
         let _place = Place::Stranger(place);
         Conn { stream, who, end, ended: false, budget: STRANGER_BYTES, _place }
     }

@@ -43,6 +43,7 @@ mod traffic;
 pub use authenticate::{Admission, Directory, PeerInfo};
 pub use ca::{Ca, Csr};
 pub use call::CallCode;
+pub use conn::stranger;
 pub use connections::Standing;
 pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};

@@ -155,7 +155,8 @@ impl Acceptor {
             PeerError::Refused(Refusal::new(RefusalCode::Busy, "too many connections without a certificate"))
         };
         let place = self.strangers.clone().try_acquire_owned().map_err(refused)?;
-        let conn = Conn::stranger(stream.into(), place, self.all.clone());
+        let from = stream.get_ref().0.peer_addr().map_err(PeerError::io("accepting"))?;
+        let conn = Conn::stranger(stream.into(), from.ip(), place, self.all.clone());
         self.to_join.send(conn).await.map_err(|_| PeerError::Closed)
     }
 }

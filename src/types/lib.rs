@@ -11,6 +11,7 @@ mod ids;
 mod layout;
 mod media;
 mod name;
+mod network;
 mod receipt;
 
 pub use access::{AccessRevisions, Action, Resource, Touched};
@@ -23,4 +24,5 @@ pub use ids::{
 pub use layout::{Durability, LabelError, Location, Roles, label};
 pub use media::{MediaType, MediaTypeError};
 pub use name::{NameError, ProjectName, Reference, RepoName, Tag};
+pub use network::Network;
 pub use receipt::Receipt;

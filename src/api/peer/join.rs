@@ -32,11 +32,12 @@ fn invalid(reason: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl Join for Edge {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let from = clawhub_peer::stranger(&request)?.into();
         let request = request.into_inner();
         let secret = JoinSecret::from_bytes(&request.token).map_err(invalid)?;
         let csr = Csr::parse(&request.csr).map_err(invalid)?;
         let spec = spec(request, csr.spki_sha256())?;
-        Ok(Response::new(reply(self.0.join(&secret, csr, spec).await.map_err(failed)?)))
+        Ok(Response::new(reply(self.0.join(from, &secret, csr, spec).await.map_err(failed)?)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clawhub_types::{Durability, NodeId, SessionId};
 
+use super::super::TokenStanding;
 use super::*;
 use crate::LifecycleCmd;
 use crate::Rejected;
@@ -41,17 +42,21 @@ fn init_comes_first_and_once() {
 fn a_token_admits_one_node_once() {
     let mut world = World::new(Durability::Zone, &["eu/a"]);
     let token = [9; 32];
-    assert!(!world.view().cluster().token_valid(&token).unwrap());
+    assert_eq!(world.view().cluster().token(&token).unwrap(), TokenStanding::Unknown);
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(world.view().cluster().token_valid(&token).unwrap());
+    assert_eq!(world.view().cluster().token(&token).unwrap(), TokenStanding::Good);
     let join = |n| ClusterCmd::Join { token, node: spec(n, "eu/b") };
     assert_eq!(world.ok(join(2)), Reply::Cluster(ClusterReply::Joined(NodeId(2))));
-    assert!(!world.view().cluster().token_valid(&token).unwrap());
+    assert_eq!(world.view().cluster().token(&token).unwrap(), TokenStanding::Used(NodeId(2)));
     assert_eq!(world.ok(join(2)), Reply::Cluster(ClusterReply::Joined(NodeId(2))), "the answer was lost");
     assert_eq!(world.refused(join(3)), Rejected::Cluster(ClusterRejected::TokenInvalid), "another key");
 
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(!world.view().cluster().token_valid(&token).unwrap(), "a used token stays used");
+    assert_eq!(
+        world.view().cluster().token(&token).unwrap(),
+        TokenStanding::Used(NodeId(2)),
+        "a used token stays used"
+    );
     assert_eq!(
         world.refused(ClusterCmd::Join { token: [8; 32], node: spec(3, "eu/b") }),
         Rejected::Cluster(ClusterRejected::TokenInvalid)
@@ -75,7 +80,7 @@ fn tokens_expire_and_are_forgotten() {
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
     world.tick += HOUR - 1;
     world.ok(ClusterCmd::TokenCreate { hash: token, ttl: HOUR });
-    assert!(world.view().cluster().token_valid(&token).unwrap());
+    assert_eq!(world.view().cluster().token(&token).unwrap(), TokenStanding::Good);
     world.tick += 1;
     let join = ClusterCmd::Join { token, node: spec(2, "eu/b") };
     assert_eq!(
@@ -83,7 +88,7 @@ fn tokens_expire_and_are_forgotten() {
         Rejected::Cluster(ClusterRejected::TokenInvalid),
         "creating it again prolongs nothing"
     );
-    assert!(!world.view().cluster().token_valid(&token).unwrap());
+    assert_eq!(world.view().cluster().token(&token).unwrap(), TokenStanding::Expired);
 
     world.tick += TOKEN_KEPT;
     world.ok(ClusterCmd::TokenCreate { hash: [10; 32], ttl: HOUR });

@@ -16,4 +16,4 @@ pub use cmd::{ClusterCmd, NodeSpec};
 pub use event::ClusterEvent;
 pub use records::{ClusterRecord, NodeRecord, SessionRecord};
 pub use reply::{ClusterRejected, ClusterReply};
-pub use view::ClusterView;
+pub use view::{ClusterView, TokenStanding};

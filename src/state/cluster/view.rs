@@ -9,6 +9,19 @@ use crate::fault::Fault;
 use crate::meta::{self, TickRecord};
 use crate::read::Reader;
 
+/// What a join token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenStanding {
+    /// It was never made, or is long forgotten.
+    Unknown,
+    /// It lets one node in.
+    Good,
+    /// It let this node in. The same key gets the same answer once more.
+    Used(NodeId),
+    /// Nobody used it in time.
+    Expired,
+}
+
 /// What the state says of the cluster, its nodes, tokens and sessions.
 #[derive(Clone, Copy)]
 pub struct ClusterView<'a>(Reader<'a>);
@@ -77,14 +90,19 @@ impl ClusterView<'_> {
         Ok(covered(durability, &membership.configs, &self.layout()?))
     }
 
-    /// Whether a join token, known by the SHA-256 of its secret, may still be used as of the last tick.
+    /// What a join token, known by the SHA-256 of its secret, is good for as of the last tick.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.
-    pub fn token_valid(&self, hash: &[u8; 32]) -> Result<bool, Fault> {
-        let token: Option<TokenRecord> = self.0.get(&keys::token(hash))?;
-        let tick = self.tick()?;
-        Ok(token.is_some_and(|token| token.used.is_none() && tick < token.expires))
+    pub fn token(&self, hash: &[u8; 32]) -> Result<TokenStanding, Fault> {
+        let Some(token) = self.0.get::<TokenRecord>(&keys::token(hash))? else {
+            return Ok(TokenStanding::Unknown);
+        };
+        Ok(match token.used {
+            Some(node) => TokenStanding::Used(node),
+            None if self.tick()? < token.expires => TokenStanding::Good,
+            None => TokenStanding::Expired,
+        })
     }
 
     /// An open proposer session.
