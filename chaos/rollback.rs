@@ -1,5 +1,7 @@
 //! A node on an old copy of its disk, and a second process with a copy of a living node's: the log knows
-//! each node's last start, so neither gets in, both say why and end, and what was acknowledged stays.
+//! each node's last start, so neither gets in, both say why and end, and what was acknowledged stays. The same for a
+//! copy that was made while the node ran, as of a volume, with no start since: the leader knows what the node has
+//! acknowledged to it, and the log knows enough of it for the next leader.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use clawhub_testkit::manifest;
 use clawhub_testkit::{Repo, process, until};
 use clawhub_types::Digest;
 use tempfile::TempDir;
+
+use crate::lead::lead;
 
 /// A start that is not to be ends itself within this.
 const SOON: Duration = Duration::from_secs(30);
@@ -92,6 +96,38 @@ impl World {
         self.write().await?;
         self.check(3).await?;
         Ok(to)
+    }
+
+    /// Copies the disk of the running node at one moment, as a snapshot of its volume does.
+    async fn copy_running(&mut self) -> Result<PathBuf> {
+        let to = self.home.path().join("copy");
+        let pid = self.copied().pid()?;
+        process::pause(pid)?;
+        let copied = clone(&self.copied().data(), &to);
+        process::resume(pid)?;
+        copied?;
+        // It has not ended by that, and is no other process.
+        self.copied().ready().await?;
+        ensure!(self.copied().pid()? == pid, "it was started again");
+        Ok(to)
+    }
+
+    /// The copied node, which is dead, starts on this copy of its disk.
+    fn set_back(&mut self, copy: &Path) -> Result<Duration> {
+        let data = self.copied().data();
+        fs::remove_dir_all(&data)?;
+        fs::rename(copy, &data)?;
+        ends(self.copied())
+    }
+
+    /// Waits until the log knows that the copied node has this entry.
+    async fn noted(&self, index: u64) -> Result<()> {
+        until("the log to know what the node acknowledged", SOON, || async {
+            let members = self.members[0].admin(&["members"])?;
+            let known = members["members"][COPIED]["acknowledged"].as_u64().context("an index")?;
+            Ok((known >= index).then_some(()))
+        })
+        .await
     }
 
     /// The others run on as they did, take writes, and have everything.
@@ -177,6 +213,46 @@ async fn a_disk_one_start_old_is_refused() -> Result<()> {
     let (world, ended) = roll_back(1).await?;
     world.refused_by_all().await?;
     let figures = format!("a disk one start old: refused by both peers, ended by itself after {ended:.1?}");
+    crate::seen("rollback", &figures);
+    Ok(())
+}
+
+/// The leader that the node acknowledged to holds it against the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_copied_while_it_ran_is_refused_by_the_leader() -> Result<()> {
+    let _beside = crate::beside().await;
+    let mut world = World::start().await?;
+    lead(&world.members, 0).await?;
+    let copy = world.copy_running().await?;
+    world.write().await?;
+    // Read through the copied node, so that it has the entries.
+    world.check(3).await?;
+    world.copied().kill()?;
+    let ended = world.set_back(&copy)?;
+    world.unharmed().await?;
+    let figures = format!("a disk copied while it ran, no start since: ended by itself after {ended:.1?}");
+    crate::seen("rollback", &figures);
+    Ok(())
+}
+
+/// So does one that it acknowledged nothing to, by what the log says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_copied_while_it_ran_is_refused_by_the_next_leader() -> Result<()> {
+    let _beside = crate::beside().await;
+    let mut world = World::start().await?;
+    lead(&world.members, 0).await?;
+    let copy = world.copy_running().await?;
+    world.write().await?;
+    world.check(3).await?;
+    // Another one leads, the node votes and acknowledges there, and then leadership is back without the node.
+    let wrote = world.members[0].admin(&["status"])?["last_log"].as_u64().context("an index")?;
+    lead(&world.members, 1).await?;
+    world.noted(wrote).await?;
+    world.copied().kill()?;
+    lead(&world.members[..COPIED], 0).await?;
+    let ended = world.set_back(&copy)?;
+    world.unharmed().await?;
+    let figures = format!("the same under another leader: ended by itself after {ended:.1?}");
     crate::seen("rollback", &figures);
     Ok(())
 }

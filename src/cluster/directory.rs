@@ -165,7 +165,7 @@ mod tests {
     use clawhub_kv::Kv;
     use clawhub_kv::memory::MemoryKv;
     use clawhub_state::cluster::{ClusterCmd, NodeSpec};
-    use clawhub_state::{Command, Entry, LifecycleCmd, LogItem, LogPos, Machine, Payload};
+    use clawhub_state::{Command, Entry, LifecycleCmd, LogItem, LogMark, LogPos, Machine, Payload};
     use clawhub_types::{
         AccessRevisions, Actor, ClusterId, Durability, Location, RequestId, Roles, SessionId,
     };
@@ -209,6 +209,8 @@ mod tests {
                 nonce: 1,
                 peer_addr: "moved:7000".into(),
                 http_addr: "moved:5000".into(),
+                found: LogMark::default(),
+                acknowledged: None,
             },
         ];
         let remove = LifecycleCmd::RemoveNode { node: NodeId(3), force: false };

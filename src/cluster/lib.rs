@@ -12,6 +12,7 @@
 //! must keep is handed to the node ([`Credentials`](bootstrap::Credentials)). A crash loses a round, and the next
 //! one finds the same work.
 
+mod acknowledgements;
 mod attempts;
 pub mod bootstrap;
 mod code;
@@ -31,6 +32,7 @@ mod registration;
 mod removal;
 mod request;
 
+pub use acknowledgements::Acknowledgements;
 pub use decommission::{LostBlob, RemovalImpact};
 pub use directory::{MemberDirectory, Seed};
 pub use dismissal::{Dismissal, Dismissed};

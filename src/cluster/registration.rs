@@ -55,10 +55,16 @@ impl Registration {
             nonce: self.start.nonce,
             peer_addr: self.start.peer_addr.clone(),
             http_addr: self.start.http_addr.clone(),
+            found: self.consensus.found(),
+            acknowledged: None,
         });
         match self.consensus.propose(boot, Who::system(), PATIENCE).await {
             Ok(_) => tracing::info!(%node, boot = self.start.boot, "registered"),
-            Err(ProposeError::Rejected(rejected @ Rejected::Cluster(ClusterRejected::StaleBoot { .. }))) => {
+            Err(ProposeError::Rejected(
+                rejected @ Rejected::Cluster(
+                    ClusterRejected::StaleBoot { .. } | ClusterRejected::Forgetful { .. },
+                ),
+            )) => {
                 let why = "an old copy of its data directory, or a second process with the same one";
                 self.dismissal.tell(Dismissed::Refused(format!("{rejected}: {why}")));
             }

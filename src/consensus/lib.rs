@@ -60,6 +60,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawhub_kv::{Kv, KvError};
+use clawhub_state::LogMark;
 use clawhub_types::NodeId;
 use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
@@ -151,6 +152,10 @@ struct Shared<R: AsyncRuntime> {
     sessions: Arc<session::Sessions>,
     barrier: barrier::Barrier,
     transfers: Arc<purge::Transfers<R::Instant>>,
+    /// What peers have acknowledged to this node.
+    acknowledged: Arc<acknowledged::Acknowledged>,
+    /// Its own vote and log as they were when it started.
+    found: LogMark,
     /// For proposals of this node's clients.
     budget: budget::Budget,
     /// For proposals that others forward to this node.
@@ -177,6 +182,13 @@ fn confess() {
     }
 }
 
+/// How far the vote and the log of a node have come. A state that came as a snapshot may be ahead of its log.
+fn found<R: AsyncRuntime>(log: &LogStore, machine: &StateMachine<R>) -> std::io::Result<LogMark> {
+    let applied = machine.position()?.0.map_or(0, |id| id.index);
+    let index = log.last().map_or(0, |id| id.index).max(applied);
+    Ok(LogMark { term: log.vote().map_or(0, |vote| vote.leader_id.term), index })
+}
+
 impl<R: AsyncRuntime> Consensus<R> {
     /// Starts the node on its log and its state. It takes part at once: before this is called, its
     /// [`grpc::service`] or simulated equivalent need not be reachable, but should be soon after.
@@ -197,8 +209,10 @@ impl<R: AsyncRuntime> Consensus<R> {
         let machine =
             files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
         let transfers = Arc::new(purge::Transfers::new());
+        let found = found(&log, &machine)?;
+        let acknowledged = Arc::<acknowledged::Acknowledged>::default();
         let network = network::Factory {
-            acknowledged: Arc::default(),
+            acknowledged: Arc::clone(&acknowledged),
             transfers: Arc::clone(&transfers),
             node: settings.node,
             profile: settings.profile,
@@ -222,6 +236,8 @@ impl<R: AsyncRuntime> Consensus<R> {
             sessions: Arc::default(),
             barrier: barrier::Barrier::default(),
             transfers,
+            acknowledged,
+            found,
             budget,
             forwarded,
             changes: futures::lock::Mutex::default(),

@@ -54,7 +54,8 @@ impl<R: AsyncRuntime> StateMachine<R> {
         Ok(StateMachine { machine, store, snapshots, execution, runtime: PhantomData })
     }
 
-    fn position(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
+    /// What is applied, and the membership in force there.
+    pub(crate) fn position(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
         position(&self.machine)
     }
 

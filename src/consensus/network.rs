@@ -27,7 +27,8 @@ use crate::record;
 use crate::send::{self, Pace};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendReply, AppendRequest, Channel, SnapshotReply, Transport, TransportError, WireEntry,
+    self, AppendAnswer, AppendReply, AppendRequest, Channel, SnapshotReply, Transport, TransportError,
+    WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::Window;
@@ -182,9 +183,9 @@ impl<R: AsyncRuntime> Client<R> {
         let late = self.timed_out(RPCTypes::AppendEntries, patience);
         let acknowledged = Arc::clone(&self.acknowledged);
         let peer = self.target;
-        let keeps = Arc::new(move |reply: &AppendReply| {
+        let keeps = Arc::new(move |answer: &AppendAnswer| {
             let vote = *vote.lock();
-            vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, reply))
+            vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, answer))
         });
         stream::unfold(Some((replies, window)), move |state| {
             let late = late.clone();
@@ -195,12 +196,12 @@ impl<R: AsyncRuntime> Client<R> {
                     return Some((Err(late.into()), None));
                 };
                 match reply? {
-                    Ok(reply) => {
+                    Ok(answer) => {
                         window.answered();
-                        if let Err(index) = keeps(&reply) {
+                        if let Err(index) = keeps(&answer) {
                             return Some((Err(forgetful::<R>(peer, index)), None));
                         }
-                        let result = append_result::<R>(reply);
+                        let result = append_result::<R>(answer.reply);
                         let rest = result.is_ok().then_some((replies, window));
                         Some((Ok(result), rest))
                     }
@@ -220,10 +221,10 @@ fn forgetful<R: AsyncRuntime>(peer: NodeId, index: u64) -> RpcError<R> {
 
 /// The next answer; `None` if the oldest request has waited for longer than `patience`.
 async fn next_reply<R: AsyncRuntime>(
-    replies: &mut BoxStream<'static, Result<AppendReply, TransportError>>,
+    replies: &mut BoxStream<'static, Result<AppendAnswer, TransportError>>,
     window: &Window<R::Instant>,
     patience: Duration,
-) -> Option<Option<Result<AppendReply, TransportError>>> {
+) -> Option<Option<Result<AppendAnswer, TransportError>>> {
     loop {
         let deadline = window.oldest().unwrap_or_else(R::Instant::now) + patience;
         if let Ok(reply) = R::timeout_at(deadline, replies.next()).await {

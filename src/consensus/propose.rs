@@ -26,7 +26,7 @@ use crate::{Consensus, Rpc, Unavailable, clock};
 /// The largest encoded entry.
 pub const MAX_ENTRY_BYTES: usize = 128 << 10;
 /// What the leader's stamps may add to an entry.
-const STAMPS: usize = 32;
+const STAMPS: usize = 64;
 /// What an entry costs of the proposal budget besides its bytes.
 const OVERHEAD: usize = 512;
 
@@ -254,8 +254,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
-    /// As leader: stamps an entry, appends it, and waits until it is applied here. `from` is the member that handed
-    /// it over, if it is not this node's own.
+    /// As leader: stamps an entry with time, and a start with what earlier ones acknowledged, appends it, and waits
+    /// until it is applied here. `from` is the member that handed it over, if it is not this node's own.
     async fn lead(&self, mut entry: Entry, ttl: Duration, from: Option<NodeId>) -> ForwardReply {
         let deadline = R::Instant::now() + ttl;
         let Some(tick) = self.stamp(deadline).await else {
@@ -267,6 +267,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
         entry.tick = tick;
         entry.at = (self.shared.settings.wall)();
+        if let Command::Cluster(ClusterCmd::Boot { node, boot, acknowledged, .. }) = &mut entry.cmd {
+            *acknowledged = self.acknowledged_before(*node, *boot);
+        }
         let left = deadline.saturating_duration_since(R::Instant::now());
         entry.deadline = Some(tick.saturating_add(clock::millis(left)));
         let bytes = encode_entry(&entry);

@@ -14,8 +14,8 @@ use openraft::storage::Snapshot;
 use crate::receive::Incoming;
 use crate::record::{self, RecordError};
 use crate::transport::{
-    AppendReply, AppendRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest, VoteReply,
-    VoteRequest, WireEntry,
+    AppendAnswer, AppendReply, AppendRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest,
+    VoteReply, VoteRequest, WireEntry,
 };
 use crate::types::{self, RaftEntry, Types};
 use crate::{Consensus, files, snapshot};
@@ -72,7 +72,7 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
         self,
         requests: BoxStream<'static, AppendRequest>,
         member: impl Fn() -> bool + Send + 'static,
-    ) -> BoxStream<'static, Result<AppendReply, ServeError>> {
+    ) -> BoxStream<'static, Result<AppendAnswer, ServeError>> {
         if let Err(stopped) = self.serving() {
             return stream::iter([Err(stopped)]).boxed();
         }
@@ -86,12 +86,13 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
                 Err(StreamAppendError::HigherVote(vote)) => {
-                    return Ok(AppendReply::HigherVote(types::ballot(&vote)));
+                    let reply = AppendReply::HigherVote(types::ballot(&vote));
+                    return Ok(AppendAnswer { boot: shared.settings.boot, reply });
                 }
             };
             // Whoever sent this leads: its vote is not below ours.
             shared.heard.lock().spoke(member());
-            Ok(reply)
+            Ok(AppendAnswer { boot: shared.settings.boot, reply })
         });
         replies.boxed()
     }

@@ -44,7 +44,16 @@ pub struct AppendRequest {
     pub committed: Option<LogPos>,
 }
 
-/// The answer to an [`AppendRequest`].
+/// The answer to an [`AppendRequest`], and which start of the peer gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendAnswer {
+    /// The peer's boot counter.
+    pub boot: u64,
+    /// What it says.
+    pub reply: AppendReply,
+}
+
+/// What a node says to an [`AppendRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendReply {
     /// Everything up to here equals the leader's log and is durable.
@@ -240,7 +249,7 @@ pub trait Transport: Send + Sync + 'static {
         to: NodeId,
         channel: Channel,
         requests: BoxStream<'static, AppendRequest>,
-    ) -> BoxStream<'static, Result<AppendReply, TransportError>>;
+    ) -> BoxStream<'static, Result<AppendAnswer, TransportError>>;
 
     /// Asks for a vote, or (`pre`) whether it would be given.
     fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply>;

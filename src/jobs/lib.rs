@@ -4,6 +4,7 @@
 //! They own no durable state. Each compares what is with what the replicated state says should be; a
 //! crash loses the pass, and the next one finds the same work.
 
+mod acknowledgements;
 mod failure;
 mod following;
 mod heartbeat;
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_blobs::BlobStore;
-use clawhub_cluster::{FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch};
+use clawhub_cluster::{
+    Acknowledgements, FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch,
+};
 use clawhub_consensus::Consensus;
 use clawhub_liveness::Liveness;
 use clawhub_reconcile::{Reconciler, Statuses, Supervisor};
@@ -56,6 +59,8 @@ pub struct JobHandles {
     pub membership: Membership,
     /// Who leads.
     pub leadership: Leadership,
+    /// What the log knows of what members acknowledged.
+    pub acknowledgements: Acknowledgements,
 }
 
 /// The running reconcilers of a node. Dropping them cuts them off.
@@ -88,6 +93,7 @@ impl Jobs {
         supervisor.start(failure::FailureNotice { notice: handles.failure });
         supervisor.start(membership::Membership { membership: handles.membership });
         supervisor.start(leadership::Leadership { leadership: handles.leadership });
+        supervisor.start(acknowledgements::Acknowledgements { acknowledgements: handles.acknowledgements });
         let registry = handles.registry;
         supervisor.start(replicas::Replicas::new(registry.clone(), applied, findings.census.clone()));
         supervisor.start(lost_copies::LostCopies { registry: registry.clone() });

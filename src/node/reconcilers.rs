@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use clawhub_cluster::{
-    Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch,
+    Acknowledgements, Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership, Registration,
+    RemovalWatch,
 };
 use clawhub_devices::Devices;
 use clawhub_jobs::{JobHandles, Jobs};
@@ -34,6 +35,7 @@ pub(crate) fn start(
         removal: RemovalWatch::new(consensus.clone(), stack.endpoint.clone(), dismissal.clone()),
         membership: Membership::new(consensus.clone(), liveness.clone()),
         leadership: Leadership::new(consensus.clone(), liveness.clone()),
+        acknowledgements: Acknowledgements::new(consensus.clone()),
         consensus: consensus.clone(),
         liveness: liveness.clone(),
         blobs: stack.blobs.clone(),

@@ -9,7 +9,7 @@ use crate::cluster::ClusterCmd;
 use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
 use crate::testing::{World, commit, digest, init, policy, put, receipts, repo, root, spec, tag};
-use crate::{Command, LifecycleCmd};
+use crate::{Command, LifecycleCmd, LogMark};
 
 /// The member that forwards, and one that does not.
 const SENDER: NodeId = NodeId(2);
@@ -57,7 +57,15 @@ fn taken(world: &mut World, cmd: &Command) -> Vec<&'static str> {
 }
 
 fn boot(node: NodeId) -> ClusterCmd {
-    ClusterCmd::Boot { node, boot: 2, nonce: 1, peer_addr: "p:1".into(), http_addr: "h:1".into() }
+    ClusterCmd::Boot {
+        node,
+        boot: 2,
+        nonce: 1,
+        peer_addr: "p:1".into(),
+        http_addr: "h:1".into(),
+        found: LogMark::default(),
+        acknowledged: None,
+    }
 }
 
 /// Commands of the cluster domain, and of what crosses domains.
@@ -71,6 +79,7 @@ fn of_the_cluster(own: SessionId, others: SessionId) -> Vec<(Command, &'static [
         (ClusterCmd::Join { token: [1; 32], node: spec(9, "eu/a") }.into(), &["cluster"]),
         (boot(SENDER).into(), &["cluster"]),
         (boot(OTHER).into(), &[]),
+        (ClusterCmd::Acknowledged { term: 1, nodes: Vec::new() }.into(), &[]),
         (open(SENDER).into(), &["cluster"]),
         (open(OTHER).into(), &[]),
         (ClusterCmd::SessionClose { session: own }.into(), &["cluster"]),

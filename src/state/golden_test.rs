@@ -19,7 +19,8 @@ use crate::artifact::{
 };
 use crate::blob::{BlobCmd, BlobEvent, BlobRejected, BlobReply, LinkRecord, RootRecord, StoredBytes};
 use crate::cluster::{
-    ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord, SessionRecord,
+    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord,
+    SessionRecord,
 };
 use crate::outbox::{Event, OutboxCmd, OutboxRow};
 use crate::position::MembershipRecord;
@@ -30,7 +31,8 @@ use crate::record::Record;
 use crate::state_hash::StateHash;
 use crate::testing::{digest, digest512, init, policy, receipt512, repo, root, spec, tag};
 use crate::{
-    Command, Entry, Fault, LifecycleCmd, LogPos, Membership, Outcome, Rejected, Reply, RequestRejected,
+    Command, Entry, Fault, LifecycleCmd, LogMark, LogPos, Membership, Outcome, Rejected, Reply,
+    RequestRejected,
 };
 
 /// One shape's samples, and how to read them.
@@ -115,6 +117,15 @@ fn cluster_entries() -> Vec<(&'static str, Entry)> {
                 nonce: u64::MAX,
                 peer_addr: "p:7000".into(),
                 http_addr: "h:5000".into(),
+                found: LogMark { term: 4, index: 500 },
+                acknowledged: Some(LogMark { term: 3, index: 400 }),
+            }),
+        ),
+        (
+            "acknowledged",
+            entry(ClusterCmd::Acknowledged {
+                term: 5,
+                nodes: vec![Acknowledgement { node, boot: 3, index: 600 }],
             }),
         ),
         (
@@ -233,6 +244,8 @@ fn uncovered(without: Option<Without>) -> Rejected {
 
 fn outcomes() -> Vec<(&'static str, Outcome)> {
     let node = NodeId(2);
+    let mark = |term, index| LogMark { term, index };
+    let forgetful = ClusterRejected::Forgetful { node, found: mark(4, 500), acknowledged: mark(5, 600) };
     let without = Without { domain: Domain::Region("eu".into()), left: 1, of: 3 };
     vec![
         ("done", Ok(Reply::Done)),
@@ -252,6 +265,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("name-taken", Err(Rejected::Cluster(ClusterRejected::NameTaken))),
         ("key-taken", Err(Rejected::Cluster(ClusterRejected::KeyTaken(node)))),
         ("stale-boot", Err(Rejected::Cluster(ClusterRejected::StaleBoot { node, boot: 3, logged: 4 }))),
+        ("forgetful", Err(Rejected::Cluster(forgetful))),
         ("last-member", Err(Rejected::Cluster(ClusterRejected::LastMember))),
         ("too-few-domains", Err(Rejected::Cluster(ClusterRejected::TooFewDomains(shortfall())))),
         ("votes-uncovered", Err(uncovered(Some(without)))),
@@ -323,6 +337,7 @@ fn cluster_shapes() -> Vec<Shape> {
         spec: spec(2, "us/b!"),
         boot: 3,
         nonce: u64::MAX,
+        acknowledged: LogMark { term: 5, index: 600 },
         epoch: 4,
         draining: true,
         failing: Some(3),

@@ -47,6 +47,6 @@ pub use forward::{Forbidden, may_forward};
 pub use lifecycle::LifecycleCmd;
 pub use log::{LogItem, Payload};
 pub use machine::{Applied, Machine};
-pub use position::{LogPos, Membership};
+pub use position::{LogMark, LogPos, Membership};
 pub use reply::{Outcome, Rejected, Reply, RequestRejected};
 pub use view::View;

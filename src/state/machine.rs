@@ -68,7 +68,7 @@ impl Machine {
             last = Some(item.pos);
             outcomes.push(match &item.payload {
                 Payload::Blank => None,
-                Payload::Entry(entry) => Some(apply_entry(&mut tx, item.pos.index, entry)?),
+                Payload::Entry(entry) => Some(apply_entry(&mut tx, item.pos, entry)?),
                 Payload::Membership(membership) => {
                     let record = MembershipRecord { pos: item.pos, membership: membership.clone() };
                     tx.put(meta::membership_key(), &record);
@@ -95,7 +95,8 @@ fn follows(last: Option<LogPos>, next: LogPos) -> Result<(), Fault> {
 
 /// Answers an entry. A request answered before gets the same answer; a refused command leaves only its
 /// answer behind.
-fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fault> {
+fn apply_entry(tx: &mut Tx<'_>, pos: LogPos, entry: &Entry) -> Result<Outcome, Fault> {
+    let LogPos { term, index, .. } = pos;
     let tick = advance_tick(tx, entry.tick)?;
     if let Some(request) = entry.request {
         match session::dedup(tx, request)? {
@@ -104,7 +105,7 @@ fn apply_entry(tx: &mut Tx<'_>, index: u64, entry: &Entry) -> Result<Outcome, Fa
             Dedup::New => {}
         }
     }
-    let mut cx = ApplyContext { index, tick, at: entry.at, actor: entry.actor.clone(), events: 0 };
+    let mut cx = ApplyContext { term, index, tick, at: entry.at, actor: entry.actor.clone(), events: 0 };
     tx.savepoint();
     let outcome = match decide(tx, &mut cx, entry) {
         Ok(reply) => Ok(reply),

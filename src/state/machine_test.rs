@@ -10,10 +10,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::artifact::{ArtifactCmd, Body, Condition, Ref, RefKind};
 use crate::blob::{BlobCmd, StoredBytes};
-use crate::cluster::{ClusterCmd, NodeSpec};
+use crate::cluster::{Acknowledgement, ClusterCmd, NodeSpec};
 use crate::entry::Command;
 use crate::lifecycle::LifecycleCmd;
 use crate::outbox::OutboxCmd;
+use crate::position::LogMark;
 use crate::project::{ProjectCmd, RepoRef};
 use crate::testing::{
     World, digest, digest512, facts, init, policy, put, receipt, receipt512, repo, root, spec, tag,
@@ -82,8 +83,13 @@ fn cluster_cmd() -> impl Strategy<Value = Command> {
                 ClusterCmd::Join { token: [token; 32], node }
             }),
         1 => Just(init(Durability::Local, spec(9, "eu/a"))),
-        1 => (node(), 0_u64..4, 0_u64..2).prop_map(|(node, boot, nonce)| ClusterCmd::Boot {
-            node, boot, nonce, peer_addr: format!("p:{boot}"), http_addr: "h:1".into(),
+        1 => (node(), 0_u64..4, 0_u64..2, mark(), prop::option::of(mark())).prop_map(
+            |(node, boot, nonce, found, acknowledged)| ClusterCmd::Boot {
+                node, boot, nonce, peer_addr: format!("p:{boot}"), http_addr: "h:1".into(), found, acknowledged,
+            }
+        ),
+        1 => (node(), 0_u64..4, mark()).prop_map(|(node, boot, LogMark { term, index })| {
+            ClusterCmd::Acknowledged { term, nodes: vec![Acknowledgement { node, boot, index }] }
         }),
         1 => (node(), any::<bool>()).prop_map(|(node, on)| ClusterCmd::Drain { node, on }),
         1 => (2_u64..6, 0_u64..4, 0_u64..2)
@@ -193,6 +199,10 @@ fn entry() -> impl Strategy<Value = Entry> {
             cmd,
         }
     })
+}
+
+fn mark() -> impl Strategy<Value = LogMark> {
+    (0_u64..3, 0_u64..9).prop_map(|(term, index)| LogMark { term, index })
 }
 
 fn membership() -> impl Strategy<Value = Membership> {

@@ -19,6 +19,8 @@ const CHUNK: usize = 128;
 /// What an entry brings with it, besides its command.
 #[derive(Clone, Debug)]
 pub(crate) struct ApplyContext {
+    /// Of the leader that appended it.
+    pub(crate) term: u64,
     pub(crate) index: u64,
     /// The cluster clock after it.
     pub(crate) tick: u64,

@@ -68,6 +68,7 @@ pub(crate) fn member(member: clawhub_cluster::Member) -> Member {
         id: record.id.0,
         standing: standing.to_owned(),
         failing: record.is_failing(),
+        acknowledged: record.acknowledged.index,
         reachable,
         name: record.spec.name,
         region: record.spec.location.region,

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use super::convert;
 use crate::transport::{
-    AppendReply, AppendRequest, Change, ChangeReply, Channel, ForwardReply, ForwardRequest, ReadIndexReply,
+    AppendAnswer, AppendRequest, Change, ChangeReply, Channel, ForwardReply, ForwardRequest, ReadIndexReply,
     ReadIndexRequest, Reply, SnapshotPart, SnapshotReply, TransferRequest, Transport, TransportError,
     VoteReply, VoteRequest,
 };
@@ -83,7 +83,7 @@ impl Transport for GrpcTransport {
         to: NodeId,
         channel: Channel,
         requests: BoxStream<'static, AppendRequest>,
-    ) -> BoxStream<'static, Result<AppendReply, TransportError>> {
+    ) -> BoxStream<'static, Result<AppendAnswer, TransportError>> {
         let mut client = self.client(to, channel);
         let requests = Messages(requests.map(peer::AppendRequest::from).boxed());
         let answers = async move {
@@ -93,7 +93,7 @@ impl Transport for GrpcTransport {
             }
         };
         let answers = answers.into_stream().flatten();
-        answers.map(|a| a.and_then(|a| AppendReply::try_from(a).map_err(invalid))).boxed()
+        answers.map(|a| a.and_then(|a| AppendAnswer::try_from(a).map_err(invalid))).boxed()
     }
 
     fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply> {

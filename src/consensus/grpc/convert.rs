@@ -7,9 +7,9 @@ use clawhub_types::NodeId;
 use clawhub_wire::{Invalid, array, peer, required};
 
 use crate::transport::{
-    AppendReply, AppendRequest, Ballot, Change, ChangeReply, FileEntry, ForwardReply, ForwardRequest,
-    ReadIndexReply, ReadIndexRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest,
-    VoteReply, VoteRequest, WireEntry,
+    AppendAnswer, AppendReply, AppendRequest, Ballot, Change, ChangeReply, FileEntry, ForwardReply,
+    ForwardRequest, ReadIndexReply, ReadIndexRequest, SnapshotHeader, SnapshotPart, SnapshotReply,
+    TransferRequest, VoteReply, VoteRequest, WireEntry,
 };
 
 /// No caller waits longer than this for an answer; a longer wish is cut to it.
@@ -73,27 +73,28 @@ impl TryFrom<peer::AppendRequest> for AppendRequest {
     }
 }
 
-impl From<AppendReply> for peer::AppendResponse {
-    fn from(r: AppendReply) -> Self {
+impl From<AppendAnswer> for peer::AppendResponse {
+    fn from(r: AppendAnswer) -> Self {
         use peer::append_response::Result as Out;
-        let result = match r {
+        let result = match r.reply {
             AppendReply::Matched(last) => Out::Matched(peer::Matched { last: last.map(out) }),
             AppendReply::Conflict(at) => Out::Conflict(out(at)),
             AppendReply::HigherVote(vote) => Out::HigherVote(out_vote(vote)),
         };
-        peer::AppendResponse { result: Some(result) }
+        peer::AppendResponse { result: Some(result), boot: r.boot }
     }
 }
 
-impl TryFrom<peer::AppendResponse> for AppendReply {
+impl TryFrom<peer::AppendResponse> for AppendAnswer {
     type Error = Invalid;
     fn try_from(r: peer::AppendResponse) -> Result<Self, Invalid> {
         use peer::append_response::Result as In;
-        Ok(match required("result", r.result)? {
+        let reply = match required("result", r.result)? {
             In::Matched(m) => AppendReply::Matched(m.last.map(pos)),
             In::Conflict(at) => AppendReply::Conflict(pos(at)),
             In::HigherVote(vote) => AppendReply::HigherVote(ballot("higher_vote", Some(vote))?),
-        })
+        };
+        Ok(AppendAnswer { boot: r.boot, reply })
     }
 }
 

@@ -118,6 +118,11 @@ impl LogStore {
         *self.inner.ends.lock()
     }
 
+    /// The last entry, as written; the last one purged if there is none.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.ends().last
+    }
+
     /// The vote of this node, at least as high as any that it has told another node.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.ends().vote

@@ -6,10 +6,14 @@
 use clawhub_types::{Durability, NodeId, ProjectId};
 
 use super::records::{ClusterRecord, IdsRecord, NodeRecord, TokenRecord};
-use super::{ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members, session};
+use super::{
+    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members,
+    session,
+};
 use crate::entry::Command;
 use crate::fault::Fault;
 use crate::outbox;
+use crate::position::LogMark;
 use crate::reply::{Reply, RequestRejected};
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
@@ -41,9 +45,12 @@ impl ClusterCmd {
             }
             ClusterCmd::TokenCreate { hash, ttl } => create_token(tx, cx, hash, *ttl),
             ClusterCmd::Join { token, node } => join(tx, cx, token, node),
-            ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr } => {
-                boot_node(tx, *node, (*boot, *nonce), peer_addr, http_addr)
+            ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr, found, acknowledged } => {
+                // What one leader knows may have been cut off under the next.
+                let acknowledged = acknowledged.filter(|mark| mark.term == cx.term).unwrap_or_default();
+                boot_node(tx, *node, (*boot, *nonce), (*found, acknowledged), (peer_addr, http_addr))
             }
+            ClusterCmd::Acknowledged { term, nodes } => note_acknowledged(tx, cx, *term, nodes),
             ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
             ClusterCmd::Failing { node, boot } => fail_node(tx, *node, *boot),
             ClusterCmd::SessionOpen { node, boot, nonce } => session::open(tx, cx, *node, *boot, *nonce),
@@ -94,8 +101,17 @@ fn add_member(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result
     next.node += 1;
     tx.put(keys::ids(), &next);
     let spec = spec.clone();
-    let record =
-        NodeRecord { id, spec, boot: 0, nonce: 0, epoch: 0, draining: false, failing: None, removed: false };
+    let record = NodeRecord {
+        id,
+        spec,
+        boot: 0,
+        nonce: 0,
+        acknowledged: LogMark::default(),
+        epoch: 0,
+        draining: false,
+        failing: None,
+        removed: false,
+    };
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, ClusterEvent::NodeJoined { node: id })?;
     Ok(ClusterReply::Joined(id))
@@ -147,17 +163,47 @@ fn boot_node(
     tx: &mut Tx<'_>,
     node: NodeId,
     (boot, nonce): (u64, u64),
-    peer_addr: &str,
-    http_addr: &str,
+    (found, acknowledged): (LogMark, LogMark),
+    (peer_addr, http_addr): (&str, &str),
 ) -> Result<Reply, Stop> {
     let mut record = members::member(tx, node)?;
-    if (boot, nonce) != (record.boot, record.nonce) && boot <= record.boot {
-        return Err(ClusterRejected::StaleBoot { node, boot, logged: record.boot }.into());
+    // A repetition is judged already, and has acknowledged more since.
+    if (boot, nonce) != (record.boot, record.nonce) {
+        if boot <= record.boot {
+            return Err(ClusterRejected::StaleBoot { node, boot, logged: record.boot }.into());
+        }
+        let acknowledged = record.acknowledged.join(&acknowledged);
+        if !found.covers(&acknowledged) {
+            return Err(ClusterRejected::Forgetful { node, found, acknowledged }.into());
+        }
+        record.acknowledged = acknowledged;
     }
     (record.boot, record.nonce) = (boot, nonce);
     peer_addr.clone_into(&mut record.spec.peer_addr);
     http_addr.clone_into(&mut record.spec.http_addr);
     tx.put(keys::node(node), &record);
+    Ok(Reply::Done)
+}
+
+/// Keeps what nodes have acknowledged. It is settled by now: each index lies before this entry in the log of the leader
+/// that counted it, and this entry is applied.
+fn note_acknowledged(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    term: u64,
+    nodes: &[Acknowledgement],
+) -> Result<Reply, Stop> {
+    // Another leader's log may lack what was acknowledged to this one.
+    let nodes = nodes.iter().filter(|known| term == cx.term && known.index < cx.index);
+    for Acknowledgement { node, boot, index } in nodes {
+        let Some(mut record) = tx.view().cluster().node(*node)? else { continue };
+        let mark = LogMark { term, index: *index };
+        // What a start acknowledged that is not logged yet says nothing of the disk that it began with.
+        if record.boot == *boot && !record.removed && !record.acknowledged.covers(&mark) {
+            record.acknowledged = record.acknowledged.join(&mark);
+            tx.put(keys::node(*node), &record);
+        }
+    }
     Ok(Reply::Done)
 }
 

@@ -11,7 +11,7 @@ use crate::blob::BlobReply;
 use crate::outbox::OutboxCmd;
 use crate::project::ProjectCmd;
 use crate::testing::{HOUR, World, commit, digest, init, policy, put, receipt, receipts, repo, root, spec};
-use crate::{Membership, Payload, artifact::ArtifactCmd, blob::BlobCmd};
+use crate::{LogMark, Membership, Payload, artifact::ArtifactCmd, blob::BlobCmd};
 
 #[test]
 fn init_comes_first_and_once() {
@@ -143,6 +143,8 @@ fn boots_only_rise() {
         nonce,
         peer_addr: addr.into(),
         http_addr: "h:1".into(),
+        found: LogMark::default(),
+        acknowledged: None,
     };
     world.ok(boot(5, 1, "moved:1"));
     let node = world.view().cluster().node(NodeId(2)).unwrap().unwrap();
@@ -161,6 +163,8 @@ fn boots_only_rise() {
         nonce: 1,
         peer_addr: String::new(),
         http_addr: String::new(),
+        found: LogMark::default(),
+        acknowledged: None,
     };
     assert_eq!(world.refused(unknown), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(9))));
 }
@@ -266,6 +270,8 @@ fn a_failing_nodes_copies_do_not_count_until_it_starts_again() {
         nonce: boot,
         peer_addr: "p:1".into(),
         http_addr: "h:1".into(),
+        found: LogMark::default(),
+        acknowledged: None,
     };
     let failing = |boot| ClusterCmd::Failing { node: NodeId(2), boot };
     world.ok(boot(5));
@@ -370,4 +376,62 @@ fn every_command_that_must_not_repeat_says_so() {
     }
     let free = ClusterCmd::SessionClose { session: SessionId(1) };
     assert!(!free.needs_identity());
+}
+
+/// A boot of node 2 that found this much, and that the leader knows to have acknowledged that much.
+fn boot(boot: u64, found: (u64, u64), acknowledged: Option<(u64, u64)>) -> ClusterCmd {
+    let mark = |(term, index)| LogMark { term, index };
+    ClusterCmd::Boot {
+        node: NodeId(2),
+        boot,
+        nonce: boot,
+        peer_addr: "p:1".into(),
+        http_addr: "h:1".into(),
+        found: mark(found),
+        acknowledged: acknowledged.map(mark),
+    }
+}
+
+fn forgetful(rejected: Rejected, expected: (u64, u64)) {
+    match rejected {
+        Rejected::Cluster(ClusterRejected::Forgetful { acknowledged, .. }) => {
+            assert_eq!((acknowledged.term, acknowledged.index), expected);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_disk_that_lacks_what_its_node_acknowledged_is_refused() {
+    let mut world = World::three();
+    // All entries here are of term 1.
+    world.ok(boot(1, (0, 0), None));
+    let note = |term, boot, index| ClusterCmd::Acknowledged {
+        term,
+        nodes: vec![Acknowledgement { node: NodeId(2), boot, index }],
+    };
+    let noted = |world: &World| world.view().cluster().node(NodeId(2)).unwrap().unwrap().acknowledged;
+    for ignored in [note(2, 1, 3), note(0, 1, 3), note(1, 2, 3), note(1, 0, 3), note(1, 1, 1000)] {
+        world.ok(ignored);
+        assert_eq!(noted(&world), LogMark::default(), "another leader's, another start's, or not settled");
+    }
+    world.ok(note(1, 1, 5));
+    world.ok(note(1, 1, 4));
+    assert_eq!(noted(&world), LogMark { term: 1, index: 5 });
+
+    forgetful(world.refused(boot(2, (1, 4), None)), (1, 5));
+    forgetful(world.refused(boot(2, (0, 9), None)), (1, 5));
+    forgetful(world.refused(boot(2, (1, 5), Some((1, 6)))), (1, 6));
+    world.ok(boot(1, (0, 0), None));
+    world.ok(boot(2, (1, 5), Some((3, 9))));
+    assert_eq!(
+        noted(&world),
+        LogMark { term: 1, index: 5 },
+        "what another term's leader says is not settled"
+    );
+    world.ok(boot(3, (1, 6), Some((1, 6))));
+    assert_eq!(noted(&world), LogMark { term: 1, index: 6 });
+    world.ok(note(1, 3, 8));
+    world.ok(boot(3, (1, 6), Some((1, 6))));
+    forgetful(world.refused(boot(4, (1, 7), None)), (1, 8));
 }

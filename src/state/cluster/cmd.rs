@@ -4,6 +4,7 @@ use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, R
 use serde::{Deserialize, Serialize};
 
 use crate::forward::{Members, Proposers};
+use crate::position::LogMark;
 
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,17 @@ pub struct NodeSpec {
     pub http_addr: String,
     /// SHA-256 of the SubjectPublicKeyInfo of its key.
     pub spki: [u8; 32],
+}
+
+/// What one start of a node acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// The node.
+    pub node: NodeId,
+    /// Its boot counter.
+    pub boot: u64,
+    /// The last log entry that it has durably.
+    pub index: u64,
 }
 
 /// A command about the cluster, its members, join tokens and proposer sessions.
@@ -55,7 +67,9 @@ pub enum ClusterCmd {
         node: NodeSpec,
     },
     /// A node started: its boot counter must be above the logged one, and its addresses may have moved.
-    /// The same boot with the same nonce again is `Reply::Done`, with another `ClusterRejected::StaleBoot`.
+    /// The same boot with the same nonce again is `Reply::Done`, with another `ClusterRejected::StaleBoot`. A node whose
+    /// log and vote do not cover what it is known to have acknowledged before is `ClusterRejected::Forgetful`: its disk is
+    /// an old one.
     Boot {
         /// The node.
         node: NodeId,
@@ -67,6 +81,19 @@ pub enum ClusterCmd {
         peer_addr: String,
         /// Where clients reach it now.
         http_addr: String,
+        /// What it found on its disk when it started.
+        found: LogMark,
+        /// What earlier starts of it acknowledged to the leader, which writes that here itself. It counts if the entry
+        /// is of the same term.
+        acknowledged: Option<LogMark>,
+    },
+    /// Keeps what nodes have acknowledged to the leader that proposes this, so that the next one can judge a disk by it.
+    /// Without effect under another leader, and for starts that are not the logged ones.
+    Acknowledged {
+        /// The leader's term.
+        term: u64,
+        /// By node.
+        nodes: Vec<Acknowledgement>,
     },
     /// Opens a proposer session for an ingress boot: `ClusterReply::Session`, its id the log index. Earlier
     /// sessions of the node with a lower boot are closed. The same boot with the same nonce again answers
@@ -126,8 +153,8 @@ impl ClusterCmd {
     /// asked, on the authority of the token in it.
     pub(crate) fn proposers(&self) -> Proposers {
         match self {
-            // By a leader that is alone.
-            ClusterCmd::Init { .. } => Proposers::members(Members::Nobody),
+            // By a leader: one that is alone, and one that knows what it was told.
+            ClusterCmd::Init { .. } | ClusterCmd::Acknowledged { .. } => Proposers::members(Members::Nobody),
             ClusterCmd::TokenCreate { .. } | ClusterCmd::Drain { .. } => Proposers::OPERATORS,
             ClusterCmd::Join { .. } => Proposers::members(Members::Any),
             ClusterCmd::Boot { node, .. }

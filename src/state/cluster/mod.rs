@@ -12,7 +12,7 @@ pub(crate) mod session;
 mod view;
 
 pub(crate) use apply::{check_phase, check_votes, next_project, raise_epoch, remove};
-pub use cmd::{ClusterCmd, NodeSpec};
+pub use cmd::{Acknowledgement, ClusterCmd, NodeSpec};
 pub use event::ClusterEvent;
 pub use records::{ClusterRecord, NodeRecord, SessionRecord};
 pub use reply::{ClusterRejected, ClusterReply};

@@ -4,6 +4,7 @@ use clawhub_types::{ClusterId, Durability, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::NodeSpec;
+use crate::position::LogMark;
 use crate::record::record;
 use crate::reply::Outcome;
 
@@ -38,6 +39,8 @@ pub struct NodeRecord {
     pub boot: u64,
     /// The random number that this boot was logged with.
     pub nonce: u64,
+    /// What it is known to have acknowledged, up to its last logged boot; it may have acknowledged more.
+    pub acknowledged: LogMark,
     /// Its deletion epoch: receipts of older ones are void.
     pub epoch: u64,
     /// Whether it is about to leave: its copies serve as sources and no longer count.

@@ -4,6 +4,8 @@ use clawhub_policy::{Shortfall, Uncovered};
 use clawhub_types::{NodeId, SessionId};
 use serde::{Deserialize, Serialize};
 
+use crate::position::LogMark;
+
 /// What a cluster command answers when it was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterReply {
@@ -37,6 +39,19 @@ pub enum ClusterRejected {
         boot: u64,
         /// What the log holds.
         logged: u64,
+    },
+    /// The node's disk lacks what the node has acknowledged: it is an old copy.
+    #[error(
+        "node {node} found entry {} and term {} on its disk, and has acknowledged entry {} in term {}",
+        found.index, found.term, acknowledged.index, acknowledged.term
+    )]
+    Forgetful {
+        /// The node.
+        node: NodeId,
+        /// What it found.
+        found: LogMark,
+        /// What it has acknowledged, at least.
+        acknowledged: LogMark,
     },
     /// Without the node the cluster could not keep its own durability.
     #[error(transparent)]

@@ -11,7 +11,7 @@ use clawhub_types::{NodeId, RequestId, SessionId};
 use crate::artifact::ArtifactCmd;
 use crate::cluster::ClusterCmd;
 use crate::testing::{World, digest, put, repo, tag};
-use crate::{Outcome, Rejected, Reply};
+use crate::{LogMark, Outcome, Rejected, Reply};
 
 /// Answers kept for all sessions.
 fn answers(world: &World) -> usize {
@@ -176,6 +176,8 @@ fn a_new_boot_closes_the_old_session() {
         nonce: 60,
         peer_addr: String::new(),
         http_addr: String::new(),
+        found: LogMark::default(),
+        acknowledged: None,
     });
     assert_eq!(world.refused(open(5, 50)), stale(5, 6), "below the logged boot");
     assert_eq!(world.refused(open(6, 61)), stale(6, 6), "the logged boot's twin");

@@ -152,7 +152,7 @@ impl Transport for Link {
         to: NodeId,
         _: Channel,
         requests: BoxStream<'static, AppendRequest>,
-    ) -> BoxStream<'static, Result<AppendReply, TransportError>> {
+    ) -> BoxStream<'static, Result<AppendAnswer, TransportError>> {
         let link = self.copy();
         let open = async move {
             let node = match link.reach(to) {
