@@ -20,11 +20,13 @@ pub(crate) struct Heard<R: AsyncRuntime> {
     any: R::Instant,
     /// One that the state knows as a member; `None` before the first.
     member: Option<R::Instant>,
+    /// There was one of those, or a quorum answered this node as the leader.
+    once: bool,
 }
 
 impl<R: AsyncRuntime> Heard<R> {
     pub(crate) fn new() -> Arc<Mutex<Heard<R>>> {
-        Arc::new(Mutex::new(Heard { any: R::Instant::now(), member: None }))
+        Arc::new(Mutex::new(Heard { any: R::Instant::now(), member: None, once: false }))
     }
 
     /// A leader spoke, a member or not as far as this node knows.
@@ -32,6 +34,7 @@ impl<R: AsyncRuntime> Heard<R> {
         self.any = R::Instant::now();
         if member {
             self.member = Some(self.any);
+            self.once = true;
         }
     }
 }
@@ -75,13 +78,21 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// How long there has been no sign of a quorum, once that is longer than an election may take.
     pub(crate) fn cut_off(&self, metrics: &Metrics<R>) -> Option<Duration> {
+        let mut heard = self.shared.heard.lock();
         if leads_alone::<R>(metrics) {
+            heard.once = true;
             return None;
         }
-        let mut heard = self.shared.heard.lock();
         // Kept for when it ceases to lead: it heard of no other leader for as long as it did.
         heard.any = metrics.last_quorum_acked.map_or(heard.any, |at| at.into_inner().max(heard.any));
+        heard.once |= metrics.last_quorum_acked.is_some();
         let age = heard.any.elapsed();
         (age > self.shared.settings.profile.lease()).then_some(age)
+    }
+
+    /// Whether there was a sign of a quorum since the node started, as of the last look at how long there was none: from a
+    /// leader that is a member by the state here, or to this node as the leader.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.shared.heard.lock().once
     }
 }

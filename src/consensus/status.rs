@@ -56,6 +56,8 @@ pub struct Status {
     /// How long there has been no sign of a quorum: no acknowledgement if this node leads, no word of a
     /// leader if it follows. `None` while there is one within the longest election time-out.
     pub cut_off: Option<Duration>,
+    /// Whether there was such a sign at all since the node started.
+    pub heard: bool,
     /// As leader: how far each other member has followed.
     pub matched: Vec<(NodeId, Option<u64>)>,
     /// Why the node stopped, unless it was told to.
@@ -111,6 +113,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             learners: membership.learner_ids().map(NodeId).collect(),
             changing: membership.get_joint_config().len() > 1,
             cut_off: self.cut_off(metrics),
+            heard: self.has_heard(),
             matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
             fault: metrics.running_state.as_ref().err().and_then(Failure::of),
         }

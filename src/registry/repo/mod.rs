@@ -69,13 +69,18 @@ impl At {
         View::new(&*self.state)
     }
 
-    /// How current an answer from here is; refused once this node has been cut off for too long.
+    /// How current an answer from here is; refused once this node has been cut off for too long. What a start before
+    /// this one heard does not count: a node that is started again and again would never be cut off for long.
     fn freshness(&self) -> Result<Freshness, Error> {
         if self.latest {
             return Ok(Freshness::Linearizable);
         }
         let status = self.use_cases.core.consensus.status();
         let index = status.applied;
+        if !status.heard {
+            let why = "this node has not heard from the cluster since it started";
+            return Err(Error::unavailable(RETRY, why));
+        }
         match status.cut_off {
             None => Ok(Freshness::ByDigest { index }),
             Some(age) if age <= self.use_cases.core.limits.cut_off => Ok(Freshness::CutOff { index, age }),
