@@ -1,5 +1,9 @@
 //! Snapshots: a node that was away for longer than the log remembers comes back by one, although its
 //! transfer is cut short twice, each time between two files; so does a newcomer while pushes go on at full rate.
+//! [`cuts`] cuts it short at any moment, [`rot`] has the sender's tables rot.
+
+mod cuts;
+mod rot;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +54,11 @@ impl Source {
 
     async fn push(&self, repo: &Repo, number: usize) -> Result<()> {
         repo.push_manifest(&tag(number), manifest::OCI_MANIFEST, &self.bytes(number)).await.map(drop)
+    }
+
+    async fn push_all(&self, repo: &Repo, numbers: std::ops::Range<usize>) -> Result<()> {
+        let pushes = stream::iter(numbers).map(|number| self.push(repo, number));
+        pushes.buffer_unordered(PARALLEL).try_collect::<()>().await
     }
 
     /// Whether a node has every one of these tags as it was pushed.
@@ -173,11 +182,7 @@ async fn who_was_away_for_too_long_gets_a_snapshot() -> Result<()> {
     let repo = members[0].registry().repo(REPO);
     let source = Arc::new(Source { config: repo.push_blob(manifest::CONFIG_BYTES).await? });
     let began = Instant::now();
-    let pushes = stream::iter(0..manifests).map(|number| {
-        let (source, repo) = (source.clone(), repo.clone());
-        async move { source.push(&repo, number).await }
-    });
-    pushes.buffer_unordered(PARALLEL).try_collect::<()>().await?;
+    source.push_all(&repo, 0..manifests).await?;
     let pushed = began.elapsed();
     let others: Vec<&Member> = (0..3).filter(|at| *at != away).map(|at| &members[at]).collect();
     purged(&others, &source, &repo, last).await?;
@@ -229,8 +234,7 @@ async fn join_under_load(
 async fn keep_pushing(source: Arc<Source>, repo: Repo, next: usize, stop: Arc<AtomicBool>) -> Result<usize> {
     let mut next = next;
     while !stop.load(Ordering::Relaxed) {
-        let batch = stream::iter(next..next + PARALLEL).map(|number| source.push(&repo, number));
-        batch.buffer_unordered(PARALLEL).try_collect::<()>().await?;
+        source.push_all(&repo, next..next + PARALLEL).await?;
         next += PARALLEL;
     }
     Ok(next)

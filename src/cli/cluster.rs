@@ -269,6 +269,9 @@ fn status(s: &StatusReply) -> String {
         ("learners", ids(&s.learners)),
         ("state", format!("{} at tick {}", s.state_hash, s.tick)),
     ];
+    if !s.agreement.is_empty() {
+        rows.push(("DIFFERS", s.agreement.clone()));
+    }
     if let Some(short) = s.under_target {
         rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
     }

@@ -219,7 +219,8 @@ mod tests {
 
     fn members(commands: &[Command], seeds: Vec<Seed>) -> (tempfile::TempDir, MemberDirectory) {
         let temp = tempfile::tempdir().unwrap();
-        let state = StateStore::open(temp.path(), |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
+        let state =
+            StateStore::open(temp.path(), |_, _| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
         let mut machine = Machine::open(state.kv()).unwrap();
         for (index, cmd) in commands.iter().enumerate() {
             let cmd = cmd.clone();

@@ -13,6 +13,7 @@
 //! one finds the same work.
 
 mod acknowledgements;
+mod agreement;
 mod attempts;
 pub mod bootstrap;
 mod code;
@@ -33,6 +34,8 @@ mod removal;
 mod request;
 
 pub use acknowledgements::Acknowledgements;
+pub use agreement::Comparison;
+pub use clawhub_policy::agreement::Agreement;
 pub use decommission::{LostBlob, RemovalImpact};
 pub use directory::{MemberDirectory, Seed};
 pub use dismissal::{Dismissal, Dismissed};

@@ -1,10 +1,12 @@
 //! The cluster clock, as its leader tells it.
 //!
 //! A leader's ticks begin at the last one applied when it was elected and go on with its monotonic
-//! clock: time without a leader does not count, and nobody's wall clock is asked.
+//! clock: time without a leader does not count, and nobody's wall clock is asked. It tells them with every heartbeat,
+//! and a follower goes on from there by its own clock: never ahead of a leader, and behind by what the message took.
 
 use std::time::Duration;
 
+use clawhub_types::NodeId;
 use openraft::Instant;
 use openraft::async_runtime::AsyncRuntime;
 use parking_lot::Mutex;
@@ -14,6 +16,8 @@ use crate::types::LeaderId;
 /// The clock of one node, running while it leads.
 pub(crate) struct Clock<R: AsyncRuntime> {
     base: Mutex<Option<Base<R::Instant>>>,
+    /// The last word of a leader: who, its tick, and when that came.
+    heard: Mutex<Option<(LeaderId, u64, R::Instant)>>,
 }
 
 struct Base<I> {
@@ -25,15 +29,17 @@ struct Base<I> {
 
 impl<R: AsyncRuntime> Clock<R> {
     pub(crate) fn new() -> Self {
-        Clock { base: Mutex::new(None) }
+        Clock { base: Mutex::new(None), heard: Mutex::new(None) }
     }
 
-    /// This node was elected as `leader`.
-    pub(crate) fn elected(&self, leader: LeaderId) {
+    /// This node was elected as `leader`. Whether that is news.
+    pub(crate) fn elected(&self, leader: LeaderId) -> bool {
         let mut base = self.base.lock();
-        if base.as_ref().is_none_or(|b| b.leader != leader) {
+        let new = base.as_ref().is_none_or(|b| b.leader != leader);
+        if new {
             *base = Some(Base { leader, since: R::Instant::now(), tick: None });
         }
+        new
     }
 
     /// The tick now, if this leader's clock was set.
@@ -41,6 +47,18 @@ impl<R: AsyncRuntime> Clock<R> {
         let base = self.base.lock();
         let base = base.as_ref().filter(|b| b.leader == leader)?;
         Some(base.tick? + millis(base.since.elapsed()))
+    }
+
+    /// Notes the tick that a leader told.
+    pub(crate) fn heard(&self, leader: LeaderId, tick: u64) {
+        *self.heard.lock() = Some((leader, tick, R::Instant::now()));
+    }
+
+    /// The tick now, as far as a node knows that heard it from this leader.
+    pub(crate) fn followed(&self, leader: NodeId) -> Option<u64> {
+        let heard = self.heard.lock();
+        let (_, tick, at) = heard.as_ref().filter(|(from, ..)| from.node_id == leader.0)?;
+        Some(tick + millis(at.elapsed()))
     }
 
     /// Sets the clock of `leader` to begin at `tick`, unless it was set.
@@ -81,6 +99,20 @@ mod tests {
             clock.set(second, 1041);
             assert_eq!(clock.now(second), Some(1041), "time without a leader does not");
             assert_eq!(clock.now(first), None);
+        });
+    }
+
+    #[test]
+    fn a_follower_goes_on_from_what_it_heard() {
+        SimRuntime::with_seed(0).block_on(async {
+            let clock = Clock::<SimRuntime>::new();
+            assert_eq!(clock.followed(NodeId(1)), None);
+            clock.heard(LeaderId { term: 1, node_id: 1 }, 1000);
+            SimRuntime::sleep(Duration::from_millis(20)).await;
+            assert_eq!(clock.followed(NodeId(1)), Some(1020));
+            assert_eq!(clock.followed(NodeId(2)), None, "another one's ticks are not known");
+            clock.heard(LeaderId { term: 2, node_id: 2 }, 1005);
+            assert_eq!(clock.followed(NodeId(2)), Some(1005), "time without a leader does not count");
         });
     }
 }

@@ -1,13 +1,13 @@
 //! Why consensus stopped by itself, with what its owner decides by.
 //!
 //! openraft hands a storage's error on as a value of its config's `ErrorSource`. [`Cause`] is that value: it
-//! keeps, beside the text, whether a database was found to be damaged.
+//! keeps, beside the text, whether a database was found to be damaged, and whether a device was to blame.
 
 use std::error::Error;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 
-use clawhub_kv::KvError;
+use clawhub_kv::{KvError, KvErrorKind};
 use openraft::AsyncRuntime;
 use openraft::errors::{ErrorSource, Fatal};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub struct Failure {
     pub reason: String,
     /// A database of the node is damaged: neither another start nor another device helps.
     pub corrupt: bool,
+    /// A device was full, or failed. It may do better later, and a store need not have noticed.
+    pub device: bool,
 }
 
 impl Failure {
@@ -31,8 +33,9 @@ impl Failure {
             Fatal::Panicked => None,
             Fatal::StorageError(error) => error.source().and_then(|source| source.downcast_ref::<Cause>()),
         };
-        let corrupt = cause.is_some_and(|cause| cause.corrupt);
-        Some(Failure { reason: fatal.to_string(), corrupt })
+        let is = |what: fn(&Cause) -> bool| cause.is_some_and(what);
+        let (corrupt, device) = (is(|cause| cause.corrupt), is(|cause| cause.device));
+        Some(Failure { reason: fatal.to_string(), corrupt, device })
     }
 }
 
@@ -48,6 +51,7 @@ impl fmt::Display for Failure {
 pub struct Cause {
     text: String,
     corrupt: bool,
+    device: bool,
 }
 
 impl fmt::Display for Cause {
@@ -61,11 +65,14 @@ impl Error for Cause {}
 impl ErrorSource for Cause {
     fn from_error<E: Error + 'static>(error: &E) -> Self {
         let error: &(dyn Error + 'static) = error;
-        let store = error.downcast_ref::<io::Error>().and_then(KvError::within);
-        Cause { text: error.to_string(), corrupt: store.is_some_and(KvError::is_corrupt) }
+        let error_of_io = error.downcast_ref::<io::Error>();
+        let store = error_of_io.and_then(KvError::within);
+        let full = |e: &io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        let device = error_of_io.is_some_and(full) || store.is_some_and(|e| e.kind == KvErrorKind::Io);
+        Cause { text: error.to_string(), corrupt: store.is_some_and(KvError::is_corrupt), device }
     }
 
     fn from_string(msg: impl ToString) -> Self {
-        Cause { text: msg.to_string(), corrupt: false }
+        Cause { text: msg.to_string(), corrupt: false, device: false }
     }
 }

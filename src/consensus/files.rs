@@ -1,4 +1,4 @@
-//! Blocking work on files, and what a file holds.
+//! Blocking work on files, what a file holds, and how much room is left for more.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,4 +33,10 @@ pub(crate) fn digest(path: &Path) -> io::Result<(u64, [u8; 32])> {
         hasher.update(&buffer[..n]);
         size += n as u64;
     }
+}
+
+/// Bytes that the file system of a directory offers.
+pub(crate) fn room(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -27,18 +27,22 @@ compile_error!("unsafe-no-fsync is for test builds: with it a power cut loses wh
 compile_error!("unsafe-early-receipts is for test builds: with it a power cut loses acknowledged blobs");
 
 mod acknowledged;
+mod arrival;
 mod barrier;
 mod budget;
 mod clock;
+mod doubt;
 mod fatal;
 mod files;
 pub mod grpc;
 mod hearing;
+mod install;
 mod log;
 mod machine;
 mod membership;
 mod network;
 mod participation;
+mod points;
 mod profile;
 mod propose;
 mod purge;
@@ -50,8 +54,10 @@ mod session;
 mod snapshot;
 mod status;
 mod store;
+mod tables;
 pub mod transport;
 mod types;
+mod upkeep;
 mod window;
 
 use std::marker::PhantomData;
@@ -73,12 +79,13 @@ pub use hearing::Hearing;
 pub use log::{LogReader, LogStore, MAX_BATCH_BYTES};
 pub use machine::{Builder, StateMachine};
 pub use membership::{ChangeError, Membership};
+pub use points::Points;
 pub use profile::{Execution, Profile, Settings, WallClock};
 pub use propose::{Committed, MAX_ENTRY_BYTES, ProposeError, Who};
 pub use serve::{Rpc, ServeError};
 pub use snapshot::SnapshotFiles;
 pub use status::{Role, Status, Watcher};
-pub use store::{OpenKv, StateStore};
+pub use store::{OpenKv, Purpose, StateStore};
 pub use types::{Applied, Proposal, Types};
 
 use transport::Transport;
@@ -147,8 +154,10 @@ struct Shared<R: AsyncRuntime> {
     raft: types::Raft<R>,
     log: LogStore,
     store: StateStore,
+    snapshots: Arc<snapshot::Snapshots>,
+    points: Points,
     transport: Arc<dyn Transport>,
-    clock: clock::Clock<R>,
+    clock: Arc<clock::Clock<R>>,
     sessions: Arc<session::Sessions>,
     barrier: barrier::Barrier,
     transfers: Arc<purge::Transfers<R::Instant>>,
@@ -163,7 +172,11 @@ struct Shared<R: AsyncRuntime> {
     /// Held while membership changes.
     changes: futures::lock::Mutex<()>,
     /// Held while a snapshot arrives.
-    receiving: futures::lock::Mutex<()>,
+    receiving: Arc<futures::lock::Mutex<()>>,
+    /// Raised by whoever is told that this node's state is not sound.
+    doubt: Arc<doubt::Doubt>,
+    /// Why this node stopped, if that was not openraft's to say.
+    gave_up: Mutex<Option<Failure>>,
     /// When leaders spoke to this node.
     heard: Arc<Mutex<hearing::Heard<R>>>,
     stopping: AtomicBool,
@@ -211,8 +224,13 @@ impl<R: AsyncRuntime> Consensus<R> {
         let transfers = Arc::new(purge::Transfers::new());
         let found = found(&log, &machine)?;
         let acknowledged = Arc::<acknowledged::Acknowledged>::default();
+        let (doubt, snapshots) = (Arc::<doubt::Doubt>::default(), machine.snapshots());
+        let points = machine.points();
+        let clock = Arc::new(clock::Clock::new());
         let network = network::Factory {
             acknowledged: Arc::clone(&acknowledged),
+            clock: Arc::clone(&clock),
+            doubt: Arc::clone(&doubt),
             transfers: Arc::clone(&transfers),
             node: settings.node,
             profile: settings.profile,
@@ -231,8 +249,10 @@ impl<R: AsyncRuntime> Consensus<R> {
             raft,
             log,
             store: state,
+            snapshots,
+            points,
             transport,
-            clock: clock::Clock::new(),
+            clock,
             sessions: Arc::default(),
             barrier: barrier::Barrier::default(),
             transfers,
@@ -241,13 +261,16 @@ impl<R: AsyncRuntime> Consensus<R> {
             budget,
             forwarded,
             changes: futures::lock::Mutex::default(),
-            receiving: futures::lock::Mutex::default(),
+            receiving: Arc::default(),
+            doubt,
+            gave_up: Mutex::default(),
             heard: hearing::Heard::new(),
             stopping: AtomicBool::default(),
         };
         let consensus = Consensus { shared: Arc::new(shared) };
         drop(R::spawn(consensus.clone().reconcile()));
         drop(R::spawn(consensus.clone().purge()));
+        drop(R::spawn(consensus.clone().upkeep()));
         Ok(consensus)
     }
 
@@ -283,6 +306,11 @@ impl<R: AsyncRuntime> Consensus<R> {
     pub async fn snapshot(&self) -> Result<(), ConsensusError> {
         let asked = self.shared.raft.trigger().snapshot().await;
         asked.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))
+    }
+
+    /// Its own state at the indices at which all nodes note theirs.
+    pub fn points(&self) -> &Points {
+        &self.shared.points
     }
 
     /// How many snapshots of other nodes have replaced this node's state since it was made.

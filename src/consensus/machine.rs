@@ -8,7 +8,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use clawhub_state::{Fault, LogItem, Machine, Payload, decode_entry};
+use clawhub_state::{Fault, LogItem, LogPos, Machine, Payload, View, decode_entry};
+use clawhub_types::StatePoint;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
 use openraft::async_runtime::AsyncRuntime;
@@ -16,7 +17,9 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 
 use crate::Execution;
 use crate::files;
+use crate::install::install;
 use crate::log::MAX_BATCH_BYTES;
+use crate::points::{self, Points};
 use crate::snapshot::{SnapshotFiles, Snapshots, Staged};
 use crate::store::StateStore;
 use crate::types::{
@@ -31,12 +34,13 @@ pub struct StateMachine<R> {
     machine: Machine,
     store: StateStore,
     snapshots: Arc<Snapshots>,
+    points: Points,
     execution: Execution,
     runtime: PhantomData<fn() -> R>,
 }
 
 /// The fault as an [`io::Error`], from which a store's own error can be had again ([`KvError::within`]).
-fn fault(e: Fault) -> io::Error {
+pub(crate) fn fault(e: Fault) -> io::Error {
     match e {
         Fault::Kv(e) => e.into(),
         other => io::Error::other(other),
@@ -51,7 +55,18 @@ impl<R: AsyncRuntime> StateMachine<R> {
     pub fn open(store: StateStore, execution: Execution) -> io::Result<Self> {
         let machine = Machine::open(store.kv()).map_err(fault)?;
         let snapshots = Arc::new(Snapshots::open(store.dir())?);
-        Ok(StateMachine { machine, store, snapshots, execution, runtime: PhantomData })
+        let points = Points::default();
+        Ok(StateMachine { machine, store, snapshots, points, execution, runtime: PhantomData })
+    }
+
+    /// Its snapshots, which the rest of consensus looks after, too.
+    pub(crate) fn snapshots(&self) -> Arc<Snapshots> {
+        Arc::clone(&self.snapshots)
+    }
+
+    /// Where it notes what its state is.
+    pub(crate) fn points(&self) -> Points {
+        self.points.clone()
     }
 
     /// What is applied, and the membership in force there.
@@ -65,6 +80,10 @@ impl<R: AsyncRuntime> StateMachine<R> {
             return Ok(());
         }
         let outcomes = self.machine.apply(&batch.items).map_err(fault)?;
+        if batch.ends_at_a_point() {
+            let (index, hash) = View::new(&**self.machine.kv()).state_hash().map_err(fault)?;
+            self.points.note(StatePoint { index, hash });
+        }
         for (outcome, responder) in outcomes.into_iter().zip(batch.responders.drain(..)) {
             if let Some(responder) = responder {
                 responder.send(Applied(outcome));
@@ -76,20 +95,25 @@ impl<R: AsyncRuntime> StateMachine<R> {
     }
 
     async fn stage(&mut self) -> io::Result<Staged> {
-        let (last, membership) = self.machine.applied().map_err(fault)?;
-        let membership = membership.map(|(pos, membership)| (pos, types::membership(membership)));
+        let (last, membership) = applied(&self.machine)?;
         let snapshots = Arc::clone(&self.snapshots);
         let kv = self.store.kv();
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
     }
 }
 
-fn position(machine: &Machine) -> io::Result<(Option<LogId>, StoredMembership)> {
+/// What a machine has applied, and the membership that it was told last.
+pub(crate) fn applied(machine: &Machine) -> io::Result<(Option<LogPos>, Option<(LogPos, Membership)>)> {
     let (last, membership) = machine.applied().map_err(fault)?;
+    let membership = membership.map(|(pos, membership)| (pos, types::membership(membership)));
+    Ok((last, membership))
+}
+
+/// The same in openraft's words.
+pub(crate) fn position(machine: &Machine) -> io::Result<(Option<LogId>, StoredMembership)> {
+    let (last, membership) = applied(machine)?;
     let membership = match membership {
-        Some((pos, membership)) => {
-            StoredMembership::new(Some(types::log_id(pos)), types::membership(membership))
-        }
+        Some((pos, membership)) => StoredMembership::new(Some(types::log_id(pos)), membership),
         None => StoredMembership::new(None, Membership::default()),
     };
     Ok((last.map(types::log_id), membership))
@@ -117,6 +141,10 @@ impl<R: AsyncRuntime> Batch<R> {
         Ok(())
     }
 
+    fn ends_at_a_point(&self) -> bool {
+        self.items.last().is_some_and(|item| points::is_at(item.pos.index))
+    }
+
     fn is_full(&self) -> bool {
         self.items.len() >= MAX_BATCH_ITEMS || self.bytes >= MAX_BATCH_BYTES
     }
@@ -138,8 +166,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             batch.push(entry, responder)?;
-            // A call may span a whole log; a batch stays small.
-            if batch.is_full() {
+            // A call may span a whole log; a batch stays small. It ends where all nodes look at their states.
+            if batch.is_full() || batch.ends_at_a_point() {
                 self.apply_batch(&mut batch)?;
             }
         }
@@ -150,7 +178,6 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
     /// builder, beside which applying goes on.
     async fn get_snapshot_builder(&mut self) -> Builder<R> {
         let staged = self.stage().await;
-        self.store.sweep();
         let snapshots = Arc::clone(&self.snapshots);
         Builder { staged: Some(staged), snapshots, execution: self.execution, runtime: PhantomData }
     }
@@ -163,9 +190,11 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         let store = self.store.clone();
         let snapshots = Arc::clone(&self.snapshots);
         let expected = meta.clone();
-        let install = move || install(&store, &snapshots, &expected, &snapshot);
-        self.machine = files::blocking::<R, _>(self.execution, install).await?;
-        Ok(())
+        let work = move || install(&store, &snapshots, &expected, &snapshot);
+        self.machine = files::blocking::<R, _>(self.execution, work).await?;
+        // The machine before was the last to need the state before, but for those who are reading.
+        let store = self.store.clone();
+        files::blocking::<R, _>(self.execution, move || Ok(store.sweep())).await
     }
 
     async fn get_current_snapshot(
@@ -173,46 +202,6 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
     ) -> io::Result<Option<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>>> {
         Ok(self.snapshots.current().map(|files| Snapshot { meta: files.meta(), snapshot: files }))
     }
-}
-
-/// Why a snapshot cannot be opened. What is wrong with one that came from the leader says nothing of the
-/// databases here, so it is told in the log alone.
-fn unusable(files: &SnapshotFiles, error: io::Error) -> io::Error {
-    if !files.is_received() {
-        return error;
-    }
-    tracing::error!(%error, "the snapshot that the leader sent cannot be opened");
-    io::Error::other("the snapshot that the leader sent cannot be opened; its own state may be damaged")
-}
-
-/// Puts the files of a snapshot in the place of the live state.
-fn install(
-    store: &StateStore,
-    snapshots: &Snapshots,
-    meta: &SnapshotMeta,
-    files: &Arc<SnapshotFiles>,
-) -> io::Result<Machine> {
-    if !files.is_received() {
-        // Made here, some time ago, and wanted because the live state fell behind it.
-        files.verify()?;
-    }
-    let prepared = store.prepare(&files.data(), files.is_received());
-    let opened = prepared.and_then(|next| Ok((Machine::open(Arc::clone(&next.kv)).map_err(fault)?, next)));
-    let (machine, next) = opened.map_err(|error| unusable(files, error))?;
-    let found = position(&machine)?;
-    if found != (meta.last_log_id, meta.last_membership.clone()) {
-        let what = format!("the snapshot holds {found:?} where {meta} was promised");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    let own = snapshots.current().is_some_and(|current| Arc::ptr_eq(&current, files));
-    if !own {
-        // What was received becomes the live state; others are served from a checkpoint of it.
-        let manifest = files.manifest();
-        let staged = snapshots.stage(&*next.kv, manifest.last, manifest.membership.clone())?;
-        snapshots.publish(staged)?;
-    }
-    store.swap(next)?;
-    Ok(machine)
 }
 
 /// Finishes a snapshot whose checkpoint was taken.
@@ -231,7 +220,10 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
     ) -> io::Result<Snapshot<types::LeaderId, u64, openraft::EmptyNode, Arc<SnapshotFiles>>> {
         let staged = self.staged.take().ok_or_else(|| io::Error::other("a builder builds once"))??;
         let snapshots = Arc::clone(&self.snapshots);
-        let files = files::blocking::<R, _>(self.execution, move || snapshots.publish(staged)).await?;
+        let files = files::blocking::<R, _>(self.execution, move || {
+            snapshots.publish(snapshots.seal(staged, None)?, false)
+        })
+        .await?;
         Ok(Snapshot { meta: files.meta(), snapshot: files })
     }
 }

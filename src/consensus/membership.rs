@@ -60,8 +60,10 @@ impl<R: AsyncRuntime> Consensus<R> {
                 let leader = (now.state == ServerState::Leader).then_some(now.vote.leader_id);
                 (leader, now.membership_config.membership().get_joint_config().len() > 1)
             };
-            if let Some(leader) = leader {
-                self.shared.clock.elected(leader);
+            if let Some(leader) = leader
+                && self.shared.clock.elected(leader)
+            {
+                drop(R::spawn(self.clone().tell_ticks()));
             }
             let changed = metrics.changed();
             if leader.is_none() || !joint {

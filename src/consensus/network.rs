@@ -22,20 +22,27 @@ use openraft::{EmptyNode, Instant};
 use parking_lot::Mutex;
 
 use crate::acknowledged::Acknowledged;
+use crate::clock::Clock;
+use crate::doubt::Doubt;
 use crate::purge::Transfers;
 use crate::record;
-use crate::send::{self, Pace};
+use crate::send::{self, Pace, SendError};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendAnswer, AppendReply, AppendRequest, Channel, SnapshotReply, Transport, TransportError,
-    WireEntry,
+    self, AppendAnswer, AppendReply, AppendRequest, Channel, SnapshotRefusal, SnapshotReply, Transport,
+    TransportError, WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::Window;
 use crate::{Execution, Profile};
 
+/// How long a peer that could not take a snapshot is left alone: asking costs it little.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Factory<R: AsyncRuntime> {
     pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) clock: Arc<Clock<R>>,
+    pub(crate) doubt: Arc<Doubt>,
     pub(crate) transfers: Arc<Transfers<R::Instant>>,
     pub(crate) node: NodeId,
     pub(crate) profile: Profile,
@@ -49,6 +56,8 @@ impl<R: AsyncRuntime> Factory<R> {
     fn client(&self, target: u64, channel: Channel) -> Client<R> {
         Client {
             acknowledged: Arc::clone(&self.acknowledged),
+            clock: Arc::clone(&self.clock),
+            doubt: Arc::clone(&self.doubt),
             transfers: Arc::clone(&self.transfers),
             node: self.node,
             target: NodeId(target),
@@ -81,6 +90,8 @@ impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
 /// Speaks to one peer on one channel.
 pub(crate) struct Client<R: AsyncRuntime> {
     acknowledged: Arc<Acknowledged>,
+    clock: Arc<Clock<R>>,
+    doubt: Arc<Doubt>,
     transfers: Arc<Transfers<R::Instant>>,
     node: NodeId,
     target: NodeId,
@@ -106,8 +117,9 @@ pub(crate) fn wire_entry(entry: &RaftEntry) -> WireEntry {
     WireEntry { pos: types::log_pos(&entry.log_id), payload }
 }
 
-fn append_request<R: AsyncRuntime>(rpc: &AppendEntriesRequest<Types<R>>) -> AppendRequest {
+fn append_request<R: AsyncRuntime>(rpc: &AppendEntriesRequest<Types<R>>, clock: &Clock<R>) -> AppendRequest {
     AppendRequest {
+        tick: clock.now(rpc.vote.leader_id),
         vote: types::ballot(&rpc.vote),
         prev: rpc.prev_log_id.as_ref().map(types::log_pos),
         entries: rpc.entries.iter().map(wire_entry).collect(),
@@ -158,6 +170,43 @@ impl<R: AsyncRuntime> Client<R> {
         Ok(VoteResponse::new(types::vote(reply.vote), last, reply.granted))
     }
 
+    /// Sends a snapshot. A peer that cannot take it for now, and a snapshot in doubt, are left alone for a while.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        files: Arc<SnapshotFiles>,
+    ) -> Result<SnapshotReply, TransportError> {
+        let unreachable = |why: &dyn std::fmt::Display| TransportError::Unreachable(why.to_string());
+        if self.doubt.is_raised() {
+            R::sleep(SNAPSHOT_PAUSE).await;
+            return Err(unreachable(&"the state here is being examined"));
+        }
+        let pace = Pace { execution: self.execution, rate: self.snapshot_rate };
+        let sent = {
+            let _kept = self.transfers.begin(files.manifest().last.map_or(0, |pos| pos.index));
+            send::snapshot::<R>(Arc::clone(&self.transport), self.target, vote, files, pace).await
+        };
+        let peer = self.target;
+        match sent {
+            Ok(reply) => return Ok(reply),
+            Err(SendError::Transport(e)) => return Err(e),
+            Err(SendError::Refused(SnapshotRefusal::Busy)) => {}
+            Err(SendError::Refused(SnapshotRefusal::NoRoom { needed, room })) => {
+                tracing::warn!(%peer, needed, room, "has no room for the snapshot that it needs");
+            }
+            Err(SendError::Refused(SnapshotRefusal::Damaged)) => {
+                tracing::error!(%peer, "found a snapshot of this node's state to be damaged");
+                self.doubt.raise();
+            }
+            Err(SendError::Unreadable(error)) => {
+                tracing::error!(%error, "a snapshot of this node's state cannot be read");
+                self.doubt.raise();
+            }
+        }
+        R::sleep(SNAPSHOT_PAUSE).await;
+        Err(unreachable(&"the peer could not take the snapshot"))
+    }
+
     /// Requests out, answers in; so many bytes under way, and a limit on how long a request may stay
     /// unanswered. That limit is on the oldest one: a stream with nothing to send is not late.
     fn pipeline(
@@ -168,11 +217,12 @@ impl<R: AsyncRuntime> Client<R> {
         let vote = Arc::new(Mutex::new(None));
         let sending = Arc::clone(&window);
         let voted = Arc::clone(&vote);
+        let clock = Arc::clone(&self.clock);
         let requests = stream::poll_fn(move |cx| {
             ready!(sending.poll_open(cx));
             let rpc = ready!(input.poll_next_unpin(cx));
             Poll::Ready(rpc.map(|rpc| {
-                let request = append_request::<R>(&rpc);
+                let request = append_request::<R>(&rpc, &clock);
                 *voted.lock() = Some(request.vote);
                 sending.sent(R::Instant::now(), request.entries.iter().map(|e| e.payload.len()).sum());
                 request
@@ -313,17 +363,7 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        let transport = Arc::clone(&self.transport);
-        let to = self.target;
-        let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        let _kept = self.transfers.begin(last);
-        let sending = send::snapshot::<R>(
-            transport,
-            to,
-            vote,
-            snapshot.snapshot,
-            Pace { execution: self.execution, rate: self.snapshot_rate },
-        );
+        let sending = self.send_snapshot(vote, snapshot.snapshot);
         let limited = R::timeout(option.hard_ttl(), sending);
         match R::select2(cancel, limited).await {
             Select2::First(closed) => Err(StreamingError::Closed(closed)),

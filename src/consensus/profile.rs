@@ -95,6 +95,8 @@ pub struct Settings {
     pub snapshot_interval: u64,
     /// Bytes a second that a snapshot is sent with, at most: it must not take the network from clients.
     pub snapshot_rate: u64,
+    /// Bytes that must stay free on the state's device beside a snapshot that arrives.
+    pub snapshot_reserve: u64,
     /// Bytes of proposals under way, of this node's clients and, as leader, of others'. Beyond it new
     /// work is refused.
     pub proposal_budget: usize,
@@ -116,6 +118,7 @@ impl Settings {
             execution: Execution::Threads,
             snapshot_interval: 20_000,
             snapshot_rate: 64 << 20,
+            snapshot_reserve: 64 << 20,
             proposal_budget: 32 << 20,
             wall: Arc::new(clawhub_durable::now_millis),
         }

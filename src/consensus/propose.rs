@@ -112,7 +112,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let busy = || self.unavailable("too many proposals are under way".to_owned());
         let _reserved = self.shared.budget.take(bytes + OVERHEAD).ok_or_else(busy)?;
         if !with_identity {
-            return match self.attempts(&entry, deadline).await {
+            return match self.attempts(&mut entry, deadline).await {
                 // Refused, perhaps because an earlier attempt was applied.
                 End::Answer { outcome: Err(_), doubtful: true, .. } => Err(ProposeError::Unknown),
                 end => self.conclude(end),
@@ -121,7 +121,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         loop {
             let ticket = self.ticket(deadline).await?;
             entry.request = Some(ticket.id);
-            match self.attempts(&entry, deadline).await {
+            match self.attempts(&mut entry, deadline).await {
                 End::Answer {
                     outcome: Err(Rejected::Request(RequestRejected::SessionGone)),
                     doubtful,
@@ -177,7 +177,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let settings = &self.shared.settings;
         let open =
             ClusterCmd::SessionOpen { node: settings.node, boot: settings.boot, nonce: settings.nonce };
-        match self.attempts(&system_entry(open), deadline).await {
+        match self.attempts(&mut system_entry(open), deadline).await {
             End::Answer { outcome: Ok(Reply::Cluster(ClusterReply::Session(id))), .. } => Ok(id),
             End::Answer { outcome: Err(rejected), .. } => Err(rejected.into()),
             End::Answer { outcome: Ok(other), .. } => {
@@ -194,21 +194,27 @@ impl<R: AsyncRuntime> Consensus<R> {
         let this = self.clone();
         drop(R::spawn(async move {
             let deadline = R::Instant::now() + this.shared.settings.profile.wait();
-            let entry = system_entry(ClusterCmd::SessionFloor { session, floor });
+            let mut entry = system_entry(ClusterCmd::SessionFloor { session, floor });
             // If it fails, the next floor covers this one.
-            let _ = this.attempts(&entry, deadline).await;
+            let _ = this.attempts(&mut entry, deadline).await;
         }));
     }
 
-    /// Tries until there is a replicated answer or the time is over.
-    async fn attempts(&self, entry: &Entry, deadline: R::Instant) -> End {
-        let encoded = Bytes::from(encode_entry(entry));
+    /// Tries until there is a replicated answer or the time is over. All attempts have the deadline of the first that
+    /// knew one: none of them is applied after it, whenever it comes to whichever leader.
+    async fn attempts(&self, entry: &mut Entry, deadline: R::Instant) -> End {
+        let mut encoded = None;
         let mut doubtful = false;
         let mut reason = "there is no leader".to_owned();
         while R::Instant::now() < deadline {
             let leader = self.leader();
             if let Some(node) = leader {
-                match self.attempt(node, entry, &encoded, deadline).await {
+                if entry.deadline.is_none() {
+                    entry.deadline = self.deadline_under(node, deadline);
+                    encoded = None;
+                }
+                let encoded = encoded.get_or_insert_with(|| Bytes::from(encode_entry(entry)));
+                match self.attempt(node, entry, encoded, deadline).await {
                     ForwardReply::Applied(index, outcome) => return End::Answer { index, outcome, doubtful },
                     ForwardReply::NotLeader(_) => {}
                     ForwardReply::Unavailable(why) => reason = why,
@@ -225,6 +231,14 @@ impl<R: AsyncRuntime> Consensus<R> {
             self.pause(leader, deadline).await;
         }
         if doubtful { End::Unknown(reason) } else { End::NotProposed(reason) }
+    }
+
+    /// The tick under this leader at which a caller gives up; `None` as long as the leader has not told its tick.
+    fn deadline_under(&self, leader: NodeId, deadline: R::Instant) -> Option<u64> {
+        let clock = &self.shared.clock;
+        let own = self.leading().filter(|_| leader == self.node());
+        let tick = own.map_or_else(|| clock.followed(leader), |own| clock.now(own))?;
+        Some(tick.saturating_add(clock::millis(deadline.saturating_duration_since(R::Instant::now()))))
     }
 
     /// One attempt, given up when its leader ceases to be one.
@@ -270,8 +284,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         if let Command::Cluster(ClusterCmd::Boot { node, boot, acknowledged, .. }) = &mut entry.cmd {
             *acknowledged = self.acknowledged_before(*node, *boot);
         }
+        // Its own is kept, however late it comes: apply rejects it then.
         let left = deadline.saturating_duration_since(R::Instant::now());
-        entry.deadline = Some(tick.saturating_add(clock::millis(left)));
+        entry.deadline.get_or_insert(tick.saturating_add(clock::millis(left)));
         let bytes = encode_entry(&entry);
         if bytes.len() > MAX_ENTRY_BYTES {
             return ForwardReply::Unavailable("the stamped entry is too large".to_owned());
@@ -307,9 +322,15 @@ impl<R: AsyncRuntime> Consensus<R> {
         }
     }
 
+    /// As a new leader: gets to know its tick, so that the others hear of it before they propose.
+    pub(crate) async fn tell_ticks(self) {
+        let deadline = R::Instant::now() + self.shared.settings.profile.wait();
+        let _ = self.stamp(deadline).await;
+    }
+
     /// The tick for an entry proposed now; `None` if this node does not lead, or does not get to know in
     /// time what the last leader's tick was.
-    async fn stamp(&self, deadline: R::Instant) -> Option<u64> {
+    pub(crate) async fn stamp(&self, deadline: R::Instant) -> Option<u64> {
         let leader = self.leading()?;
         if let Some(tick) = self.shared.clock.now(leader) {
             return Some(tick);

@@ -2,7 +2,8 @@
 //!
 //! `<state>/incoming/` holds what has arrived of one snapshot: `MANIFEST`, `data/` with complete files
 //! (hashed, fsynced, then named) and `part`, the file under way. A broken transfer goes on after the
-//! last complete file; a transfer of another snapshot begins anew.
+//! last complete file; a transfer of another snapshot begins anew. Nothing begins that the device has no room for, and
+//! what lies there goes when it does not fit, is damaged, is installed, or is not needed any more.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,7 +19,6 @@ use openraft::async_runtime::AsyncRuntime;
 use crate::Execution;
 use crate::files;
 use crate::record::{self, FileEntry, Manifest};
-use crate::snapshot::SnapshotFiles;
 use crate::transport::{SnapshotHeader, SnapshotPart};
 
 const DIRECTORY: &str = "incoming";
@@ -44,24 +44,83 @@ struct UnderWay {
     hasher: blake3::Hasher,
 }
 
+/// Why a snapshot was not taken in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// It does not fit the device.
+    #[error("{needed} bytes are needed, and there are {room}")]
+    NoRoom {
+        /// What it would take, with what must stay free.
+        needed: u64,
+        /// What there is.
+        room: u64,
+    },
+    /// A file is not what the sender's manifest says, or the state in them not what it says it is.
+    #[error("{0}")]
+    Damaged(String),
+    /// The sender does not keep to the protocol, or the file system refuses.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 fn refused(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
+/// What a header announces.
+///
+/// # Errors
+/// It cannot be read, or names files that nobody may write.
+pub(crate) fn announced(header: &SnapshotHeader) -> io::Result<Manifest> {
+    let mut manifest = record::decode_manifest(&header.meta)?;
+    manifest.files = checked(&header.files)?;
+    Ok(manifest)
+}
+
+/// Removes what has arrived.
+pub(crate) fn discard(state: &Path) -> io::Result<()> {
+    durable::remove_dir(&state.join(DIRECTORY))
+}
+
+/// Removes what has arrived of a snapshot that a node with this much applied does not need. Nothing may be arriving.
+pub(crate) fn sweep(state: &Path, applied: u64) -> io::Result<()> {
+    let manifest = match fs::read(state.join(DIRECTORY).join(MANIFEST)) {
+        Ok(bytes) => record::decode_manifest(&bytes).ok(),
+        // Nothing at all, or the beginning of something.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let needed = manifest.and_then(|m| m.last).is_some_and(|last| last.index > applied);
+    if needed { Ok(()) } else { discard(state) }
+}
+
 impl Incoming {
-    /// Gets ready for the snapshot of a header, keeping what arrived of the same one before.
-    pub(crate) fn open(state: &Path, header: &SnapshotHeader) -> io::Result<Incoming> {
-        let mut manifest = record::decode_manifest(&header.meta)?;
-        manifest.files = checked(&header.files)?;
+    /// Gets ready for a snapshot, keeping what arrived of the same one before. What is missing must leave `reserve`
+    /// bytes of the device free.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub(crate) fn open(state: &Path, manifest: Manifest, reserve: u64) -> Result<Incoming, NotTaken> {
         let dir = state.join(DIRECTORY);
         let encoded = record::encode_manifest(&manifest);
-        if fs::read(dir.join(MANIFEST)).ok().as_deref() != Some(&encoded) {
+        let known = fs::read(dir.join(MANIFEST)).ok().as_deref() == Some(&encoded);
+        if !known {
             durable::remove_dir(&dir)?;
-            durable::create_dir(&dir)?;
-            durable::create_dir(&dir.join(DATA))?;
-            durable::replace(&dir.join(MANIFEST), &encoded)?;
         }
-        Ok(Incoming { dir, manifest, under_way: None })
+        let incoming = Incoming { dir, manifest, under_way: None };
+        let missing = incoming.manifest.files.iter().enumerate().filter(|(i, _)| !incoming.holds(*i));
+        let missing = missing.fold(0_u64, |sum, (_, file)| sum.saturating_add(file.size));
+        let (needed, room) = (missing.saturating_add(reserve), files::room(state)?);
+        if missing > 0 && needed > room {
+            return Err(NotTaken::NoRoom { needed, room });
+        }
+        // Whatever an earlier attempt left of it.
+        durable::create_dir(&incoming.dir.join(DATA))?;
+        if !known {
+            durable::sync_dir(&incoming.dir)?;
+            durable::replace(&incoming.dir.join(MANIFEST), &encoded)?;
+        }
+        Ok(incoming)
     }
 
     fn place(&self, index: usize) -> PathBuf {
@@ -77,11 +136,11 @@ impl Incoming {
         (0u32..).zip(0..self.manifest.files.len()).filter(|(_, i)| self.holds(*i)).map(|(n, _)| n).collect()
     }
 
-    fn write(&mut self, index: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, index: usize, offset: u64, bytes: &[u8]) -> Result<(), NotTaken> {
         let entry = self.manifest.files.get(index).ok_or_else(|| refused("no such file in the snapshot"))?;
         let under_way = match &mut self.under_way {
             Some(u) if u.index == index => u,
-            Some(_) => return Err(refused("the file before is not complete")),
+            Some(_) => return Err(refused("the file before is not complete").into()),
             none => none.insert(UnderWay {
                 index,
                 file: File::create(self.dir.join(PART))?,
@@ -91,7 +150,7 @@ impl Incoming {
         };
         let end = offset.saturating_add(bytes.len() as u64);
         if offset != under_way.written || end > entry.size {
-            return Err(refused(format!("bytes {offset}..{end} of {} are out of place", entry.name)));
+            return Err(refused(format!("bytes {offset}..{end} of {} are out of place", entry.name)).into());
         }
         under_way.file.write_all(bytes)?;
         under_way.hasher.update(bytes);
@@ -100,37 +159,40 @@ impl Incoming {
     }
 
     /// Checks the file under way and gives it its name.
-    fn complete(&mut self) -> io::Result<()> {
+    fn complete(&mut self) -> Result<(), NotTaken> {
         let Some(UnderWay { index, file, hasher, .. }) = self.under_way.take() else { return Ok(()) };
         let entry = &self.manifest.files[index];
         if *hasher.finalize().as_bytes() != entry.hash {
-            return Err(refused(format!("{} arrived damaged", entry.name)));
+            return Err(NotTaken::Damaged(format!("{} arrived damaged", entry.name)));
         }
         file.sync_all()?;
-        fs::rename(self.dir.join(PART), self.place(index))
+        Ok(fs::rename(self.dir.join(PART), self.place(index))?)
     }
 
     /// All files are here: they are durable when this returns.
-    fn finish(self) -> io::Result<SnapshotFiles> {
+    fn finish(self) -> io::Result<Received> {
         if let Some(missing) = (0..self.manifest.files.len()).find(|i| !self.holds(*i)) {
             return Err(refused(format!("{} did not arrive", self.manifest.files[missing].name)));
         }
         durable::sync_dir(&self.dir.join(DATA))?;
-        Ok(SnapshotFiles::received(self.dir, self.manifest))
+        Ok(Received { dir: self.dir, manifest: self.manifest })
     }
 
     /// Takes in the parts after the header.
+    ///
+    /// # Errors
+    /// [`NotTaken`]; what has arrived is kept.
     pub(crate) async fn receive<R: AsyncRuntime>(
         mut self,
         execution: Execution,
         mut parts: BoxStream<'static, SnapshotPart>,
-    ) -> io::Result<SnapshotFiles> {
+    ) -> Result<Received, NotTaken> {
         loop {
             let part = R::timeout(IDLE, parts.next()).await;
             let part = part.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the sender fell silent"))?;
             match part {
-                None => return files::blocking::<R, _>(execution, move || self.finish()).await,
-                Some(SnapshotPart::Header(_)) => return Err(refused("a second header")),
+                None => return Ok(files::blocking::<R, _>(execution, move || self.finish()).await?),
+                Some(SnapshotPart::Header(_)) => return Err(refused("a second header").into()),
                 Some(SnapshotPart::Data { file, offset, bytes }) => {
                     self = self.take_in::<R>(execution, file, offset, bytes).await?;
                 }
@@ -144,13 +206,25 @@ impl Incoming {
         file: u32,
         offset: u64,
         bytes: Bytes,
-    ) -> io::Result<Incoming> {
-        files::blocking::<R, _>(execution, move || {
+    ) -> Result<Incoming, NotTaken> {
+        let written = files::blocking::<R, _>(execution, move || {
             let index = usize::try_from(file).map_err(|_| refused("no such file in the snapshot"))?;
-            self.write(index, offset, &bytes)?;
-            Ok(self)
-        })
-        .await
+            let written = self.write(index, offset, &bytes);
+            Ok(written.map(|()| self))
+        });
+        written.await?
+    }
+}
+
+/// All files of a snapshot, durable where they arrived.
+pub(crate) struct Received {
+    dir: PathBuf,
+    pub(crate) manifest: Manifest,
+}
+
+impl Received {
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join(DATA)
     }
 }
 
@@ -192,12 +266,18 @@ mod tests {
         }
     }
 
+    const NONE: u64 = 0;
+
+    fn open(dir: &Path, header: &SnapshotHeader) -> Result<Incoming, NotTaken> {
+        Incoming::open(dir, announced(header)?, NONE)
+    }
+
     fn data(file: u32, offset: u64, bytes: &'static [u8]) -> SnapshotPart {
         SnapshotPart::Data { file, offset, bytes: Bytes::from_static(bytes) }
     }
 
-    async fn send(dir: &Path, index: u64, parts: Vec<SnapshotPart>) -> io::Result<SnapshotFiles> {
-        let incoming = Incoming::open(dir, &header(index)).unwrap();
+    async fn send(dir: &Path, index: u64, parts: Vec<SnapshotPart>) -> Result<Received, NotTaken> {
+        let incoming = open(dir, &header(index)).unwrap();
         incoming.receive::<TokioRuntime>(Execution::Threads, stream::iter(parts).boxed()).await
     }
 
@@ -206,12 +286,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cut = vec![data(0, 0, b"fi"), data(0, 2, b"rst"), data(2, 0, b"th")];
         assert!(send(dir.path(), 9, cut).await.is_err());
-        assert_eq!(Incoming::open(dir.path(), &header(9)).unwrap().held(), [0]);
+        assert_eq!(open(dir.path(), &header(9)).unwrap().held(), [0]);
         let rest = vec![data(1, 0, b""), data(2, 0, b"third")];
         let files = send(dir.path(), 9, rest).await.unwrap();
         assert_eq!(fs::read(files.data().join("c")).unwrap(), b"third");
-        files.verify().unwrap();
-        assert!(Incoming::open(dir.path(), &header(10)).unwrap().held().is_empty(), "another snapshot");
+        assert!(open(dir.path(), &header(10)).unwrap().held().is_empty(), "another snapshot");
     }
 
     #[tokio::test]
@@ -227,7 +306,7 @@ mod tests {
         ] {
             assert!(send(dir.path(), 9, parts.clone()).await.is_err(), "{parts:?}");
         }
-        assert!(Incoming::open(dir.path(), &header(9)).unwrap().held().is_empty());
+        assert!(open(dir.path(), &header(9)).unwrap().held().is_empty());
     }
 
     #[test]
@@ -235,9 +314,55 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for name in ["", "..", "../x", "a/b", "/x", ".hidden", "a\0b", "ä"] {
             let header = SnapshotHeader { files: vec![file(name, b"")], ..header(1) };
-            assert!(Incoming::open(dir.path(), &header).is_err(), "{name:?}");
+            assert!(open(dir.path(), &header).is_err(), "{name:?}");
         }
         let twice = SnapshotHeader { files: vec![file("a", b""), file("a", b"")], ..header(1) };
-        assert!(Incoming::open(dir.path(), &twice).is_err());
+        assert!(open(dir.path(), &twice).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_attempt_left_is_made_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = vec![data(0, 0, b"first"), data(1, 0, b""), data(2, 0, b"third")];
+        send(dir.path(), 9, whole.clone()).await.unwrap();
+        let incoming = dir.path().join(DIRECTORY);
+        let removed: [(&str, &[u32]); 4] = [("data", &[]), ("MANIFEST", &[]), ("data/a", &[1, 2]), ("", &[])];
+        for (gone, held) in removed {
+            let path = incoming.join(gone);
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.unwrap();
+            fs::create_dir_all(&incoming).unwrap();
+            fs::write(incoming.join(PART), "of something else").unwrap();
+            assert_eq!(open(dir.path(), &header(9)).unwrap().held(), held, "without {gone:?}");
+            let again = whole
+                .iter()
+                .filter(|part| matches!(part, SnapshotPart::Data { file, .. } if !held.contains(file)));
+            send(dir.path(), 9, again.cloned().collect()).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_begins_that_does_not_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut large = header(9);
+        large.files[0].size = files::room(dir.path()).unwrap() + 1;
+        assert!(matches!(open(dir.path(), &large), Err(NotTaken::NoRoom { .. })));
+        assert!(!dir.path().join(DIRECTORY).exists());
+        let reserve = Incoming::open(dir.path(), announced(&header(9)).unwrap(), u64::MAX);
+        assert!(matches!(reserve, Err(NotTaken::NoRoom { needed: u64::MAX, .. })));
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = || dir.path().join(DIRECTORY).exists();
+        sweep(dir.path(), 0).unwrap();
+        open(dir.path(), &header(9)).unwrap();
+        sweep(dir.path(), 8).unwrap();
+        assert!(there());
+        sweep(dir.path(), 9).unwrap();
+        assert!(!there());
+        fs::create_dir(dir.path().join(DIRECTORY)).unwrap();
+        sweep(dir.path(), 0).unwrap();
+        assert!(!there(), "the beginning of something");
     }
 }

@@ -1,7 +1,9 @@
-//! Sends a snapshot, file by file, and leaves out the files that the receiver has from an earlier attempt.
+//! Sends a snapshot, file by file, and leaves out the files that the receiver has from an earlier attempt. What is read to
+//! be sent is hashed: a file that has rotted since it was hashed does not get there whole.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,10 @@ use crate::Execution;
 use crate::files;
 use crate::record::{self, Manifest};
 use crate::snapshot::SnapshotFiles;
-use crate::transport::{SnapshotHeader, SnapshotPart, SnapshotReply, Transport, TransportError};
+use crate::tables;
+use crate::transport::{
+    SnapshotHeader, SnapshotPart, SnapshotRefusal, SnapshotReply, Transport, TransportError,
+};
 use crate::types::{self, Vote};
 
 /// Bytes of a file in one part.
@@ -38,19 +43,39 @@ impl Pace {
     }
 }
 
+/// Why a snapshot is not installed at a peer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The peer will not have it.
+    #[error("the peer refused the snapshot: {0:?}")]
+    Refused(SnapshotRefusal),
+    /// It cannot be read here; a [`clawhub_kv::KvError`] that says corrupt if a file has rotted.
+    #[error("the snapshot cannot be read: {0}")]
+    Unreadable(io::Error),
+}
+
 /// Asks what the peer has, sends the rest, and returns when it is installed or refused by a higher vote.
+///
+/// # Errors
+/// [`SendError`].
 pub(crate) async fn snapshot<R: AsyncRuntime>(
     transport: Arc<dyn Transport>,
     to: NodeId,
     vote: Vote,
     files: Arc<SnapshotFiles>,
     pace: Pace,
-) -> Result<SnapshotReply, TransportError> {
+) -> Result<SnapshotReply, SendError> {
+    let over = |reply: &SnapshotReply| reply.installed || types::vote(reply.vote) > vote;
     let ask = header(&vote, files.manifest(), false);
     let ask = stream::once(async { SnapshotPart::Header(ask) }).boxed();
     let reply = transport.snapshot(to, ask).await?;
-    if types::vote(reply.vote) > vote {
+    if over(&reply) {
         return Ok(reply);
+    }
+    if let Some(why) = reply.refused {
+        return Err(SendError::Refused(why));
     }
     let first = SnapshotPart::Header(header(&vote, files.manifest(), true));
     let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
@@ -59,13 +84,14 @@ pub(crate) async fn snapshot<R: AsyncRuntime>(
     let parts = stream::once(async { first }).chain(data).boxed();
     let reply = transport.snapshot(to, parts).await;
     if let Some(e) = failed.lock().take() {
-        return Err(TransportError::Unreachable(format!("the snapshot cannot be read: {e}")));
+        return Err(SendError::Unreadable(e));
     }
     let reply = reply?;
-    if reply.installed || types::vote(reply.vote) > vote {
-        return Ok(reply);
+    match reply.refused {
+        _ if over(&reply) => Ok(reply),
+        Some(why) => Err(SendError::Refused(why)),
+        None => Err(TransportError::Unreachable("the peer did not install the snapshot".to_owned()).into()),
     }
-    Err(TransportError::Unreachable("the peer did not install the snapshot".to_owned()))
 }
 
 fn header(vote: &Vote, manifest: &Manifest, transfer: bool) -> SnapshotHeader {
@@ -80,28 +106,44 @@ fn missing(manifest: &Manifest, held: &[u32]) -> Vec<u32> {
 struct Cursor {
     files: Arc<SnapshotFiles>,
     missing: std::vec::IntoIter<u32>,
-    open: Option<(u32, File, u64)>,
+    open: Option<Open>,
+}
+
+/// A file on its way.
+struct Open {
+    index: u32,
+    file: File,
+    offset: u64,
+    hasher: blake3::Hasher,
 }
 
 impl Cursor {
     /// The next piece; a file without bytes is one empty piece.
     fn next(&mut self) -> io::Result<Option<SnapshotPart>> {
-        let (index, mut file, offset) = match self.open.take() {
+        let mut open = match self.open.take() {
             Some(open) => open,
             None => {
                 let Some(index) = self.missing.next() else { return Ok(None) };
-                (index, File::open(self.files.data().join(&self.entry(index).name))?, 0)
+                let file = File::open(self.path(index))?;
+                Open { index, file, offset: 0, hasher: blake3::Hasher::new() }
             }
         };
-        let size = self.entry(index).size;
+        let (index, offset, size) = (open.index, open.offset, self.entry(open.index).size);
         let wanted = usize::try_from(size - offset).unwrap_or(SNAPSHOT_PIECE_BYTES).min(SNAPSHOT_PIECE_BYTES);
         let mut piece = vec![0; wanted];
-        file.read_exact(&mut piece)?;
-        let end = offset + wanted as u64;
-        if end < size {
-            self.open = Some((index, file, end));
+        open.file.read_exact(&mut piece)?;
+        open.hasher.update(&piece);
+        open.offset += wanted as u64;
+        if open.offset < size {
+            self.open = Some(open);
+        } else if *open.hasher.finalize().as_bytes() != self.entry(index).hash {
+            return Err(tables::rotten(&self.path(index)).into());
         }
         Ok(Some(SnapshotPart::Data { file: index, offset, bytes: Bytes::from(piece) }))
+    }
+
+    fn path(&self, index: u32) -> PathBuf {
+        self.files.data().join(&self.entry(index).name)
     }
 
     fn entry(&self, index: u32) -> &record::FileEntry {

@@ -1,5 +1,5 @@
-//! What other members ask of this node: entries, votes, leadership and snapshots. What they ask of a leader
-//! stands with what it is about: read positions in [`crate::barrier`], proposals in [`crate::propose`], changes
+//! What other members ask of this node: entries, votes and leadership; snapshots in [`crate::arrival`]. What they ask of
+//! a leader stands with what it is about: read positions in [`crate::barrier`], proposals in [`crate::propose`], changes
 //! in [`crate::membership`].
 //!
 //! Owns nothing: what must outlive a crash is in the log, the state and the snapshot that arrives.
@@ -9,16 +9,13 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream, StreamExt};
 use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
-use openraft::storage::Snapshot;
 
-use crate::receive::Incoming;
+use crate::Consensus;
 use crate::record::{self, RecordError};
 use crate::transport::{
-    AppendAnswer, AppendReply, AppendRequest, SnapshotHeader, SnapshotPart, SnapshotReply, TransferRequest,
-    VoteReply, VoteRequest, WireEntry,
+    AppendAnswer, AppendReply, AppendRequest, TransferRequest, VoteReply, VoteRequest, WireEntry,
 };
 use crate::types::{self, RaftEntry, Types};
-use crate::{Consensus, files, snapshot};
 
 /// This node did not handle a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +58,7 @@ impl<R: AsyncRuntime> Consensus<R> {
 
 impl<R: AsyncRuntime> Rpc<'_, R> {
     /// A node that stopped says so itself: its peers go on asking, and openraft would log each question.
-    fn serving(&self) -> Result<(), ServeError> {
+    pub(crate) fn serving(&self) -> Result<(), ServeError> {
         self.consensus.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
     }
 
@@ -77,6 +74,12 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
             return stream::iter([Err(stopped)]).boxed();
         }
         // A record this version cannot read ends the stream; the leader goes on trying.
+        let told = Arc::clone(&self.consensus.shared);
+        let requests = requests.inspect(move |r| {
+            if let Some(tick) = r.tick {
+                told.clock.heard(types::vote(r.vote).leader_id, tick);
+            }
+        });
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
         });
@@ -126,47 +129,4 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
         let answer = self.consensus.shared.raft.handle_transfer_leader(rpc).await;
         Ok(answer.map_err(|e| ServeError::Stopped(e.to_string()))?.is_ok())
     }
-
-    /// Says what this node has of a snapshot, or takes it in and installs it. One at a time.
-    ///
-    /// # Errors
-    /// [`ServeError`]; what has arrived is kept for the next attempt.
-    pub async fn snapshot(
-        self,
-        mut parts: BoxStream<'static, SnapshotPart>,
-    ) -> Result<SnapshotReply, ServeError> {
-        self.serving()?;
-        let refused = |e: std::io::Error| ServeError::Refused(e.to_string());
-        let first = R::timeout(self.consensus.shared.settings.profile.wait(), parts.next()).await;
-        let Ok(Some(SnapshotPart::Header(header))) = first else {
-            return Err(ServeError::Refused("a snapshot begins with its header".to_owned()));
-        };
-        let Some(_alone) = self.consensus.shared.receiving.try_lock() else {
-            return Err(ServeError::Refused("another snapshot is arriving".to_owned()));
-        };
-        let mine = self.consensus.shared.raft.metrics().borrow_watched().vote;
-        if mine > types::vote(header.vote) {
-            return Ok(SnapshotReply { vote: types::ballot(&mine), installed: false, held: Vec::new() });
-        }
-        let execution = self.consensus.shared.settings.execution;
-        let (dir, transfer, vote) =
-            (self.consensus.shared.store.dir().to_owned(), header.transfer, header.vote);
-        let open = move || open(&dir, &header);
-        let (incoming, held) = files::blocking::<R, _>(execution, open).await.map_err(refused)?;
-        if !transfer {
-            return Ok(SnapshotReply { vote, installed: false, held });
-        }
-        let files = incoming.receive::<R>(execution, parts).await.map_err(refused)?;
-        let snapshot = Snapshot { meta: snapshot::meta(files.manifest()), snapshot: Arc::new(files) };
-        let answer = self.consensus.shared.raft.install_full_snapshot(types::vote(vote), snapshot).await;
-        let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
-        let installed = answer.vote <= types::vote(vote);
-        Ok(SnapshotReply { vote: types::ballot(&answer.vote), installed, held: Vec::new() })
-    }
-}
-
-fn open(dir: &std::path::Path, header: &SnapshotHeader) -> std::io::Result<(Incoming, Vec<u32>)> {
-    let incoming = Incoming::open(dir, header)?;
-    let held = incoming.held();
-    Ok((incoming, held))
 }

@@ -1,9 +1,9 @@
 //! Snapshots of the applied state, made on this node.
 //!
 //! `<state>/snapshots/<term>-<node>-<index>/` holds `data/`, a checkpoint of the store, and `MANIFEST`,
-//! its files with size and BLAKE3. A directory gets its name when all of it is durable; one that a crash
-//! interrupts is called `tmp-…` and goes at the next start. There is one current snapshot; an older one
-//! stays while it is being sent.
+//! its files with size and BLAKE3. A directory gets its name when all of it is durable; one that is given up goes, and one
+//! that a crash interrupts, called `tmp-…`, at the next start. There is one current snapshot; an older one stays while it
+//! is being sent.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,9 @@ use clawhub_state::LogPos;
 use parking_lot::Mutex;
 
 use crate::files;
-use crate::record::{self, FileEntry, Manifest};
+use crate::install::{Arrived, Position};
+use crate::record::{self, Manifest};
+use crate::tables::{self, Known};
 use crate::types::{self, LogId, Membership, SnapshotMeta, StoredMembership};
 
 const DIRECTORY: &str = "snapshots";
@@ -28,30 +30,41 @@ const TEMPORARY: &str = "tmp-";
 /// The files of one snapshot, complete and checked.
 #[derive(Debug)]
 pub struct SnapshotFiles {
-    dir: PathBuf,
+    dir: Mutex<PathBuf>,
     manifest: Manifest,
-    /// The files may be taken away instead of copied: they were received to be installed.
-    received: bool,
+    /// When each file was last read and found to be as the manifest says.
+    seen: Vec<u64>,
+    /// What came from another node, until it is put in force; it has no files of its own then.
+    arrived: Mutex<Option<Arrived>>,
     /// Remove the directory when the last handle goes.
     obsolete: AtomicBool,
 }
 
 impl SnapshotFiles {
-    /// Files that arrived in `dir/data` and were checked against `manifest`.
-    pub(crate) fn received(dir: PathBuf, manifest: Manifest) -> Self {
-        SnapshotFiles { dir, manifest, received: true, obsolete: AtomicBool::new(false) }
+    fn own(dir: PathBuf, manifest: Manifest, seen: Vec<u64>) -> Self {
+        let (dir, arrived) = (Mutex::new(dir), Mutex::new(None));
+        SnapshotFiles { dir, manifest, seen, arrived, obsolete: AtomicBool::new(false) }
+    }
+
+    /// A snapshot of another node, ready to be put in force.
+    pub(crate) fn arrived(arrived: Arrived) -> Self {
+        let manifest = arrived.sealed.manifest.clone();
+        let files = SnapshotFiles::own(PathBuf::new(), manifest, Vec::new());
+        *files.arrived.lock() = Some(arrived);
+        files
+    }
+
+    /// What came from another node, to whoever puts it in force.
+    pub(crate) fn take_arrived(&self) -> Option<Arrived> {
+        self.arrived.lock().take()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.join(DATA)
+        self.dir.lock().join(DATA)
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
-    }
-
-    pub(crate) fn is_received(&self) -> bool {
-        self.received
     }
 
     fn last(&self) -> Option<LogId> {
@@ -64,11 +77,14 @@ impl SnapshotFiles {
     }
 
     /// Reads every file again.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is not as the manifest says: then a [`clawhub_kv::KvError`] says corrupt.
     pub(crate) fn verify(&self) -> io::Result<()> {
         for file in &self.manifest.files {
-            if files::digest(&self.data().join(&file.name))? != (file.size, file.hash) {
-                let what = format!("{}/{} is damaged", self.data().display(), file.name);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            let path = self.data().join(&file.name);
+            if files::digest(&path)? != (file.size, file.hash) {
+                return Err(tables::rotten(&path).into());
             }
         }
         Ok(())
@@ -85,10 +101,11 @@ pub(crate) fn meta(manifest: &Manifest) -> SnapshotMeta {
 
 impl Drop for SnapshotFiles {
     fn drop(&mut self) {
+        let dir = self.dir.get_mut();
         if self.obsolete.load(Ordering::Relaxed)
-            && let Err(e) = durable::remove_dir(&self.dir)
+            && let Err(e) = durable::remove_dir(dir)
         {
-            tracing::warn!(dir = %self.dir.display(), error = %e, "an old snapshot cannot be removed");
+            tracing::warn!(dir = %dir.display(), error = %e, "an old snapshot cannot be removed");
         }
     }
 }
@@ -97,15 +114,56 @@ impl Drop for SnapshotFiles {
 pub(crate) struct Snapshots {
     dir: PathBuf,
     current: Mutex<Option<Arc<SnapshotFiles>>>,
+    /// Held while a snapshot gets its name.
+    naming: Mutex<()>,
     /// Distinguishes temporary directories.
     staged: AtomicU64,
 }
 
-/// A checkpoint that was taken and not yet published.
+/// A directory below `snapshots` that goes with this handle, unless it gets a name.
+#[derive(Debug)]
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn path(&self) -> io::Result<&Path> {
+        self.0.as_deref().ok_or_else(|| io::Error::other("a snapshot that has a name already"))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let Some(dir) = &self.0 else { return };
+        if let Err(e) = durable::remove_dir(dir) {
+            tracing::warn!(dir = %dir.display(), error = %e, "an unfinished snapshot cannot be removed");
+        }
+    }
+}
+
+/// A checkpoint that was taken.
 pub(crate) struct Staged {
-    dir: PathBuf,
+    dir: Temporary,
     last: Option<LogPos>,
     membership: Option<(LogPos, Membership)>,
+}
+
+impl Staged {
+    /// The checkpoint.
+    pub(crate) fn data(&self) -> io::Result<PathBuf> {
+        Ok(self.dir.path()?.join(DATA))
+    }
+
+    /// The same, whose position was found by looking.
+    pub(crate) fn at(self, (last, membership): Position) -> Staged {
+        Staged { last, membership, ..self }
+    }
+}
+
+/// A snapshot that is complete and durable, but for its name.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    dir: Temporary,
+    manifest: Manifest,
+    seen: Vec<u64>,
 }
 
 impl Snapshots {
@@ -128,10 +186,11 @@ impl Snapshots {
                 _ => newest.replace(found),
             };
             if let Some(older) = older {
-                durable::remove_dir(&older.dir)?;
+                durable::remove_dir(&older.dir.lock())?;
             }
         }
-        Ok(Snapshots { dir, current: Mutex::new(newest.map(Arc::new)), staged: AtomicU64::new(0) })
+        let current = Mutex::new(newest.map(Arc::new));
+        Ok(Snapshots { dir, current, naming: Mutex::default(), staged: AtomicU64::new(0) })
     }
 
     pub(crate) fn current(&self) -> Option<Arc<SnapshotFiles>> {
@@ -150,31 +209,57 @@ impl Snapshots {
         let dir = self.dir.join(format!("{TEMPORARY}{number}"));
         durable::remove_dir(&dir)?;
         fs::create_dir(&dir)?;
+        let staged = Staged { dir: Temporary(Some(dir)), last, membership };
         // The log is purged on the strength of a snapshot, so the live state must not fall behind it.
         kv.sync()?;
-        kv.checkpoint(&dir.join(DATA))?;
-        Ok(Staged { dir, last, membership })
+        kv.checkpoint(&staged.data()?)?;
+        Ok(staged)
     }
 
-    /// Hashes, names and publishes a staged snapshot.
-    pub(crate) fn publish(&self, staged: Staged) -> io::Result<Arc<SnapshotFiles>> {
+    /// Lists and hashes the files of a staged snapshot. Tables that it shares with `known`, or else with the current
+    /// snapshot, are read again only if that is due.
+    ///
+    /// # Errors
+    /// Whatever the file system says; a [`clawhub_kv::KvError`] that says corrupt if a table has rotted.
+    pub(crate) fn seal(&self, staged: Staged, known: Option<Known<'_>>) -> io::Result<Sealed> {
+        let data = staged.data()?;
         let Staged { dir, last, membership } = staged;
-        let manifest = Manifest { last, membership, files: list(&dir.join(DATA))? };
-        durable::replace(&dir.join(MANIFEST), &record::encode_manifest(&manifest))?;
-        let place = self.dir.join(name(last));
-        if let Some(same) = self.current().filter(|c| c.dir == place) {
-            // Built twice at one position: the states are equal, the first stays.
-            durable::remove_dir(&dir)?;
-            return Ok(same);
+        let now = durable::now_millis();
+        let (files, seen) = match (known, self.current()) {
+            (None, Some(current)) => {
+                let known =
+                    Known { data: &current.data(), files: &current.manifest.files, seen: &current.seen };
+                tables::list(&data, Some(known), now)?
+            }
+            (known, _) => tables::list(&data, known, now)?,
+        };
+        let manifest = Manifest { last, membership, files };
+        durable::replace(&dir.path()?.join(MANIFEST), &record::encode_manifest(&manifest))?;
+        Ok(Sealed { dir, manifest, seen })
+    }
+
+    /// Names and publishes a snapshot. It takes a name and not one block of the device. The answer is the snapshot at
+    /// this position: one that was there before, unless `instead` says that it must not be sent any more.
+    pub(crate) fn publish(&self, sealed: Sealed, instead: bool) -> io::Result<Arc<SnapshotFiles>> {
+        let _alone = self.naming.lock();
+        let Sealed { mut dir, manifest, seen } = sealed;
+        let place = self.dir.join(name(manifest.last));
+        if let Some(same) = self.current().filter(|c| *c.dir.lock() == place) {
+            if !instead {
+                // Built twice at one position: the states are equal, the first stays.
+                return Ok(same);
+            }
+            let number = self.staged.fetch_add(1, Ordering::Relaxed);
+            let aside = self.dir.join(format!("{TEMPORARY}{number}"));
+            durable::remove_dir(&aside)?;
+            let mut at = same.dir.lock();
+            durable::move_dir(&at, &aside)?;
+            *at = aside;
         }
         durable::remove_dir(&place)?;
-        durable::move_dir(&dir, &place)?;
-        let made = Arc::new(SnapshotFiles {
-            dir: place,
-            manifest,
-            received: false,
-            obsolete: AtomicBool::new(false),
-        });
+        durable::move_dir(dir.path()?, &place)?;
+        dir.0 = None;
+        let made = Arc::new(SnapshotFiles::own(place, manifest, seen));
         let mut current = self.current.lock();
         let newer = current.as_ref().is_none_or(|c| c.last() <= made.last());
         let old = if newer { current.replace(Arc::clone(&made)) } else { Some(Arc::clone(&made)) };
@@ -187,20 +272,6 @@ impl Snapshots {
 
 fn name(last: Option<LogPos>) -> String {
     last.map_or_else(|| "0".to_owned(), |p| format!("{}-{}-{}", p.term, p.node, p.index))
-}
-
-/// Every file of a checkpoint, by name.
-fn list(data: &Path) -> io::Result<Vec<FileEntry>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(data)? {
-        let entry = entry?;
-        let name = entry.file_name().into_string();
-        let name = name.map_err(|name| io::Error::other(format!("file name {name:?} in a checkpoint")))?;
-        let (size, hash) = files::digest(&entry.path())?;
-        found.push(FileEntry { name, size, hash });
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +297,9 @@ fn load(dir: PathBuf) -> Result<SnapshotFiles, Unusable> {
     };
     match read() {
         Ok(manifest) => {
-            Ok(SnapshotFiles { dir, manifest, received: false, obsolete: AtomicBool::new(false) })
+            // What happened to the files while nobody watched is not known.
+            let seen = vec![0; manifest.files.len()];
+            Ok(SnapshotFiles::own(dir, manifest, seen))
         }
         Err(problem) => Err(Unusable { dir, problem }),
     }
@@ -242,23 +315,35 @@ mod tests {
         Some(LogPos { term: 1, node: 1, index })
     }
 
+    impl Snapshots {
+        fn make(&self, staged: Staged) -> Arc<SnapshotFiles> {
+            self.publish(self.seal(staged, None).unwrap(), false).unwrap()
+        }
+    }
+
     #[test]
     fn the_newest_is_current_and_an_old_one_stays_while_it_is_held() {
         let dir = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(dir.path()).unwrap();
         let kv = MemoryKv::new();
-        let first = snapshots.publish(snapshots.stage(&kv, at(5), None).unwrap()).unwrap();
+        let first = snapshots.make(snapshots.stage(&kv, at(5), None).unwrap());
         let late = snapshots.stage(&kv, at(6), None).unwrap();
-        let second = snapshots.publish(snapshots.stage(&kv, at(9), None).unwrap()).unwrap();
+        let second = snapshots.make(snapshots.stage(&kv, at(9), None).unwrap());
         assert!(first.data().exists());
         let path = first.data();
         drop(first);
         assert!(!path.exists());
-        drop(snapshots.publish(late).unwrap());
+        drop(snapshots.make(late));
         assert_eq!(snapshots.current().unwrap().manifest().last, at(9), "a late one does not win");
         second.verify().unwrap();
 
-        drop((second, snapshots));
+        let instead = snapshots.seal(snapshots.stage(&kv, at(9), None).unwrap(), None).unwrap();
+        let third = snapshots.publish(instead, true).unwrap();
+        assert_ne!(second.data(), third.data());
+        second.verify().unwrap();
+        third.verify().unwrap();
+        drop((second, third, snapshots));
+        assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count(), 1);
         let again = Snapshots::open(dir.path()).unwrap();
         assert_eq!(again.current().unwrap().manifest().last, at(9));
     }
@@ -268,8 +353,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(dir.path()).unwrap();
         let kv = MemoryKv::new();
-        let good = snapshots.publish(snapshots.stage(&kv, at(5), None).unwrap()).unwrap();
+        let good = snapshots.make(snapshots.stage(&kv, at(5), None).unwrap());
         drop(snapshots.stage(&kv, at(7), None).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count(), 1, "one given up goes");
+        // As a crash leaves it.
+        std::mem::forget(snapshots.stage(&kv, at(7), None).unwrap());
         drop(snapshots);
         let again = Snapshots::open(dir.path()).unwrap();
         assert_eq!(again.current().unwrap().manifest().last, at(5));

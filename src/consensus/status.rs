@@ -6,9 +6,10 @@ use std::time::Duration;
 use clawhub_types::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::{AsyncRuntime, Watch, WatchReceiver};
+use openraft::errors::Fatal;
 use openraft_rt_tokio::TokioRuntime;
 
-use crate::types::Metrics;
+use crate::types::{Metrics, Types};
 use crate::{Consensus, Failure};
 
 /// The part a node plays.
@@ -86,12 +87,16 @@ impl<R: AsyncRuntime> Consensus<R> {
         loop {
             let state = metrics.borrow_and_update().running_state.clone();
             if let Err(fatal) = state {
-                return Failure::of(&fatal);
+                return self.failure(&fatal);
             }
             if metrics.changed().await.is_err() {
-                return None;
+                return self.shared.gave_up.lock().clone();
             }
         }
+    }
+
+    fn failure(&self, fatal: &Fatal<Types<R>>) -> Option<Failure> {
+        self.shared.gave_up.lock().clone().or_else(|| Failure::of(fatal))
     }
 
     fn describe(&self, metrics: &Metrics<R>) -> Status {
@@ -115,7 +120,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             cut_off: self.cut_off(metrics),
             heard: self.has_heard(),
             matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
-            fault: metrics.running_state.as_ref().err().and_then(Failure::of),
+            fault: metrics.running_state.as_ref().err().and_then(|fatal| self.failure(fatal)),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Where the applied state lives.
 //!
 //! `<dir>/CURRENT` names the directory `<dir>/<n>` of the live store; `<dir>/snapshots` and
-//! `<dir>/incoming` belong to [`crate::snapshot`] and [`crate::receive`]. Installing a snapshot opens its
-//! files as `<n+1>` and then swaps `CURRENT`: a crash leaves either the old state or the new one. The
-//! old directory goes when its last reader is gone, or at the next start.
+//! `<dir>/incoming` belong to [`crate::snapshot`] and [`crate::receive`]. Installing a snapshot opens a copy of its
+//! files as `<n+1>`, which shares their tables, and then swaps `CURRENT`: a crash leaves either the old state or the new
+//! one, and the snapshot's own files in any case. The old directory goes when its last reader is gone, or at the next
+//! start.
 
 use std::fs;
 use std::io;
@@ -15,9 +16,20 @@ use clawhub_kv::{Kv, KvError};
 use parking_lot::{Mutex, RwLock};
 
 const CURRENT: &str = "CURRENT";
+/// What `CURRENT` is about to say: written while a full device can still refuse it.
+const NEXT: &str = "NEXT";
 
-/// Opens the store in a directory, creating it if there is none.
-pub type OpenKv = dyn Fn(&Path) -> Result<Arc<dyn Kv>, KvError> + Send + Sync;
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be the applied state, now or soon. It is created if there is none.
+    Serve,
+    /// To be read once, whole, past every cache. Nothing of it is changed.
+    Check,
+}
+
+/// Opens the store in a directory.
+pub type OpenKv = dyn Fn(&Path, Purpose) -> Result<Arc<dyn Kv>, KvError> + Send + Sync;
 
 /// The applied state's store, which a snapshot replaces as a whole. Clones share it.
 #[derive(Clone)]
@@ -47,7 +59,7 @@ impl StateStore {
     /// is missing or wrong while there are stores: nothing is guessed.
     pub fn open(
         dir: impl Into<PathBuf>,
-        open: impl Fn(&Path) -> Result<Arc<dyn Kv>, KvError> + Send + Sync + 'static,
+        open: impl Fn(&Path, Purpose) -> Result<Arc<dyn Kv>, KvError> + Send + Sync + 'static,
     ) -> io::Result<StateStore> {
         let dir = dir.into();
         durable::create_dir(&dir)?;
@@ -67,7 +79,7 @@ impl StateStore {
         for other in stores.into_iter().filter(|n| *n != number) {
             durable::remove_dir(&dir.join(other.to_string()))?;
         }
-        let kv = open(&dir.join(number.to_string()))?;
+        let kv = open(&dir.join(number.to_string()), Purpose::Serve)?;
         let live = RwLock::new(Live { number, kv });
         let inner = Inner { dir, open: Box::new(open), live, retired: Mutex::default() };
         Ok(StateStore { inner: Arc::new(inner) })
@@ -87,28 +99,36 @@ impl StateStore {
         &self.inner.dir
     }
 
-    /// Opens a store on the files in `from`, beside the live one. The files are taken if `take`, else
-    /// copied.
-    pub(crate) fn prepare(&self, from: &Path, take: bool) -> io::Result<Prepared> {
+    /// Opens a copy of the checkpoint in `from`, which is left as it is, beside the live store.
+    ///
+    /// # Errors
+    /// Whatever the file system or the store says; nothing is left behind.
+    pub(crate) fn prepare(&self, from: &Path) -> io::Result<Prepared> {
         self.sweep();
         let number = self.inner.live.read().number + 1;
         let dir = self.inner.dir.join(number.to_string());
         durable::remove_dir(&dir)?;
-        if take {
-            durable::move_dir(from, &dir)?
-        } else {
-            durable::copy_dir(from, &dir)?
-        }
-        let kv = (self.inner.open)(&dir)?;
+        let mut next = Prepared { number, kv: None, unnamed: Some(dir.clone()) };
+        durable::copy_dir(from, &dir, clawhub_kv::is_table)?;
+        let kv = next.kv.insert((self.inner.open)(&dir, Purpose::Serve)?);
         kv.sync()?;
-        Ok(Prepared { number, kv })
+        durable::replace(&self.inner.dir.join(NEXT), format!("{number}\n").as_bytes())?;
+        Ok(next)
     }
 
-    /// Makes a prepared store the live one.
-    pub(crate) fn swap(&self, next: Prepared) -> io::Result<()> {
-        let Prepared { number, kv } = next;
-        durable::replace(&self.inner.dir.join(CURRENT), format!("{number}\n").as_bytes())?;
-        let old = std::mem::replace(&mut *self.inner.live.write(), Live { number, kv });
+    /// Opens the checkpoint in `dir` to read all of it.
+    pub(crate) fn check(&self, dir: &Path) -> Result<Arc<dyn Kv>, KvError> {
+        (self.inner.open)(dir, Purpose::Check)
+    }
+
+    /// Makes a prepared store the live one. It takes two names and not one block of the device.
+    pub(crate) fn swap(&self, mut next: Prepared) -> io::Result<()> {
+        let kv = Arc::clone(next.kv()?);
+        // From here on `CURRENT` may name it, whatever is answered.
+        next.unnamed = None;
+        fs::rename(self.inner.dir.join(NEXT), self.inner.dir.join(CURRENT))?;
+        durable::sync_dir(&self.inner.dir)?;
+        let old = std::mem::replace(&mut *self.inner.live.write(), Live { number: next.number, kv });
         let path = self.inner.dir.join(old.number.to_string());
         self.inner.retired.lock().push((Arc::downgrade(&old.kv), path));
         Ok(())
@@ -128,10 +148,30 @@ impl StateStore {
     }
 }
 
-/// A store that is open and not yet in force.
+/// A store that is open and not yet in force. It goes with this handle, unless it was put in force.
 pub(crate) struct Prepared {
     number: u64,
-    pub(crate) kv: Arc<dyn Kv>,
+    kv: Option<Arc<dyn Kv>>,
+    /// Its directory, until `CURRENT` names it.
+    unnamed: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// The store.
+    pub(crate) fn kv(&self) -> io::Result<&Arc<dyn Kv>> {
+        self.kv.as_ref().ok_or_else(|| io::Error::other("a store that was never opened"))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // Closed first.
+        self.kv = None;
+        let Some(dir) = &self.unnamed else { return };
+        if let Err(e) = durable::remove_dir(dir) {
+            tracing::warn!(dir = %dir.display(), error = %e, "a store that is not needed cannot be removed");
+        }
+    }
 }
 
 fn invalid(dir: &Path, what: &str) -> io::Error {
@@ -163,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    fn rocks(dir: &Path) -> Result<Arc<dyn Kv>, KvError> {
+    fn rocks(dir: &Path, _: Purpose) -> Result<Arc<dyn Kv>, KvError> {
         RocksKv::open(dir, RocksProfile::State).map(|kv| Arc::new(kv) as Arc<dyn Kv>)
     }
 
@@ -187,9 +227,9 @@ mod tests {
         store.kv().checkpoint(&copy).unwrap();
         put(&store.kv(), "older than the copy");
 
-        let next = store.prepare(&copy, false).unwrap();
+        let next = store.prepare(&copy).unwrap();
         assert_eq!(value(&store), "older than the copy", "nothing changes before the swap");
-        put(&next.kv, "new");
+        put(next.kv().unwrap(), "new");
         store.swap(next).unwrap();
         assert_eq!(value(&store), "new");
         assert_eq!(reader.get(b"key").unwrap().unwrap(), b"older than the copy", "readers keep theirs");
@@ -209,9 +249,13 @@ mod tests {
         put(&store.kv(), "old");
         let copy = dir.path().join("copy");
         store.kv().checkpoint(&copy).unwrap();
-        drop(store.prepare(&copy, true).unwrap());
-        drop(store);
-        assert!(dir.path().join("2").exists());
+        let next = store.prepare(&copy).unwrap();
+        let crashed = dir.path().join("crashed");
+        durable::copy_dir(&dir.path().join("2"), &crashed, |_| false).unwrap();
+        drop((next, store));
+        assert!(!dir.path().join("2").exists(), "what is not needed goes by itself");
+        // A crash removes nothing.
+        durable::move_dir(&crashed, &dir.path().join("2")).unwrap();
         assert_eq!(value(&StateStore::open(dir.path(), rocks).unwrap()), "old");
         assert!(!dir.path().join("2").exists());
     }

@@ -42,6 +42,8 @@ pub struct AppendRequest {
     pub entries: Vec<WireEntry>,
     /// The last entry the leader knows to be committed.
     pub committed: Option<LogPos>,
+    /// The leader's tick, milliseconds of the cluster clock, once it knows.
+    pub tick: Option<u64>,
 }
 
 /// The answer to an [`AppendRequest`], and which start of the peer gave it.
@@ -131,10 +133,39 @@ pub enum SnapshotPart {
 pub struct SnapshotReply {
     /// The node's vote; higher than the leader's means refused.
     pub vote: Ballot,
-    /// The snapshot is in force and durable.
+    /// The snapshot is in force and durable, or the node has applied as much already.
     pub installed: bool,
     /// Positions in the header's list of files that are complete and checked.
     pub held: Vec<u32>,
+    /// Why the node does not take the snapshot.
+    pub refused: Option<SnapshotRefusal>,
+}
+
+/// Why a node does not take a snapshot. It has nothing of it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotRefusal {
+    /// Its device has no room.
+    NoRoom {
+        /// Bytes that it would take, with what must stay free.
+        needed: u64,
+        /// Bytes that there are.
+        room: u64,
+    },
+    /// A file is not what the header says, or the state in them not what it says it is.
+    Damaged,
+    /// Another attempt is under way there. What has arrived is kept.
+    Busy,
+}
+
+impl SnapshotReply {
+    /// Nothing is there, and nothing was done.
+    pub(crate) fn new(vote: Ballot) -> SnapshotReply {
+        SnapshotReply { vote, installed: false, held: Vec::new(), refused: None }
+    }
+
+    pub(crate) fn refused(vote: Ballot, why: SnapshotRefusal) -> SnapshotReply {
+        SnapshotReply { refused: Some(why), ..SnapshotReply::new(vote) }
+    }
 }
 
 /// A proposal handed to the leader.

@@ -5,6 +5,7 @@
 //! crash loses the pass, and the next one finds the same work.
 
 mod acknowledgements;
+mod agreement;
 mod failure;
 mod following;
 mod heartbeat;
@@ -22,7 +23,8 @@ use std::time::Duration;
 
 use clawhub_blobs::BlobStore;
 use clawhub_cluster::{
-    Acknowledgements, FailureNotice, Following, Leadership, Membership, Registration, RemovalWatch,
+    Acknowledgements, Agreement, Comparison, FailureNotice, Following, Leadership, Membership, Registration,
+    RemovalWatch,
 };
 use clawhub_consensus::Consensus;
 use clawhub_liveness::Liveness;
@@ -61,6 +63,8 @@ pub struct JobHandles {
     pub leadership: Leadership,
     /// What the log knows of what members acknowledged.
     pub acknowledgements: Acknowledgements,
+    /// Whether the members' states are the same.
+    pub comparison: Comparison,
 }
 
 /// The running reconcilers of a node. Dropping them cuts them off.
@@ -74,6 +78,7 @@ pub struct Jobs {
 pub struct Findings {
     census: Arc<Mutex<Option<Census>>>,
     usage: Arc<Mutex<Usage>>,
+    agreement: Arc<Mutex<Agreement>>,
     statuses: Statuses,
 }
 
@@ -87,6 +92,8 @@ impl Jobs {
         let findings = Findings { statuses, ..Findings::default() };
         supervisor.accompany(follow(handles.consensus, lead, apply));
         supervisor.start(heartbeat::Heartbeat { liveness: handles.liveness });
+        let found = findings.agreement.clone();
+        supervisor.start(agreement::Compare { comparison: handles.comparison, found });
         supervisor.start(registration::Registration { registration: handles.registration });
         supervisor.start(following::Following::new(handles.following));
         supervisor.start(removal::RemovalWatch { watch: handles.removal });
@@ -132,6 +139,11 @@ impl Findings {
     /// How much this node holds, as last counted.
     pub fn usage(&self) -> Usage {
         *self.usage.lock()
+    }
+
+    /// Whether the members' states are the same, as last compared.
+    pub fn agreement(&self) -> Agreement {
+        self.agreement.lock().clone()
     }
 
     /// How the reconcilers do.

@@ -13,6 +13,7 @@ pub mod rocks;
 mod suite;
 mod tail;
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
@@ -172,6 +173,12 @@ pub trait Kv: KvRead {
     /// # Errors
     /// [`KvError`] if the copy cannot be made; `dir` may then hold part of it.
     fn checkpoint(&self, dir: &Path) -> Result<(), KvError>;
+}
+
+/// Whether a file of a checkpoint is a table: written once and never again, so that a second name of it is a copy of it,
+/// and what was found to be sound stays so but for what the device does to it.
+pub fn is_table(name: &OsStr) -> bool {
+    Path::new(name).extension().is_some_and(|kind| kind == rocks::TABLE)
 }
 
 /// Makes the names in a directory durable.

@@ -23,6 +23,10 @@ use crate::{Batch, Change, Kv, KvError, KvErrorKind, KvRead, Pair, sync_dir, tai
 const MIB: usize = 1 << 20;
 /// Blocks of all open stores together.
 const CACHE: usize = 64 * MIB;
+/// Blocks of a checkpoint that is read once: its indexes, and what is read ahead.
+const CHECK_CACHE: usize = 8 * MIB;
+/// What the names of table files end with.
+pub(crate) const TABLE: &str = "sst";
 /// Write-ahead logs of one store before RocksDB flushes the oldest memtable.
 const MAX_WAL: u64 = 64 << 20;
 
@@ -36,6 +40,9 @@ pub enum RocksProfile {
     State,
     /// Blob index and upload sessions: synced where a receipt depends on it. Only a torn tail is forgiven.
     Local,
+    /// A checkpoint of a state that is read once, to check it. It takes no writes and changes no file, and every
+    /// block comes from the device, whatever the cache of the others holds.
+    Check,
 }
 
 impl RocksProfile {
@@ -43,6 +50,8 @@ impl RocksProfile {
         match self {
             RocksProfile::Raft | RocksProfile::Local => DBRecoveryMode::TolerateCorruptedTailRecords,
             RocksProfile::State => DBRecoveryMode::PointInTime,
+            // A checkpoint has no log.
+            RocksProfile::Check => DBRecoveryMode::AbsoluteConsistency,
         }
     }
 
@@ -50,12 +59,14 @@ impl RocksProfile {
         match self {
             RocksProfile::Raft | RocksProfile::State => 16 * MIB,
             RocksProfile::Local => 8 * MIB,
+            // Never filled.
+            RocksProfile::Check => MIB,
         }
     }
 
     fn options(self) -> Options {
         let mut options = Options::default();
-        options.create_if_missing(true);
+        options.create_if_missing(self != RocksProfile::Check);
         options.set_paranoid_checks(true);
         options.set_wal_recovery_mode(self.recovery());
         // A recycled log would leave old records behind a torn tail.
@@ -78,7 +89,10 @@ impl RocksProfile {
 
     fn tables(self) -> BlockBasedOptions {
         let mut tables = BlockBasedOptions::default();
-        tables.set_block_cache(cache());
+        match self {
+            RocksProfile::Check => tables.set_block_cache(&Cache::new_lru_cache(CHECK_CACHE)),
+            _ => tables.set_block_cache(cache()),
+        }
         tables.set_cache_index_and_filter_blocks(true);
         tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
         if self != RocksProfile::Raft {
@@ -104,20 +118,25 @@ pub struct RocksKv {
 }
 
 impl RocksKv {
-    /// Opens the database in `dir`, creating it if the directory is absent or empty.
+    /// Opens the database in `dir`, creating it if the directory is absent or empty and the profile is not
+    /// [`RocksProfile::Check`].
     ///
     /// # Errors
     /// [`KvError`] if another process or another handle has it open, if the device fails, or if it is
     /// corrupt, which its kind says. Nothing is ever repaired.
     pub fn open(dir: &Path, profile: RocksProfile) -> Result<RocksKv, KvError> {
         let context = || format!("opening the database {}", dir.display());
-        if !dir.exists() {
-            fs::create_dir_all(dir).map_err(KvError::io(context()))?;
-            sync_dir(parent(dir))?;
-        }
-        refuse_headless(dir, &context())?;
         let options = profile.options();
-        let opened = DB::open(&options, dir).or_else(|error| without_zeros(&options, dir, error));
+        let opened = if profile == RocksProfile::Check {
+            DB::open_for_read_only(&options, dir, false)
+        } else {
+            if !dir.exists() {
+                fs::create_dir_all(dir).map_err(KvError::io(context()))?;
+                sync_dir(parent(dir))?;
+            }
+            refuse_headless(dir, &context())?;
+            DB::open(&options, dir).or_else(|error| without_zeros(&options, dir, error))
+        };
         let db = opened.map_err(|e| explain(context(), &e))?;
         Ok(RocksKv { db, dir: dir.to_owned(), failed: OnceLock::new() })
     }
@@ -177,7 +196,7 @@ fn refuse_headless(dir: &Path, context: &str) -> Result<(), KvError> {
     }
     for entry in fs::read_dir(dir).map_err(KvError::io(context))? {
         let name = entry.map_err(KvError::io(context))?.file_name();
-        if Path::new(&name).extension().is_some_and(|kind| kind == "sst" || kind == "log") {
+        if Path::new(&name).extension().is_some_and(|kind| kind == TABLE || kind == "log") {
             return Err(corrupt(context, &format!("{} without CURRENT", name.to_string_lossy())));
         }
     }

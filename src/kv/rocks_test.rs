@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::is_table;
 
 /// Set for the child of [`a_killed_process_loses_no_write`]: where it writes.
 const CHILD: &str = "CLAWHUB_KV_TEST_DIR";
@@ -261,4 +262,37 @@ fn a_killed_process_loses_no_write() {
         assert_eq!(key, n.to_be_bytes(), "a hole");
         assert_eq!(value, [0xab; 700]);
     }
+}
+
+#[test]
+fn a_check_reads_every_block_from_the_device_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
+    let kv = RocksKv::open(&live, RocksProfile::State).unwrap();
+    for key in 0..2_000_u32 {
+        put(&kv, &key.to_be_bytes(), &[7; 100]);
+    }
+    kv.checkpoint(&copy).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&copy).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    // The live store has every block in its cache by now, and the copy shares its tables.
+    assert_eq!(kv.scan(b"", &[0xff], usize::MAX).unwrap().len(), 2_000);
+    let check = RocksKv::open(&copy, RocksProfile::Check).unwrap();
+    assert_eq!(check.scan(b"", &[0xff], usize::MAX).unwrap().len(), 2_000);
+    assert!(check.write(Batch { changes: vec![Change::Delete(b"x".to_vec())] }).is_err());
+    drop(check);
+    assert_eq!(names(), before);
+
+    let table = before.iter().find(|name| is_table(name)).unwrap();
+    let mut bytes = fs::read(copy.join(table)).unwrap();
+    bytes[1_000] ^= 1;
+    // In place: the live store has this file, too.
+    fs::File::options().write(true).open(copy.join(table)).unwrap().write_all(&bytes).unwrap();
+    assert_eq!(kv.scan(b"", &[0xff], usize::MAX).unwrap().len(), 2_000, "its blocks are in the cache");
+    let check = RocksKv::open(&copy, RocksProfile::Check).unwrap();
+    assert!(check.scan(b"", &[0xff], usize::MAX).unwrap_err().is_corrupt());
 }

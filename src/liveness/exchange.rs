@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clawhub_durable::now_millis;
 use clawhub_peer::frame::{FrameError, read_message, write_message};
 use clawhub_peer::{Class, Endpoint, PeerError, SendStream};
-use clawhub_types::NodeId;
+use clawhub_types::{NodeId, StatePoint};
 use clawhub_wire::blob as pb;
 
 use crate::clock::ClockReading;
@@ -16,6 +16,9 @@ use crate::report::{OwnReport, Report};
 
 /// How long a member may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many points of a member's state count, in one answer.
+const MAX_POINTS: usize = 64;
 
 /// A member did not answer. Which of the two it was does not matter to the caller: it is not heard.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +41,15 @@ pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId) -> Result<Report, Ask
         eligible: pong.eligible,
         clock_skew_ms: (pong.clock_skew_ms != 0).then_some(pong.clock_skew_ms),
         reaches: pong.reaches.into_iter().map(NodeId).collect(),
+        points: pong.points.into_iter().take(MAX_POINTS).filter_map(point).collect(),
         clock: ClockReading::between(asked, pong.wall_ms),
     })
+}
+
+/// A point that is none is left out: whoever sends it has nothing to compare.
+fn point(point: pb::StatePoint) -> Option<StatePoint> {
+    let hash = point.hash.as_ref().try_into().ok()?;
+    Some(StatePoint { index: point.index, hash })
 }
 
 /// Answers a member that asked.
@@ -50,6 +60,11 @@ pub(crate) async fn answer(own: OwnReport, mut send: SendStream) -> Result<(), F
         reaches: own.reaches.iter().map(|node| node.0).collect(),
         eligible: own.eligible,
         clock_skew_ms: own.clock_skew_ms.unwrap_or_default(),
+        points: own
+            .points
+            .iter()
+            .map(|p| pb::StatePoint { index: p.index, hash: p.hash.to_vec().into() })
+            .collect(),
     };
     write_message(&mut send, &pong).await?;
     send.finish().map_err(|error| FrameError::Stream(error.to_string()))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clawhub_peer::frame::FrameError;
 use clawhub_peer::{Endpoint, SendStream};
-use clawhub_types::NodeId;
+use clawhub_types::{NodeId, StatePoint};
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::{interval, timeout};
@@ -54,6 +54,7 @@ impl Heard {
 struct Own {
     eligible: bool,
     clock_skew_ms: Option<i64>,
+    points: Vec<StatePoint>,
 }
 
 impl Liveness {
@@ -71,7 +72,7 @@ impl Liveness {
             members: Box::new(members),
             accepts: Box::new(accepts),
             heard: RwLock::default(),
-            own: Mutex::new(Own { eligible: true, clock_skew_ms: None }),
+            own: Mutex::new(Own { eligible: true, clock_skew_ms: None, points: Vec::new() }),
         };
         Liveness { inner: Arc::new(inner) }
     }
@@ -119,6 +120,12 @@ impl Liveness {
     /// Notes whether this node's storage is sound enough to lead. The others hear of it when they ask next.
     pub fn set_eligible(&self, eligible: bool) {
         self.inner.own.lock().eligible = eligible;
+    }
+
+    /// Notes this node's state at the last indices at which all nodes note theirs, latest first. The others hear of it
+    /// when they ask next.
+    pub fn set_points(&self, points: Vec<StatePoint>) {
+        self.inner.own.lock().points = points;
     }
 
     /// Judges this node's own wall clock by those of the voters that answered lately: how far it is ahead of where
@@ -181,6 +188,7 @@ impl Inner {
             eligible: own.eligible,
             clock_skew_ms: own.clock_skew_ms,
             reaches,
+            points: own.points.clone(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use clawhub_types::NodeId;
+use clawhub_types::{NodeId, StatePoint};
 
 use crate::clock::ClockReading;
 
@@ -18,6 +18,8 @@ pub struct Report {
     pub clock_skew_ms: Option<i64>,
     /// The members that it heard lately, itself among them.
     pub reaches: BTreeSet<NodeId>,
+    /// Its state at some of the last indices at which all nodes note theirs, latest first.
+    pub points: Vec<StatePoint>,
     /// Its wall clock against this node's.
     pub(crate) clock: ClockReading,
 }
@@ -33,4 +35,6 @@ pub(crate) struct OwnReport {
     pub(crate) clock_skew_ms: Option<i64>,
     /// See [`Report::reaches`].
     pub(crate) reaches: BTreeSet<NodeId>,
+    /// See [`Report::points`].
+    pub(crate) points: Vec<StatePoint>,
 }

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clawhub_api_http::Protocol;
+use clawhub_cluster::Agreement;
 use clawhub_cluster::uncovered;
 use clawhub_devices::Devices;
 use clawhub_reconcile::Status;
@@ -184,6 +185,11 @@ fn cluster(member: &Member) -> Vec<Gauge> {
             "raft_snapshots_installed",
             "Snapshots of other nodes that replaced this node's state",
             member.consensus.snapshots_installed(),
+        ),
+        gauge(
+            "state_differs",
+            "1 if members have different states at equal index",
+            u64::from(member.findings.agreement() != Agreement::Same),
         ),
         gauge("raft_voters", "Nodes that vote", status.voters.len() as u64),
         gauge(

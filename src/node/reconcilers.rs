@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use clawhub_cluster::{
-    Acknowledgements, Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership, Registration,
-    RemovalWatch,
+    Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership,
+    Registration, RemovalWatch,
 };
 use clawhub_devices::Devices;
 use clawhub_jobs::{JobHandles, Jobs};
@@ -36,6 +36,7 @@ pub(crate) fn start(
         membership: Membership::new(consensus.clone(), liveness.clone()),
         leadership: Leadership::new(consensus.clone(), liveness.clone()),
         acknowledgements: Acknowledgements::new(consensus.clone()),
+        comparison: Comparison::new(consensus.clone(), liveness.clone()),
         consensus: consensus.clone(),
         liveness: liveness.clone(),
         blobs: stack.blobs.clone(),

@@ -198,6 +198,8 @@ async fn consensus(
     let mut settings = Settings::new(me, base.boot.count, base.boot.nonce, profile(base.config.raft.profile));
     settings.snapshot_interval = base.config.raft.snapshot_entries;
     settings.snapshot_rate = base.config.raft.snapshot_rate;
+    // A snapshot may not make the node give it up.
+    settings.snapshot_reserve = base.config.raft.ballast;
     settings.proposal_budget = usize::try_from(base.config.limits.proposals).unwrap_or(usize::MAX);
     let transport = Arc::new(clawhub_consensus::grpc::GrpcTransport::new(endpoint.clone()));
     let runtime = base.consensus_runtime.clone();

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use clawhub_blobs::BlobStore;
 use clawhub_consensus::{Consensus, Failure};
 use clawhub_devices::{Condition, Devices, Look, Part, Seen};
-use clawhub_kv::Kv;
+use clawhub_kv::{Kv, KvErrorKind};
 use clawhub_liveness::Liveness;
 use clawhub_reconcile::{Progress, Reconciler};
 use tokio::task::JoinHandle;
@@ -96,7 +96,7 @@ impl Watch {
         let mut seen = Seen { metadata, blobs };
         let before = self.devices.condition();
         if !before.metadata.is_failing()
-            && let Some(Failure { reason: why, corrupt }) = self.gave_up()
+            && let Some(Failure { reason: why, corrupt, device }) = self.gave_up()
         {
             let found = self.devices.judge(&seen).metadata;
             let store_failed = self.watched.stores().iter().any(|kv| kv.fault().is_some());
@@ -104,7 +104,7 @@ impl Watch {
             if corrupt {
                 return self.stop.damaged(why);
             }
-            if found == Part::Sound && !store_failed {
+            if found == Part::Sound && !store_failed && !device {
                 return self.stop.fault(why);
             }
             tracing::error!(why, "a store of metadata cannot go on");
@@ -126,7 +126,11 @@ impl Watch {
     fn gave_up(&self) -> Option<Failure> {
         let failed = || self.watched.stores().iter().find_map(|kv| kv.fault());
         self.failure.clone().or_else(|| {
-            failed().map(|error| Failure { corrupt: error.is_corrupt(), reason: error.to_string() })
+            failed().map(|error| Failure {
+                corrupt: error.is_corrupt(),
+                device: error.kind == KvErrorKind::Io,
+                reason: error.to_string(),
+            })
         })
     }
 
@@ -164,8 +168,9 @@ impl Reconciler for Watch {
         if !self.over {
             let stopped = self.watched.consensus.stopped().await;
             self.over = true;
-            if let Some(Failure { reason, corrupt }) = stopped {
-                self.failure = Some(Failure { reason: format!("consensus stopped: {reason}"), corrupt });
+            if let Some(failure) = stopped {
+                let reason = format!("consensus stopped: {}", failure.reason);
+                self.failure = Some(Failure { reason, ..failure });
                 return;
             }
         }

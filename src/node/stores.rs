@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use clawhub_consensus::StateStore;
+use clawhub_consensus::{Purpose, StateStore};
 use clawhub_kv::rocks::{RocksKv, RocksProfile};
 use clawhub_kv::{Kv, KvError};
 
@@ -24,7 +24,10 @@ pub(crate) fn raft(dir: &DataDir) -> Result<Arc<dyn Kv>, KvError> {
 
 /// Opens the store of the applied state, and those that snapshots bring.
 pub(crate) fn state(dir: &DataDir) -> std::io::Result<StateStore> {
-    StateStore::open(dir.state(), |path| open(path, RocksProfile::State))
+    StateStore::open(dir.state(), |path, purpose| match purpose {
+        Purpose::Serve => open(path, RocksProfile::State),
+        Purpose::Check => open(path, RocksProfile::Check),
+    })
 }
 
 fn open(path: &Path, profile: RocksProfile) -> Result<Arc<dyn Kv>, KvError> {

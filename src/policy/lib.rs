@@ -6,6 +6,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+pub mod agreement;
 mod durability;
 mod placement;
 mod rendezvous;

@@ -276,7 +276,7 @@ async fn endpoint(ca: &Ca, id: NodeId, members: &Arc<Members>) -> Endpoint {
 
 async fn consensus(dir: &TempDir, node: NodeId, endpoint: &Endpoint) -> Consensus {
     let dir = dir.path().join(format!("state-{node}"));
-    let state = StateStore::open(dir, |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
+    let state = StateStore::open(dir, |_, _| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
     let settings = Settings::new(node, 1, 1, Profile::Lan);
     let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
     Consensus::start(settings, Arc::new(MemoryKv::new()), state.unwrap(), transport).await.unwrap()

@@ -32,7 +32,8 @@ pub struct Entry {
     /// Applied at most once under this identity. `None` only for commands that are idempotent by
     /// themselves and for those that open a session.
     pub request: Option<RequestId>,
-    /// The tick past which the entry is rejected.
+    /// The tick past which the entry is rejected: when whoever asked gives up. Set by the node that was asked, so that an
+    /// entry which reaches a leader late, whose tick is then later, changes nothing any more.
     pub deadline: Option<u64>,
     /// What to do.
     pub cmd: Command,

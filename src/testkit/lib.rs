@@ -18,6 +18,7 @@ pub mod net;
 pub mod oci;
 pub mod process;
 pub mod proxy;
+pub mod rows;
 pub mod wait;
 
 pub use cluster::{Cluster, Node};

@@ -12,6 +12,7 @@ mod layout;
 mod media;
 mod name;
 mod network;
+mod point;
 mod receipt;
 
 pub use access::{AccessRevisions, Action, Resource, Touched};
@@ -25,4 +26,5 @@ pub use layout::{Durability, LabelError, Location, Roles, label};
 pub use media::{MediaType, MediaTypeError};
 pub use name::{NameError, ProjectName, Reference, RepoName, Tag};
 pub use network::Network;
+pub use point::StatePoint;
 pub use receipt::Receipt;

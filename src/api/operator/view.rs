@@ -1,6 +1,7 @@
 //! Turns what the use cases answer into the replies of `admin.proto`.
 
-use clawhub_cluster::{ClusterError, Overview, RemovalImpact};
+use clawhub_cluster::{Agreement, ClusterError, Overview, RemovalImpact};
+use clawhub_types::NodeId;
 use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
 use tonic::Status;
 
@@ -50,7 +51,26 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
         reply.under_target = Some(census.under_replicated);
         reply.counted_at = census.index;
     }
+    reply.agreement = agreement(&member.findings.agreement());
     Ok(reply)
+}
+
+/// Whether the members' states are the same, for people.
+fn agreement(found: &Agreement) -> String {
+    let names = |others: &[NodeId]| others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match found {
+        Agreement::Same => String::new(),
+        Agreement::Stray { index } => format!("differs from most voters' at index {index}"),
+        Agreement::Divided { index, others, right: true } => {
+            format!("node {} differs from most voters at index {index}: replace it", names(others))
+        }
+        Agreement::Divided { index, others, right: false } => {
+            format!(
+                "differs from that of node {} at index {index}, and no majority tells who is right",
+                names(others)
+            )
+        }
+    }
 }
 
 pub(crate) fn removed(impact: RemovalImpact) -> RemoveReply {

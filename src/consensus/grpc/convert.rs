@@ -8,8 +8,8 @@ use clawhub_wire::{Invalid, array, peer, required};
 
 use crate::transport::{
     AppendAnswer, AppendReply, AppendRequest, Ballot, Change, ChangeReply, FileEntry, ForwardReply,
-    ForwardRequest, ReadIndexReply, ReadIndexRequest, SnapshotHeader, SnapshotPart, SnapshotReply,
-    TransferRequest, VoteReply, VoteRequest, WireEntry,
+    ForwardRequest, ReadIndexReply, ReadIndexRequest, SnapshotHeader, SnapshotPart, SnapshotRefusal,
+    SnapshotReply, TransferRequest, VoteReply, VoteRequest, WireEntry,
 };
 
 /// No caller waits longer than this for an answer; a longer wish is cut to it.
@@ -51,6 +51,7 @@ impl From<AppendRequest> for peer::AppendRequest {
             prev: r.prev.map(out),
             entries: entries.map(|e| peer::LogEntry { id: Some(out(e.pos)), payload: e.payload }).collect(),
             committed: r.committed.map(out),
+            tick: r.tick,
         }
     }
 }
@@ -69,7 +70,7 @@ impl TryFrom<peer::AppendRequest> for AppendRequest {
         if entries.iter().zip(first..).any(|(e, index)| e.pos.index != index) {
             return Err(Invalid::new("entries", "do not follow each other"));
         }
-        Ok(AppendRequest { vote, prev, entries, committed })
+        Ok(AppendRequest { vote, prev, entries, committed, tick: r.tick })
     }
 }
 
@@ -186,12 +187,24 @@ impl TryFrom<peer::SnapshotChunk> for SnapshotPart {
 
 impl From<SnapshotReply> for peer::SnapshotReply {
     fn from(r: SnapshotReply) -> Self {
-        peer::SnapshotReply { vote: Some(out_vote(r.vote)), installed: r.installed, held: r.held }
+        use peer::snapshot_reply::Refused as Out;
+        let refused = r.refused.map(|why| match why {
+            SnapshotRefusal::NoRoom { needed, room } => Out::NoRoom(peer::NoRoom { needed, room }),
+            SnapshotRefusal::Damaged => Out::Damaged(peer::Damaged {}),
+            SnapshotRefusal::Busy => Out::Busy(peer::Busy {}),
+        });
+        peer::SnapshotReply { vote: Some(out_vote(r.vote)), installed: r.installed, held: r.held, refused }
     }
 }
 
 pub(super) fn snapshot_reply(r: peer::SnapshotReply) -> Result<SnapshotReply, Invalid> {
-    Ok(SnapshotReply { vote: ballot("vote", r.vote)?, installed: r.installed, held: r.held })
+    use peer::snapshot_reply::Refused as In;
+    let refused = r.refused.map(|why| match why {
+        In::NoRoom(peer::NoRoom { needed, room }) => SnapshotRefusal::NoRoom { needed, room },
+        In::Damaged(_) => SnapshotRefusal::Damaged,
+        In::Busy(_) => SnapshotRefusal::Busy,
+    });
+    Ok(SnapshotReply { vote: ballot("vote", r.vote)?, installed: r.installed, held: r.held, refused })
 }
 
 impl From<ForwardRequest> for peer::ProposeRequest {

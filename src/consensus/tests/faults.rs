@@ -98,7 +98,7 @@ async fn breaks(how: impl FnOnce(&Device, &Device)) {
     let dir = tempfile::tempdir().unwrap();
     let (log, state) = (Arc::new(Device::default()), Arc::new(Device::default()));
     let live = Arc::clone(&state);
-    let store = StateStore::open(dir.path(), move |at| {
+    let store = StateStore::open(dir.path(), move |at, _| {
         std::fs::create_dir_all(at).unwrap();
         Ok(Arc::clone(&live) as Arc<dyn Kv>)
     });

@@ -88,7 +88,8 @@ impl<R: AsyncRuntime> StoreBuilder<Types<R>, LogStore, WithoutGaps<R>, TempDir> 
         let (open, dir) = (self.open, tempfile::tempdir().unwrap());
         let build = || -> io::Result<(LogStore, StateMachine<R>)> {
             let log = open(&dir.path().join("raft"), RocksProfile::Raft).map_err(io::Error::other)?;
-            let state = StateStore::open(dir.path().join("state"), move |at| open(at, RocksProfile::State))?;
+            let state =
+                StateStore::open(dir.path().join("state"), move |at, _| open(at, RocksProfile::State))?;
             Ok((LogStore::open(log, self.execution)?, StateMachine::open(state, self.execution)?))
         };
         let (log, machine) = build().map_err(|e| StorageError::read(Cause::from_error(&e)))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_consensus::grpc::{GrpcTransport, service};
-use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
+use clawhub_consensus::{Consensus, Profile, Purpose, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
     Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
@@ -139,8 +139,12 @@ impl Cluster {
         let dir = self.dir.path().join(id.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         let log = reopen(&dir.join("raft"), RocksProfile::Raft).await;
-        let state = StateStore::open(dir.join("state"), |at| {
-            RocksKv::open(at, RocksProfile::State).map(|kv| Arc::new(kv) as Arc<dyn Kv>)
+        let state = StateStore::open(dir.join("state"), |at, purpose| {
+            let profile = match purpose {
+                Purpose::Serve => RocksProfile::State,
+                Purpose::Check => RocksProfile::Check,
+            };
+            RocksKv::open(at, profile).map(|kv| Arc::new(kv) as Arc<dyn Kv>)
         });
         let settings = Settings {
             snapshot_interval: self.snapshot_interval,

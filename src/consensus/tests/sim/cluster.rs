@@ -63,7 +63,7 @@ impl Cluster {
         let disk = Arc::clone(&self.disks[&id]);
         let log = disk.log();
         let dir = self.dir.path().join(id.to_string());
-        let store = StateStore::open(dir, move |at| disk.state(at)).unwrap();
+        let store = StateStore::open(dir, move |at, purpose| disk.state(at, purpose)).unwrap();
         let settings = Settings {
             execution: Execution::Inline,
             snapshot_interval: self.snapshot_interval,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clawhub_consensus::Purpose;
 use clawhub_kv::{Batch, Kv, KvError, KvErrorKind, KvRead, MemoryKv, Pair};
 use parking_lot::Mutex;
 
@@ -71,7 +72,10 @@ impl Disk {
     }
 
     /// A store of the applied state, for this life.
-    pub(crate) fn state(&self, dir: &Path) -> Result<Arc<dyn Kv>, KvError> {
+    pub(crate) fn state(&self, dir: &Path, purpose: Purpose) -> Result<Arc<dyn Kv>, KvError> {
+        if purpose == Purpose::Check {
+            return Ok(Arc::new(MemoryKv::open_checkpoint(dir)?));
+        }
         let mut states = self.states.lock();
         let dump = dir.join("dump");
         if dump.exists() {

@@ -33,6 +33,8 @@ struct Inner {
     lives: u64,
     /// Directed links that carry nothing.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// What this node forwards stays on the way.
+    held: Option<NodeId>,
 }
 
 /// The transport of one life of a node.
@@ -61,6 +63,11 @@ impl Net {
     /// Cuts a node off from the others, or one direction only.
     pub(crate) fn cut(&self, from: NodeId, to: NodeId) {
         self.inner.lock().cut.insert((from, to));
+    }
+
+    /// Keeps what a node forwards on the way until `None` is held, whoever gives it up meanwhile.
+    pub(crate) fn hold(&self, from: Option<NodeId>) {
+        self.inner.lock().held = from;
     }
 
     pub(crate) fn heal(&self) {
@@ -192,6 +199,17 @@ impl Transport for Link {
 
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
         let from = self.me;
+        if self.net.inner.lock().held == Some(from) {
+            let link = self.copy();
+            let late = SimRuntime::spawn(async move {
+                while link.net.inner.lock().held.is_some() {
+                    SimRuntime::sleep(Duration::from_millis(1)).await;
+                }
+                let node = link.reach(to)?;
+                Ok(node.rpc().forward(from, request).await)
+            });
+            return async move { late.await.unwrap() }.boxed();
+        }
         self.call(to, move |node| async move { Ok(node.rpc().forward(from, request).await) }.boxed())
     }
 

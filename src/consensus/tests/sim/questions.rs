@@ -1,9 +1,12 @@
 //! What a leader that was deposed, and does not know, answers to a question for a read position: the
-//! asker's vote decides.
+//! asker's vote decides. And what becomes of a proposal that reaches a leader after its caller gave up.
 
 use std::time::Duration;
 
 use clawhub_consensus::transport::{Ballot, ReadIndexReply, ReadIndexRequest};
+use clawhub_consensus::{ProposeError, Who};
+use clawhub_state::View;
+use clawhub_state::cluster::ClusterCmd;
 use clawhub_types::NodeId;
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
@@ -61,6 +64,41 @@ fn a_deposed_leader_is_confirmed_by_nobody_who_knows_better() {
         assert!(!ready(&leader, new, Some(after)).await, "the other leader itself");
 
         cluster.net.heal();
+        for id in NODES {
+            cluster.node(id).unwrap().shutdown().await;
+        }
+    });
+}
+
+#[test]
+fn a_proposal_that_comes_late_is_not_applied() {
+    SimRuntime::with_seed(2).block_on(async {
+        let cluster = Cluster::new(1_000);
+        cluster.form().await;
+        let (leader, follower) = (cluster.node(NODES[0]).unwrap(), cluster.node(NODES[1]).unwrap());
+        assert_eq!(follower.status().leader, Some(NODES[0]), "the first node leads");
+        let token = |hash: u8| ClusterCmd::TokenCreate { hash: [hash; 32], ttl: 60_000 };
+        let propose = async |hash: u8, wait: u64| {
+            follower.propose(token(hash).into(), Who::system(), Duration::from_millis(wait)).await
+        };
+        let before = propose(1, 500).await.unwrap();
+        cluster.net.hold(Some(NODES[1]));
+        let given_up = propose(2, 500).await.unwrap_err();
+        assert_eq!(given_up, ProposeError::Unknown);
+        SimRuntime::sleep(Duration::from_millis(200)).await;
+        cluster.net.hold(None);
+
+        // It gets there now, and changes nothing any more.
+        while leader.status().applied == before.index {
+            SimRuntime::sleep(Duration::from_millis(1)).await;
+        }
+        let after = propose(3, 500).await.unwrap();
+        assert!(leader.wait_applied(after.index, Duration::from_secs(1)).await);
+        let state = leader.state();
+        let tokens = View::new(&*state);
+        let known = |hash: u8| tokens.cluster().token_valid(&[hash; 32]).unwrap();
+        assert!(after.index > before.index + 1, "the late one is in the log");
+        assert_eq!([1, 2, 3].map(known), [true, false, true]);
         for id in NODES {
             cluster.node(id).unwrap().shutdown().await;
         }

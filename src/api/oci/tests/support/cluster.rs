@@ -193,7 +193,7 @@ impl StreamHandler for NoStreams {
 }
 
 async fn consensus(node: NodeId, dir: &Path, endpoint: &Endpoint) -> Consensus {
-    let state = StateStore::open(dir, |_| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
+    let state = StateStore::open(dir, |_, _| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>));
     let settings = Settings::new(node, 1, 1, Profile::Lan);
     let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
     Consensus::start(settings, Arc::new(MemoryKv::new()), state.unwrap(), transport).await.unwrap()

@@ -1,0 +1,288 @@
+//! A node that needs a snapshot is killed, or its device runs full, at any moment of the transfer and of what comes after
+//! it. It gets ready by itself, while nobody writes: no newer snapshot helps it out.
+//!
+//! In full: `CLAWHUB_SNAPSHOT_KILLS=200 CLAWHUB_SNAPSHOT_FULL=50`. `CLAWHUB_SNAPSHOT_SEED` repeats the moments.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clawhub_testkit::content::Rng;
+use clawhub_testkit::disk::Disk;
+use clawhub_testkit::fleet::{self, Member, Spec};
+use clawhub_testkit::{Repo, manifest, process, scale, until};
+
+use super::{BEGINS, CATCHES_UP, REPO, Source, installed, metric, purged};
+
+const MIB: u64 = 1 << 20;
+/// The device of the node that suffers.
+const DEVICE: u64 = 512 * MIB;
+const FILLER: &str = "filler";
+/// Entries between snapshots, and what is pushed while a node is away: more than the log keeps.
+const ENTRIES: usize = 200;
+const AWAY: usize = 3 * ENTRIES;
+/// Kills before the node is left alone and must get ready.
+const IN_A_ROW: usize = 4;
+/// What the log and a start take, beside the transfer, at most.
+const LATEST_MS: usize = 2_500;
+/// Who suffers; the third of those that are formed.
+const VICTIM: usize = 2;
+
+/// When it happens.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// So long after the start.
+    Start(Duration),
+    /// So long after the first bytes are there.
+    Arriving(Duration),
+    /// So long after the new state is beside the old one.
+    Installing(Duration),
+}
+
+impl Moment {
+    fn any(rng: &mut Rng) -> Moment {
+        let mut ms = |most: usize| Duration::from_millis(rng.below(most) as u64);
+        let (start, arriving, installing) = (ms(LATEST_MS), ms(1_000), ms(60));
+        match rng.below(3) {
+            0 => Moment::Start(start),
+            1 => Moment::Arriving(arriving),
+            _ => Moment::Installing(installing),
+        }
+    }
+
+    /// Waits for it, or until the node needs no snapshot any more.
+    async fn comes(self, member: &Member) -> Result<()> {
+        let state = member.data().join("state");
+        let began = Instant::now();
+        let (Moment::Start(then) | Moment::Arriving(then) | Moment::Installing(then)) = self;
+        loop {
+            let come = match self {
+                Moment::Start(_) => true,
+                Moment::Arriving(_) => state.join("incoming").exists(),
+                Moment::Installing(_) => Found::in_state(&state).is_installing,
+            };
+            if come {
+                break;
+            }
+            ensure!(began.elapsed() < BEGINS, "{self:?} does not come");
+            if member.registry().ready().await {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(then).await;
+        Ok(())
+    }
+}
+
+/// What a cut left.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    is_arriving: bool,
+    is_installing: bool,
+}
+
+impl Found {
+    fn in_state(state: &Path) -> Found {
+        let current = fs::read_to_string(state.join("CURRENT")).unwrap_or_default();
+        let names = fs::read_dir(state).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let numbers = names.filter_map(|name| name.to_str()?.parse::<u64>().ok());
+        let is_installing = numbers.into_iter().any(|number| current.trim() != number.to_string());
+        Found { is_arriving: state.join("incoming").exists(), is_installing }
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    cuts: usize,
+    arriving: usize,
+    installing: usize,
+    slowest: Duration,
+}
+
+impl Figures {
+    fn note(&mut self, found: Found) {
+        self.cuts += 1;
+        self.arriving += usize::from(found.is_arriving);
+        self.installing += usize::from(found.is_installing);
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { cuts, arriving, installing, slowest } = self;
+        write!(
+            f,
+            "{cuts}, {arriving} with files arrived, {installing} with the new state begun; ready within {slowest:.1?}"
+        )
+    }
+}
+
+/// Two nodes that write, and one that is behind them.
+struct Trial {
+    /// Before the device below: its node must have stopped when that goes.
+    members: Vec<Member>,
+    disk: Option<Disk>,
+    source: Arc<Source>,
+    repo: Repo,
+    next: usize,
+    rng: Rng,
+}
+
+impl Trial {
+    async fn start(home: &Path, disk: bool, ballast: u64, seed: u64) -> Result<Trial> {
+        let sections = format!(
+            "snapshot_entries = {ENTRIES}\nsnapshot_rate = \"1MiB\"\nballast = \"{ballast}MiB\"\n\n[storage]\nmin_free = \"16MiB\"\n"
+        );
+        let spec = |number| Spec { sections: sections.clone(), ..Spec::zone(number) };
+        let mut members: Vec<_> = (0..3).map(|n| Member::new(home, spec(n))).collect::<Result<_>>()?;
+        let device = || Disk::new(&home.join("device.ext4"), DEVICE, &members[VICTIM].data());
+        let disk = disk.then(device).transpose()?;
+        fleet::gather(&mut members).await?;
+        let repo = members[0].registry().repo(REPO);
+        let source = Arc::new(Source { config: repo.push_blob(manifest::CONFIG_BYTES).await? });
+        Ok(Trial { members, disk, source, repo, next: 0, rng: Rng::new(seed) })
+    }
+
+    /// Has the node miss more than the log remembers, and everybody come to rest.
+    async fn fall_behind(&mut self) -> Result<()> {
+        let last = metric(&self.members[0], "clawhub_raft_log_index").await?;
+        self.members[VICTIM].kill()?;
+        let end = self.next + AWAY;
+        self.source.push_all(&self.repo, self.next..end).await?;
+        self.next = end;
+        let others: Vec<&Member> = self.members[..VICTIM].iter().collect();
+        purged(&others, &self.source, &self.repo, last).await
+    }
+
+    /// The node gets ready by itself, has it all, and keeps nothing that it does not need.
+    async fn recovers(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        let victim = &self.members[VICTIM];
+        until("the node to get ready by itself", CATCHES_UP, || async {
+            ensure!(process::alive(victim.pid()?), "it ended: {}", process::tail(&victim.log(), 30));
+            Ok(victim.registry().ready().await.then_some(()))
+        })
+        .await?;
+        let took = began.elapsed();
+        let newest = self.next.saturating_sub(AWAY);
+        self.source.check(victim, newest..self.next).await?;
+        let state = victim.data().join("state");
+        until("what is not needed to go", BEGINS, || async {
+            let Found { is_arriving, is_installing } = Found::in_state(&state);
+            Ok((!is_arriving && !is_installing).then_some(()))
+        })
+        .await?;
+        Ok(took)
+    }
+
+    async fn kills(&mut self, count: usize) -> Result<Figures> {
+        let mut figures = Figures::default();
+        while figures.cuts < count {
+            self.fall_behind().await?;
+            for _ in 0..IN_A_ROW.min(count - figures.cuts) {
+                let moment = Moment::any(&mut self.rng);
+                let victim = &mut self.members[VICTIM];
+                victim.launch()?;
+                moment.comes(victim).await?;
+                victim.kill()?;
+                figures.note(Found::in_state(&victim.data().join("state")));
+            }
+            self.members[VICTIM].launch()?;
+            figures.slowest = figures.slowest.max(self.recovers().await?);
+        }
+        Ok(figures)
+    }
+
+    async fn full(&mut self, count: usize) -> Result<Figures> {
+        let mut figures = Figures::default();
+        for _ in 0..count {
+            self.fall_behind().await?;
+            let moment = Moment::any(&mut self.rng);
+            let lasts = Duration::from_millis(self.rng.below(3_000) as u64);
+            let victim = &mut self.members[VICTIM];
+            victim.launch()?;
+            moment.comes(victim).await?;
+            let disk = self.disk.as_ref().context("a disk")?;
+            figures.note(Found::in_state(&victim.data().join("state")));
+            // Whoever else writes may take the last block first.
+            let filled = disk.fill(FILLER, 0);
+            tokio::time::sleep(lasts).await;
+            disk.empty(&[FILLER])?;
+            let took = self.recovers().await.with_context(|| format!("{moment:?} for {lasts:?}, {filled:?}"));
+            figures.slowest = figures.slowest.max(took?);
+        }
+        Ok(figures)
+    }
+}
+
+fn seed() -> u64 {
+    scale("CLAWHUB_SNAPSHOT_SEED", u64::from(std::process::id()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_moment_of_a_snapshot_is_got_over() -> Result<()> {
+    let _beside = crate::beside().await;
+    let (count, seed) = (scale("CLAWHUB_SNAPSHOT_KILLS", 4), seed());
+    let home = tempfile::tempdir()?;
+    let mut trial = Trial::start(home.path(), false, 32, seed).await?;
+    let figures = trial.kills(count).await;
+    drop(trial);
+    let figures = figures.with_context(|| format!("seed {seed}, in {}", home.keep().display()))?;
+    crate::seen("snapshots", &format!("kills at any moment: {figures}"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_device_at_any_moment_of_a_snapshot_is_got_over() -> Result<()> {
+    let _beside = crate::beside().await;
+    if let Some(why) = Disk::unavailable() {
+        return crate::skipped("snapshots", &format!("no devices can be made here: {why}"));
+    }
+    let (count, seed) = (scale("CLAWHUB_SNAPSHOT_FULL", 2), seed());
+    let home = tempfile::tempdir()?;
+    let mut trial = Trial::start(home.path(), true, 32, seed).await?;
+    let figures = trial.full(count).await;
+    drop(trial);
+    let figures = figures.with_context(|| format!("seed {seed}, in {}", home.keep().display()))?;
+    crate::seen("snapshots", &format!("devices full at any moment: {figures}"));
+    Ok(())
+}
+
+/// A node without room for a snapshot takes none of it, says so, and gets it as soon as there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_does_not_fit_is_refused_before_it_is_sent() -> Result<()> {
+    let _beside = crate::beside().await;
+    if let Some(why) = Disk::unavailable() {
+        return crate::skipped("snapshots", &format!("no devices can be made here: {why}"));
+    }
+    let home = tempfile::tempdir()?;
+    let mut trial = Trial::start(home.path(), true, 96, 1).await?;
+    trial.fall_behind().await?;
+    let disk = trial.disk.as_ref().context("a disk")?;
+    // Less than one ballast: room for the node as it is, not for a snapshot beside it.
+    disk.fill(FILLER, 80 * MIB)?;
+    let victim = &mut trial.members[VICTIM];
+    let before = installed_on_disk(victim)?;
+    victim.launch()?;
+    until("the refusal", BEGINS, || async {
+        let log = fs::read_to_string(victim.log())?;
+        Ok(log.contains("there is no room for the leader's snapshot").then_some(()))
+    })
+    .await?;
+    let state = victim.data().join("state");
+    ensure!(!Found::in_state(&state).is_arriving, "it began all the same");
+    trial.disk.as_ref().context("a disk")?.empty(&[FILLER])?;
+    trial.recovers().await?;
+    ensure!(installed(&trial.members[VICTIM]).await? > before, "it caught up without a snapshot");
+    Ok(())
+}
+
+/// How many snapshots a node that does not run has installed.
+fn installed_on_disk(member: &Member) -> Result<u64> {
+    let current = fs::read_to_string(member.data().join("state/CURRENT"))?;
+    Ok(current.trim().parse::<u64>()? - 1)
+}
