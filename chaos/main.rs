@@ -10,6 +10,7 @@ mod clock;
 mod cutoff;
 mod damage;
 mod disks;
+mod earth;
 mod failover;
 mod kills;
 mod layouts;

@@ -194,7 +194,7 @@ async fn twice(world: &World) -> Result<Option<(usize, Duration)>> {
     // A connection that is open carries the request; for a new one both must hear each other.
     move_on([&ingress, &other], 2, None).await?;
     // From here on the follower asks and hears no answer; the leader commits with the other one.
-    world.net.deafen(World::others(old)[0], old)?;
+    world.deafen(World::others(old)[0], old)?;
     let asked = Instant::now();
     let early = version(format!("early, not heard by {old}"));
     let answer = tokio::spawn({
@@ -206,10 +206,10 @@ async fn twice(world: &World) -> Result<Option<(usize, Duration)>> {
     })
     .await?;
     let (moves, last) = move_on([&other, &other], usize::MAX, Some(asked + LATER)).await?;
-    world.net.isolate(old)?;
+    world.isolate(old)?;
     let status = answer.await??.status();
     let took = asked.elapsed();
-    world.net.heal()?;
+    world.heal()?;
     let after = world.settle().await?;
     ensure!(after.leader != u64::try_from(old)? + 1, "nobody else was elected");
     all_say(&[world.repo(0), world.repo(1), world.repo(2)], &last).await?;

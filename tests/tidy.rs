@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-types", 0),
     ("clawhub-wire", 0),
     ("clawhub-durable", 0),
+    ("clawhub-relay", 0),
     ("clawhub-reconcile", 1),
     ("clawhub-config", 1),
     ("clawhub-devices", 1),
@@ -53,7 +54,8 @@ const SIDEWAYS: &[(&str, &str)] =
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work. It reads the file that
 /// a node is started with, as the node does.
-const CLI_IMPORTS: &[&str] = &["clawhub-types", "clawhub-wire", "clawhub-durable", "clawhub-config"];
+const CLI_IMPORTS: &[&str] =
+    &["clawhub-types", "clawhub-wire", "clawhub-durable", "clawhub-config", "clawhub-relay"];
 
 /// Everything that may lie at the top.
 const TOP: &[&str] = &[

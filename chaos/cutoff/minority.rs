@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::content::sha256;
 use clawhub_testkit::manifest::{self, Descriptor, version};
 use clawhub_testkit::oci::{Upload, expect, header};
+use clawhub_testkit::wan::{allowed, wait};
 use clawhub_testkit::{Repo, until};
 use clawhub_types::Digest;
 use futures::future::{try_join, try_join_all};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
-use super::WAIT;
 use super::world::{CATCH_UP, REPO, Standing, World};
 
 /// What a busy machine may add to a wait.
@@ -125,26 +125,26 @@ pub(super) async fn is_refusal(what: &str, answer: Response) -> Result<()> {
 pub(super) async fn is_a_minority(world: &World, host: usize, held: &Held, cut: Instant) -> Result<Duration> {
     let repo = world.repo(host);
     // Until it notices it cannot warn; it must by the time a write is refused.
-    until("a warning", WAIT, || async { held.served(&repo).await.map(Some) }).await?;
-    let asked = held.refused(&repo).into_iter().map(|(what, request)| refuses(what, request, WAIT));
+    until("a warning", wait(), || async { held.served(&repo).await.map(Some) }).await?;
+    let asked = held.refused(&repo).into_iter().map(|(what, request)| refuses(what, request, wait()));
     // The end of an upload first gives up the partner that held the second copy.
     let end = repo.registry.request(Method::PUT, &held.upload.closing(&sha256(MORE))).body(MORE);
-    let end = refuses("PUT blobs/uploads/…".into(), end, WAIT + PARTNER);
+    let end = refuses("PUT blobs/uploads/…".into(), end, wait() + allowed(PARTNER));
     let (took, end) = try_join(try_join_all(asked), end).await?;
     // By now it knows that nobody is left to hold a second copy.
     let open = repo.registry.request(Method::POST, &repo.path("blobs/uploads/"));
-    refuses("POST blobs/uploads/".into(), open, WAIT).await?;
+    refuses("POST blobs/uploads/".into(), open, wait()).await?;
     let (index, age) = held.served(&repo).await?;
     let applied = world.standing(host)?.applied;
     ensure!(index == applied, "warned of index {index}, the state is at {applied}");
     let since = cut.elapsed().as_secs();
-    ensure!((WAIT.as_secs() - 1..=since + 1).contains(&age), "warned of {age} s, cut off for {since} s");
+    ensure!((wait().as_secs() - 1..=since + 1).contains(&age), "warned of {age} s, cut off for {since} s");
     took.into_iter().chain([end]).max().context("nothing was asked")
 }
 
 /// The returned node is like the others, by itself, and warns no more. How long that took.
 pub(super) async fn returns(world: &World, host: usize, held: &Held) -> Result<(Duration, Standing)> {
-    world.net.heal()?;
+    world.heal()?;
     let healed = Instant::now();
     let standing = world.settle().await?;
     let took = healed.elapsed();

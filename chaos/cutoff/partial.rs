@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clawhub_testkit::wan::{allowed, wait};
 use clawhub_testkit::{scale, until};
 use futures::future::{try_join, try_join_all};
 use reqwest::{Method, RequestBuilder, StatusCode};
 
 use super::minority::{answers, is_refusal};
 use super::world::World;
-use super::{SAMPLES, WAIT, goes_on};
+use super::{SAMPLES, goes_on};
 use crate::lead::lead;
 
 /// How long the one who reaches everybody may take to lead.
@@ -84,7 +85,7 @@ impl Cut {
 
 /// A node that does not reach the leader says so, or the `truth` if there may be another one by then.
 async fn refuses_unless(truth: Option<StatusCode>, what: String, request: RequestBuilder) -> Result<()> {
-    let answer = answers(&what, request, WAIT).await?;
+    let answer = answers(&what, request, wait()).await?;
     match truth {
         Some(truth) if answer.status() == truth => Ok(()),
         _ => is_refusal(&what, answer).await,
@@ -104,7 +105,7 @@ async fn survives(world: &World, cut: &Cut) -> Result<Option<Survived>> {
     let leader = usize::try_from(before.leader)? - 1;
     let on = cut.goes_on(leader);
     for (host, from) in &cut.deaf {
-        world.net.deafen(*host, *from)?;
+        world.deafen(*host, *from)?;
     }
     let since = Instant::now();
     let bridge = cut.bridge(leader);
@@ -121,7 +122,7 @@ async fn survives(world: &World, cut: &Cut) -> Result<Option<Survived>> {
         Some(bridge) if asked.is_ok() => Some(bridged(world, bridge, since).await),
         _ => None,
     };
-    world.net.heal()?;
+    world.heal()?;
     let all = all.transpose()?;
     let after = world.settle().await?;
     let keeps = cut.leads(leader) && bridge.is_none();
@@ -135,7 +136,7 @@ async fn survives(world: &World, cut: &Cut) -> Result<Option<Survived>> {
 
 /// Waits until the one who reaches everybody leads, and everybody takes writes again, the cut notwithstanding.
 async fn bridged(world: &World, bridge: usize, since: Instant) -> Result<Duration> {
-    until("the bridge to lead", BRIDGED, || async {
+    until("the bridge to lead", allowed(BRIDGED), || async {
         Ok((world.standing(bridge)?.leader == bridge as u64 + 1).then_some(()))
     })
     .await?;

@@ -1,4 +1,5 @@
-//! Three nodes, each on a host of its own.
+//! Three nodes, each on a host of its own; or, where they are asked to be far apart, on this one with a relay between
+//! them, which can be cut as well.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::fleet::{self, Member, Spec};
 use clawhub_testkit::manifest;
 use clawhub_testkit::net::Net;
+use clawhub_testkit::wan::{self, Wan};
 use clawhub_testkit::{Repo, until};
 use reqwest::Response;
 use tempfile::TempDir;
@@ -18,7 +20,7 @@ pub(crate) const REPO: &str = "cutoff/image";
 pub(crate) struct World {
     // Order matters in the drop: processes, the network they are in, their folders.
     pub(crate) members: Vec<Member>,
-    pub(crate) net: Net,
+    net: Option<Net>,
     _home: TempDir,
 }
 
@@ -34,6 +36,11 @@ pub(crate) struct Standing {
 impl World {
     /// `None`, and a line that says why, where there can be no network to cut.
     pub(crate) async fn start() -> Result<Option<World>> {
+        if wan::asked_for().is_some() {
+            let home = tempfile::tempdir()?;
+            let members = fleet::form(home.path(), (0..3).map(Spec::zone).collect()).await?;
+            return World::of(members, None, home).await;
+        }
         if let Some(reason) = Net::refused() {
             crate::skipped("cutoff", &format!("no networks can be made here: {reason}"))?;
             return Ok(None);
@@ -41,9 +48,41 @@ impl World {
         let (net, home) = (Net::new(3)?, tempfile::tempdir()?);
         let spec = |host| Spec { ip: net.ip(host), prefix: net.prefix(host), ..Spec::zone(host) };
         let members = fleet::form(home.path(), (0..3).map(spec).collect()).await?;
+        World::of(members, Some(net), home).await
+    }
+
+    async fn of(members: Vec<Member>, net: Option<Net>, home: TempDir) -> Result<Option<World>> {
         let world = World { members, net, _home: home };
         world.repo(0).push_blob(manifest::CONFIG_BYTES).await?;
         Ok(Some(world))
+    }
+
+    fn wan(&self) -> Result<&Wan> {
+        self.members[0].wan().context("no network that could be cut")
+    }
+
+    /// From now on a host hears nothing from another; what it says still gets there.
+    pub(crate) fn deafen(&self, host: usize, from: usize) -> Result<()> {
+        match &self.net {
+            Some(net) => net.deafen(host, from),
+            None => self.wan().map(|wan| wan.deafen(host, from)),
+        }
+    }
+
+    /// Cuts a host off from all others.
+    pub(crate) fn isolate(&self, host: usize) -> Result<()> {
+        match &self.net {
+            Some(net) => net.isolate(host),
+            None => self.wan().map(|wan| wan.isolate(host)),
+        }
+    }
+
+    /// Makes every link whole again.
+    pub(crate) fn heal(&self) -> Result<()> {
+        match &self.net {
+            Some(net) => net.heal(),
+            None => self.wan().map(Wan::heal),
+        }
     }
 
     pub(crate) fn repo(&self, host: usize) -> Repo {

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use clawhub_config::Config;
 use clawhub_wire::admin::admin_client::AdminClient;
 use clawhub_wire::admin::{
-    DrainRequest, InitRequest, JoinRequest, Member, MembersRequest, RemoveReply, RemoveRequest, StatusReply,
-    StatusRequest, TokenCreateRequest, TransferLeaderRequest,
+    DrainRequest, InitRequest, JoinRequest, Link, Member, MembersRequest, RemoveReply, RemoveRequest,
+    StatusReply, StatusRequest, TokenCreateRequest, TransferLeaderRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -272,6 +272,16 @@ fn status(s: &StatusReply) -> String {
     if !s.agreement.is_empty() {
         rows.push(("DIFFERS", s.agreement.clone()));
     }
+    if !s.links.is_empty() {
+        rows.push(("links", s.links.iter().map(link).collect::<Vec<_>>().join(", ")));
+    }
+    let far: Vec<u64> = s.links.iter().filter(|link| link.too_long).map(|link| link.node).collect();
+    if !far.is_empty() {
+        let limit = s.round_trip_limit_ms;
+        let text =
+            format!("node {} is farther away than the {limit} ms that [raft] profile holds here", ids(&far));
+        rows.push(("warning", text));
+    }
     if let Some(short) = s.under_target {
         rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
     }
@@ -280,6 +290,13 @@ fn status(s: &StatusReply) -> String {
     }
     rows.extend(s.warnings.iter().map(|warning| ("warning", warning.clone())));
     rows.iter().map(|(name, value)| format!("{name:<10} {value}").trim_end().to_owned() + "\n").collect()
+}
+
+fn link(link: &Link) -> String {
+    match link.round_trip_us {
+        Some(us) => format!("node {} {}.{} ms", link.node, us / 1000, us % 1000 / 100),
+        None => format!("node {} not connected", link.node),
+    }
 }
 
 fn members(members: &[Member]) -> String {
@@ -326,6 +343,24 @@ mod tests {
         assert!(read_token(Some(file.path())).is_err());
         std::fs::write(file.path(), "x".repeat(5000)).unwrap();
         assert!(read_token(Some(file.path())).is_err());
+    }
+
+    #[test]
+    fn a_way_that_is_too_long_is_warned_of() {
+        let near = Link { node: 2, round_trip_us: Some(321), too_long: false };
+        let far = Link { node: 3, round_trip_us: Some(81_940), too_long: true };
+        let gone = Link { node: 4, round_trip_us: None, too_long: false };
+        let mut reply = StatusReply {
+            cluster: "c".into(),
+            round_trip_limit_ms: 50,
+            links: vec![near, far, gone],
+            ..Default::default()
+        };
+        let text = status(&reply);
+        assert!(text.contains("node 2 0.3 ms, node 3 81.9 ms, node 4 not connected"), "{text}");
+        assert!(text.contains("node 3 is farther away than the 50 ms"), "{text}");
+        reply.links[1].too_long = false;
+        assert!(!status(&reply).contains("farther"));
     }
 
     #[test]

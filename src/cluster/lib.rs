@@ -45,7 +45,7 @@ pub use following::Following;
 pub use join_service::{JoinService, Welcome};
 pub use leadership::Leadership;
 pub use membership::{Membership, uncovered};
-pub use operations::{Cluster, Member, Overview};
+pub use operations::{Cluster, Link, Member, Overview};
 pub use owner::Owner;
 pub use registration::{Registration, Start};
 pub use removal::RemovalWatch;

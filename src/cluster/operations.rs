@@ -8,7 +8,7 @@ use clawhub_peer::{Ca, ClusterKey, JoinToken};
 use clawhub_policy::{Uncovered, coverable};
 use clawhub_state::View;
 use clawhub_state::cluster::{ClusterCmd, NodeRecord};
-use clawhub_types::{Durability, NodeId};
+use clawhub_types::{Durability, NodeId, RoundTrip};
 use tokio::time::{sleep, timeout};
 
 use crate::proposal::{PATIENCE, propose};
@@ -39,6 +39,17 @@ pub struct Member {
     pub standing: &'static str,
     /// Whether it answered this node lately.
     pub reachable: bool,
+}
+
+/// The way from this node to another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The other member.
+    pub node: NodeId,
+    /// There and back, as measured last; `None` while there is no connection.
+    pub round_trip: Option<Duration>,
+    /// Whether that is longer than this node allows for.
+    pub too_long: bool,
 }
 
 /// What this node knows of the cluster. Everything read from the state belongs to one index.
@@ -171,6 +182,18 @@ impl Cluster {
         let view = View::new(&*snapshot).cluster();
         let Some(cluster) = view.record()? else { return Ok(None) };
         Ok(coverable(cluster.durability, &view.layout()?).err())
+    }
+
+    /// The ways to the other members, and the longest round trip that this node allows for.
+    pub fn links(&self) -> (Vec<Link>, RoundTrip) {
+        let limit = self.liveness.round_trip();
+        // What a profile holds, it holds with jitter of a fifth.
+        let longest = limit.length() * 6 / 5;
+        let link = |(node, round_trip): (NodeId, Option<Duration>)| {
+            let too_long = round_trip.is_some_and(|round_trip| round_trip > longest);
+            Link { node, round_trip, too_long }
+        };
+        (self.liveness.round_trips().into_iter().map(link).collect(), limit)
     }
 
     /// What this node knows of the cluster now.

@@ -78,9 +78,9 @@ pub struct PeerConfig {
 /// How long consensus waits for the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RaftProfile {
-    /// One site: heartbeat 75 ms, election after 350–700 ms.
+    /// Round trips up to 50 ms between nodes: election after 350–700 ms.
     Lan,
-    /// Several regions: heartbeat 300 ms, election after 1.5–3 s.
+    /// Round trips up to 400 ms: election after 1.5–3 s.
     Wan,
 }
 

@@ -1,9 +1,10 @@
 //! Linearizable reads on any node.
 //!
 //! A round asks the leader for the position that a read must wait for; the leader answers only after a
-//! quorum confirmed, later than the reads began, that it still leads. One round is under way per node.
-//! Who comes while it runs joins the next one, together with everybody else who came: the answer to a
-//! question asked earlier says nothing about writes acknowledged since.
+//! quorum confirmed, later than the reads began, that it still leads. Who comes while a round runs joins the next
+//! one, together with everybody else who came: the answer to a question asked earlier says nothing about writes
+//! acknowledged since. Over a long way rounds overlap, up to four of them, so that who comes late waits for little
+//! more than one.
 //!
 //! The question carries the asker's vote. A voter that has promised itself to nobody above the leader
 //! confirms by asking what it would by answering a heartbeat, so where it and the leader are a quorum
@@ -26,37 +27,92 @@ use crate::types::{self, LeaderId, LogId, Types, Vote};
 use crate::{Consensus, Rpc, Unavailable};
 
 type Answer = Result<u64, String>;
+/// Who waits for one round.
+type Waiting = Vec<oneshot::Sender<Answer>>;
 
-/// Who waits for the next round, and whether one runs.
-#[derive(Default)]
-pub(crate) struct Barrier {
-    state: Mutex<Rounds>,
+/// So many rounds of one node are under way at most.
+const ROUNDS: u32 = 4;
+/// A round that is shorter is waited for: the next one, with everybody who came, is as soon.
+const SHORT: Duration = Duration::from_millis(8);
+
+/// Who waits for the next round, and which are under way. `I` is an instant.
+pub(crate) struct Barrier<I> {
+    rounds: Mutex<Rounds<I>>,
 }
 
-#[derive(Default)]
-struct Rounds {
-    running: bool,
-    waiting: Vec<oneshot::Sender<Answer>>,
+struct Rounds<I> {
+    running: u32,
+    /// When the youngest of them began.
+    began: Option<I>,
+    /// How long the last one took that was answered.
+    took: Duration,
+    waiting: Waiting,
+    /// Somebody looks again when the next one may begin.
+    alarmed: bool,
 }
 
-impl Barrier {
-    /// Joins the next round; the second value says whether the caller must start one.
-    fn join(&self) -> (oneshot::Receiver<Answer>, bool) {
+/// What there is to do now.
+enum Next<I> {
+    /// Begin a round for these.
+    Begin(Waiting),
+    /// Look again then.
+    Look(I),
+    Nothing,
+}
+
+impl<I> Default for Barrier<I> {
+    fn default() -> Self {
+        let waiting = Vec::new();
+        let rounds = Rounds { running: 0, began: None, took: Duration::ZERO, waiting, alarmed: false };
+        Barrier { rounds: Mutex::new(rounds) }
+    }
+}
+
+impl<I: Instant> Barrier<I> {
+    /// Joins the next round; the second value is what the caller has to see to.
+    fn join(&self, now: I) -> (oneshot::Receiver<Answer>, Next<I>) {
         let (tell, told) = oneshot::channel();
-        let mut state = self.state.lock();
-        state.waiting.push(tell);
-        let start = !std::mem::replace(&mut state.running, true);
-        (told, start)
+        let mut rounds = self.rounds.lock();
+        rounds.waiting.push(tell);
+        (told, rounds.next(now))
     }
 
-    /// Those who wait for the round that starts now; `None` ends the rounds.
-    fn next(&self) -> Option<Vec<oneshot::Sender<Answer>>> {
-        let mut state = self.state.lock();
-        let waiting = std::mem::take(&mut state.waiting);
+    /// A round that was answered took so long; one that was not says nothing.
+    fn ended(&self, took: Option<Duration>, now: I) -> Next<I> {
+        let mut rounds = self.rounds.lock();
+        rounds.running -= 1;
+        rounds.took = took.unwrap_or(rounds.took);
+        rounds.next(now)
+    }
+
+    fn look(&self, now: I) -> Next<I> {
+        let mut rounds = self.rounds.lock();
+        rounds.alarmed = false;
+        rounds.next(now)
+    }
+}
+
+impl<I: Instant> Rounds<I> {
+    /// The first round begins at once, another one a quarter of a round after the last began: then four are under
+    /// way at most, and nobody waits for a whole one that came too early. What has not been measured is taken to be
+    /// short.
+    fn next(&mut self, now: I) -> Next<I> {
         // Who gave up does not keep the rounds going.
-        let waiting: Vec<_> = waiting.into_iter().filter(|tell| !tell.is_canceled()).collect();
-        state.running = !waiting.is_empty();
-        state.running.then_some(waiting)
+        self.waiting.retain(|tell| !tell.is_canceled());
+        if self.waiting.is_empty() || self.running >= ROUNDS {
+            return Next::Nothing;
+        }
+        let from = self.began.map_or(now, |began| began + self.took / ROUNDS);
+        let overlap = self.took >= SHORT;
+        if self.running == 0 || (overlap && from <= now) {
+            self.running += 1;
+            self.began = Some(now);
+            return Next::Begin(std::mem::take(&mut self.waiting));
+        }
+        if !overlap || std::mem::replace(&mut self.alarmed, true) {
+            return Next::Nothing;
+        }
+        Next::Look(from)
     }
 }
 
@@ -84,23 +140,35 @@ impl<R: AsyncRuntime> Consensus<R> {
     }
 
     async fn confirmed(&self) -> Result<u64, String> {
-        let (told, start) = self.shared.barrier.join();
-        if start {
-            let rounds = self.clone().rounds();
-            drop(R::spawn(rounds));
+        let (told, next) = self.shared.barrier.join(R::Instant::now());
+        if !matches!(next, Next::Nothing) {
+            drop(R::spawn(self.clone().rounds(next)));
         }
         let index = told.await.map_err(|_| "the node is stopping".to_owned())??;
         self.applied(index).await.ok_or_else(|| "the node is stopping".to_owned())
     }
 
-    /// Runs rounds until nobody waits.
-    async fn rounds(self) {
-        while let Some(waiting) = self.shared.barrier.next() {
-            let answer = self.round().await;
-            for tell in waiting {
-                // Who waited may have given up.
-                let _ = tell.send(answer.clone());
-            }
+    /// Runs rounds, one after the other, until nobody waits whom another of these tasks does not see to.
+    async fn rounds(self, mut next: Next<R::Instant>) {
+        let barrier = &self.shared.barrier;
+        loop {
+            next = match next {
+                Next::Begin(waiting) => {
+                    let began = R::Instant::now();
+                    let answer = self.round().await;
+                    let took = answer.is_ok().then(|| began.elapsed());
+                    for tell in waiting {
+                        // Who waited may have given up.
+                        let _ = tell.send(answer.clone());
+                    }
+                    barrier.ended(took, R::Instant::now())
+                }
+                Next::Look(at) => {
+                    R::sleep_until(at).await;
+                    barrier.look(R::Instant::now())
+                }
+                Next::Nothing => return,
+            };
         }
     }
 

@@ -36,6 +36,7 @@ mod fatal;
 mod files;
 pub mod grpc;
 mod hearing;
+mod heartbeat;
 mod install;
 mod log;
 mod machine;
@@ -159,7 +160,7 @@ struct Shared<R: AsyncRuntime> {
     transport: Arc<dyn Transport>,
     clock: Arc<clock::Clock<R>>,
     sessions: Arc<session::Sessions>,
-    barrier: barrier::Barrier,
+    barrier: barrier::Barrier<R::Instant>,
     transfers: Arc<purge::Transfers<R::Instant>>,
     /// What peers have acknowledged to this node.
     acknowledged: Arc<acknowledged::Acknowledged>,
@@ -271,6 +272,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         drop(R::spawn(consensus.clone().reconcile()));
         drop(R::spawn(consensus.clone().purge()));
         drop(R::spawn(consensus.clone().upkeep()));
+        drop(R::spawn(consensus.clone().beat()));
         Ok(consensus)
     }
 

@@ -4,38 +4,71 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_types::NodeId;
+use clawhub_types::{NodeId, RoundTrip};
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-/// How far apart the voters are.
+/// How far apart the voters are. Each profile holds up to a [round trip](Profile::round_trip), with jitter of a fifth
+/// of it and one packet in a hundred lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// A few milliseconds: heartbeat 75 ms, elections after 350–700 ms, writes wait 3 s for a leader.
+    /// 50 ms: a heartbeat every 75 ms, elections after 350–700 ms, writes wait 3 s for a leader.
     Lan,
-    /// Up to about 150 ms: heartbeat 300 ms, elections after 1.5–3 s, writes wait 8 s for a leader.
+    /// 400 ms: a heartbeat every 300 ms, elections after 1.5–3 s, writes wait 8 s for a leader.
     Wan,
 }
 
-/// Milliseconds of a [`Profile`].
+/// Milliseconds of a [`Profile`]. Only `answer` and `append` depend on the round trip, and nothing on each other but
+/// by these bounds: an answer is waited for less long than an election, and openraft looks at its timers five times in
+/// that time.
 #[derive(Clone, Copy, Debug)]
 struct Timing {
-    heartbeat: u64,
+    /// What it holds.
+    round_trip: u64,
+    /// Between two heartbeats to one follower; the next one also waits for the answer to the last.
+    beat: u64,
+    /// How long a heartbeat may stay unanswered. openraft calls it the heartbeat interval.
+    answer: u64,
+    /// How long entries on their way may stay unanswered.
+    append: u64,
     election_min: u64,
     election_max: u64,
     probe: u64,
     wait: u64,
 }
 
+const LAN: Timing = Timing {
+    round_trip: 50,
+    beat: 75,
+    answer: 250,
+    append: 500,
+    election_min: 350,
+    election_max: 700,
+    probe: 1500,
+    wait: 3000,
+};
+
+const WAN: Timing = Timing {
+    round_trip: 400,
+    beat: 300,
+    answer: 1400,
+    append: 4000,
+    election_min: 1500,
+    election_max: 3000,
+    probe: 6000,
+    wait: 8000,
+};
+
 impl Profile {
     fn timing(self) -> Timing {
         match self {
-            Profile::Lan => {
-                Timing { heartbeat: 75, election_min: 350, election_max: 700, probe: 1500, wait: 3000 }
-            }
-            Profile::Wan => {
-                Timing { heartbeat: 300, election_min: 1500, election_max: 3000, probe: 6000, wait: 8000 }
-            }
+            Profile::Lan => LAN,
+            Profile::Wan => WAN,
         }
+    }
+
+    /// The round trip between voters that it holds; with a longer one leadership may be lost without a fault.
+    pub fn round_trip(self) -> RoundTrip {
+        RoundTrip::millis(self.timing().round_trip)
     }
 
     /// How long writes and barriers wait for a leader before they are refused.
@@ -43,11 +76,16 @@ impl Profile {
         Duration::from_millis(self.timing().wait)
     }
 
+    /// Between two heartbeats of a leader.
+    pub(crate) fn beat(self) -> Duration {
+        Duration::from_millis(self.timing().beat)
+    }
+
     /// How long an append on its way may stay unanswered before the stream is opened anew. It covers a
     /// slow fsync, so that one hiccup does not send a megabyte twice; a dead peer is found earlier, by
     /// its heartbeats.
     pub(crate) fn append_patience(self) -> Duration {
-        Duration::from_millis(self.timing().election_min)
+        Duration::from_millis(self.timing().append)
     }
 
     /// How long a refused caller should stay away: about one election.
@@ -62,7 +100,7 @@ impl Profile {
 
     /// How long to pause before asking again who leads.
     pub(crate) fn pause(self) -> Duration {
-        Duration::from_millis(self.timing().heartbeat)
+        self.beat()
     }
 }
 
@@ -125,10 +163,11 @@ impl Settings {
     }
 
     pub(crate) fn config(&self) -> Result<Config, ConfigError> {
-        let Timing { heartbeat, election_min, election_max, probe, .. } = self.profile.timing();
+        let Timing { answer, election_min, election_max, probe, .. } = self.profile.timing();
         let config = Config {
             cluster_name: "clawhub".to_owned(),
-            heartbeat_interval: heartbeat,
+            // openraft gives a heartbeat no longer than this to be answered; `heartbeat` sends them more often.
+            heartbeat_interval: answer,
             election_timeout_min: election_min,
             election_timeout_max: election_max,
             install_snapshot_timeout: u64::try_from(SNAPSHOT_LIMIT.as_millis()).unwrap_or(u64::MAX),
@@ -168,6 +207,22 @@ mod tests {
             assert_eq!(config.enable_leader_restore, Some(false));
             assert_eq!(config.replication_lag_threshold, 4 * settings.snapshot_interval);
             assert!(config.quorum_loss_probe_interval.unwrap() >= 2 * config.election_timeout_max);
+        }
+    }
+
+    #[test]
+    fn a_profile_gives_time_for_the_round_trip_that_it_holds() {
+        for timing in [LAN, WAN] {
+            // Linux sends a lost segment again after a round trip and 200 ms. On a short way the next heartbeats
+            // make up for one that is lost.
+            let resent = timing.round_trip + timing.round_trip / 5 + 200;
+            let one_lost = timing.round_trip + timing.round_trip / 5 + resent;
+            assert!(timing.answer >= one_lost.min(5 * timing.round_trip), "{timing:?}");
+            assert!(timing.append > one_lost, "{timing:?}");
+            // A follower hears something before it campaigns: its lease and an election time-out.
+            let silence = timing.beat.max(timing.round_trip) + resent + 2 * resent;
+            assert!(silence < timing.election_max + timing.election_min, "{timing:?}");
+            assert!(timing.answer < timing.election_min && timing.beat < timing.answer, "{timing:?}");
         }
     }
 }

@@ -14,9 +14,6 @@ use clawhub_wire::blob as pb;
 use crate::clock::ClockReading;
 use crate::report::{OwnReport, Report};
 
-/// How long a member may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How many points of a member's state count, in one answer.
 const MAX_POINTS: usize = 64;
 
@@ -30,12 +27,12 @@ pub(crate) enum AskError {
 }
 
 /// Asks a member whether it is there.
-pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId) -> Result<Report, AskError> {
+pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId, patience: Duration) -> Result<Report, AskError> {
     let asked = Instant::now();
     let (mut send, mut recv) = endpoint.open(node, Class::Control).await?;
     let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Ping(pb::Ping {})) };
     write_message(&mut send, &request).await?;
-    let pong: pb::Pong = read_message(&mut recv, PATIENCE).await?;
+    let pong: pb::Pong = read_message(&mut recv, patience).await?;
     Ok(Report {
         accepts: pong.accepts,
         eligible: pong.eligible,

@@ -6,22 +6,40 @@ use std::time::{Duration, Instant};
 
 use clawhub_peer::frame::FrameError;
 use clawhub_peer::{Endpoint, SendStream};
-use clawhub_types::{NodeId, StatePoint};
+use clawhub_types::{NodeId, RoundTrip, StatePoint};
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::{interval, timeout};
 
 use crate::clock;
-use crate::exchange::{self, PATIENCE};
+use crate::exchange;
 use crate::report::{OwnReport, Report};
 
 /// Between two rounds of questions.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
-/// A peer unheard of for longer is taken for dead. Pushes go on within three seconds of a death, and
-/// this is the largest part of it.
-const FRESH: Duration = Duration::from_millis(2500);
-/// A peer unheard of for longer is asked after the others.
-const RECENT: Duration = Duration::from_millis(1100);
+
+/// How long a member is waited for, by the round trip that the node allows for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// It may take so long to answer.
+    answer: Duration,
+    /// Unheard of for longer it is taken for dead. On a short way pushes go on within three seconds of a death, and
+    /// this is the largest part of it.
+    fresh: Duration,
+    /// Unheard of for longer it is asked after the others.
+    recent: Duration,
+}
+
+impl Patience {
+    fn of(way: RoundTrip) -> Patience {
+        Patience {
+            answer: way.within(1, Duration::from_millis(900)),
+            // Two answers in a row may fail to come.
+            fresh: way.within(2, Duration::from_millis(2300)),
+            recent: way.within(1, Duration::from_millis(1000)),
+        }
+    }
+}
 
 /// Who is alive. Clones share it.
 #[derive(Clone)]
@@ -31,6 +49,8 @@ pub struct Liveness {
 
 struct Inner {
     me: NodeId,
+    way: RoundTrip,
+    patience: Patience,
     endpoint: Endpoint,
     members: Box<dyn Fn() -> Vec<NodeId> + Send + Sync>,
     accepts: Box<dyn Fn() -> bool + Send + Sync>,
@@ -45,8 +65,8 @@ struct Heard {
 }
 
 impl Heard {
-    fn is_fresh(&self) -> bool {
-        self.at.elapsed() < FRESH
+    fn within(&self, limit: Duration) -> bool {
+        self.at.elapsed() < limit
     }
 }
 
@@ -59,15 +79,19 @@ struct Own {
 
 impl Liveness {
     /// Nobody is heard yet. [`refresh`](Self::refresh), called every [`HEARTBEAT`], asks those that `members`
-    /// names, whether or not it names this node, `me`. `accepts` says whether this node's own store takes uploads.
+    /// names, whether or not it names this node, `me`. `accepts` says whether this node's own store takes uploads;
+    /// `way` is the longest round trip to a member that is allowed for.
     pub fn new(
         me: NodeId,
+        way: RoundTrip,
         endpoint: Endpoint,
         members: impl Fn() -> Vec<NodeId> + Send + Sync + 'static,
         accepts: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Liveness {
         let inner = Inner {
             me,
+            way,
+            patience: Patience::of(way),
             endpoint,
             members: Box::new(members),
             accepts: Box::new(accepts),
@@ -82,11 +106,22 @@ impl Liveness {
         self.inner.me
     }
 
+    /// The longest round trip to a member that is allowed for: waits for one are made of it.
+    pub fn round_trip(&self) -> RoundTrip {
+        self.inner.way
+    }
+
+    /// The other members, and the round trip to each as it was measured last.
+    pub fn round_trips(&self) -> BTreeMap<NodeId, Option<Duration>> {
+        let others = (self.inner.members)().into_iter().filter(|node| *node != self.inner.me);
+        others.map(|node| (node, self.inner.endpoint.round_trip(node))).collect()
+    }
+
     /// The members that answered lately and take copies; this node is one of them while its own store
     /// takes uploads.
     pub fn accepting(&self) -> Vec<NodeId> {
         let heard = self.inner.heard.read();
-        let peers = heard.iter().filter(|(_, heard)| heard.is_fresh() && heard.report.accepts);
+        let peers = heard.iter().filter(|(_, heard)| self.inner.is_fresh(heard) && heard.report.accepts);
         let mut accepting: Vec<NodeId> = peers.map(|(node, _)| *node).collect();
         if (self.inner.accepts)() {
             accepting.push(self.inner.me);
@@ -97,7 +132,8 @@ impl Liveness {
 
     /// Whether a member answered lately, whatever it takes.
     pub fn is_reachable(&self, node: NodeId) -> bool {
-        node == self.inner.me || self.inner.heard.read().get(&node).is_some_and(Heard::is_fresh)
+        node == self.inner.me
+            || self.inner.heard.read().get(&node).is_some_and(|heard| self.inner.is_fresh(heard))
     }
 
     /// The members that answered lately, and this node.
@@ -108,7 +144,7 @@ impl Liveness {
     /// What the members that answered lately say of themselves; this node is not among them.
     pub fn reports(&self) -> BTreeMap<NodeId, Report> {
         let heard = self.inner.heard.read();
-        let fresh = heard.iter().filter(|(_, heard)| heard.is_fresh());
+        let fresh = heard.iter().filter(|(_, heard)| self.inner.is_fresh(heard));
         fresh.map(|(node, heard)| (*node, heard.report.clone())).collect()
     }
 
@@ -138,10 +174,11 @@ impl Liveness {
         skew
     }
 
-    /// Puts the nodes that answered in the last second before the others; their order stays otherwise.
+    /// Puts the nodes that answered in the last moment before the others; their order stays otherwise.
     pub fn recent_first(&self, nodes: &mut [NodeId]) {
         let heard = self.inner.heard.read();
-        let recent = |node: &NodeId| heard.get(node).is_some_and(|heard| heard.at.elapsed() < RECENT);
+        let recent =
+            |node: &NodeId| heard.get(node).is_some_and(|heard| heard.within(self.inner.patience.recent));
         nodes.sort_by_key(|node| *node != self.inner.me && !recent(node));
     }
 
@@ -153,7 +190,7 @@ impl Liveness {
         let mut look = interval(HEARTBEAT);
         loop {
             look.tick().await;
-            if (alive || began.elapsed() > FRESH) && !self.is_reachable(node) {
+            if (alive || began.elapsed() > self.inner.patience.fresh) && !self.is_reachable(node) {
                 return;
             }
         }
@@ -174,9 +211,13 @@ impl Liveness {
 }
 
 impl Inner {
+    fn is_fresh(&self, heard: &Heard) -> bool {
+        heard.within(self.patience.fresh)
+    }
+
     fn reachable(&self) -> BTreeSet<NodeId> {
         let heard = self.heard.read();
-        let peers = heard.iter().filter(|(_, heard)| heard.is_fresh()).map(|(node, _)| *node);
+        let peers = heard.iter().filter(|(_, heard)| self.is_fresh(heard)).map(|(node, _)| *node);
         peers.chain([self.me]).collect()
     }
 
@@ -199,7 +240,8 @@ impl Inner {
 
     /// A member that does not answer is not noted: its last answer grows old by itself.
     async fn ask(&self, node: NodeId) {
-        if let Ok(Ok(report)) = timeout(PATIENCE, exchange::ask(&self.endpoint, node)).await {
+        let patience = self.patience.answer;
+        if let Ok(Ok(report)) = timeout(patience, exchange::ask(&self.endpoint, node, patience)).await {
             self.heard.write().insert(node, Heard { at: Instant::now(), report });
         }
     }

@@ -10,14 +10,17 @@ use axum::response::{IntoResponse, Response};
 use clawhub_cluster::{Bootstrap, uncovered};
 use clawhub_devices::Devices;
 use clawhub_state::View;
+use clawhub_types::RoundTrip;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::member::{Member, Slot};
 use crate::stop::Stop;
 
-/// How long a readiness check may wait for the cluster.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a readiness check may wait for the cluster, the way left out.
+const PATIENCE: Duration = Duration::from_millis(600);
+/// Round trips of a barrier: to the leader, from there to a quorum, each perhaps after one that is under way.
+const TRIPS: u32 = 4;
 
 #[derive(Debug, Serialize)]
 struct Readiness {
@@ -46,6 +49,8 @@ pub(crate) struct Health {
     pub(crate) member: Slot,
     pub(crate) devices: Arc<Devices>,
     pub(crate) stop: Stop,
+    /// The longest round trip that the node allows for.
+    pub(crate) way: RoundTrip,
 }
 
 impl Health {
@@ -63,7 +68,8 @@ impl Health {
             return reasons;
         }
         // The one test that means it: whatever was acknowledged anywhere before now is visible here.
-        match timeout(PATIENCE, member.consensus.barrier()).await {
+        let patience = self.way.within(TRIPS, PATIENCE);
+        match timeout(patience, member.consensus.barrier()).await {
             Ok(Ok(_)) => reasons.extend(unregistered(member)),
             Ok(Err(unavailable)) => reasons.push(unavailable.reason),
             Err(_) => reasons.push(behind(member)),

@@ -19,6 +19,7 @@ use crate::metrics::{Metrics, Sources};
 use crate::node::{Doors, Node};
 use crate::node_store::NodeStore;
 use crate::port::PeerPort;
+use crate::stack;
 use crate::stop::{End, Stop};
 use crate::{budget, http, stores};
 
@@ -45,8 +46,13 @@ pub(crate) async fn run(
     let (bootstrap, mut requests) = Bootstrap::new(base.dir.owner());
     let doors = Doors::closed();
     let member = doors.member.clone();
-    let health =
-        Health { bootstrap: bootstrap.clone(), member, devices: devices.clone(), stop: stop.clone() };
+    let health = Health {
+        bootstrap: bootstrap.clone(),
+        member,
+        devices: devices.clone(),
+        stop: stop.clone(),
+        way: stack::profile(base.config.raft.profile).round_trip(),
+    };
     // Operators and clients are served before the node is a member: the former make it one, and the latter are told
     // to try again instead of finding the port closed.
     let operators = tokio::spawn(serve_operators(socket, operators(&base, &doors, &health), stop.clone()));

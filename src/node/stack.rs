@@ -30,8 +30,10 @@ use crate::stores;
 
 /// How long a node that is cut off goes on answering GET by digest.
 const CUT_OFF: Duration = Duration::from_secs(15 * 60);
-/// How long a stopping leader tries to hand over first.
-const HAND_OVER: Duration = Duration::from_secs(1);
+/// How long a stopping leader tries to hand over first, the way left out.
+const HAND_OVER: Duration = Duration::from_millis(700);
+/// Round trips of a hand-over: the word, the vote, the first word of the new leader.
+const TRIPS: u32 = 3;
 /// How long consensus may take to stop.
 const CONSENSUS_STOP: Duration = Duration::from_secs(5);
 
@@ -73,11 +75,11 @@ impl Stack {
         let consensus = consensus(base, owner.node, raft.clone(), state, &endpoint).await?;
         let hearing = consensus.hearing();
         members.hear(move || hearing.is_behind());
-        let liveness = liveness(owner.node, &endpoint, &members, &blobs);
+        let profile = profile(base.config.raft.profile);
+        let liveness = liveness(owner.node, profile, &endpoint, &members, &blobs);
         let source = consensus.clone();
         let state = Arc::new(move || source.state());
         let replicate = Replicate::new(blobs.clone(), endpoint.clone(), liveness.clone(), state);
-        let profile = profile(base.config.raft.profile);
         let limits = clawhub_registry::Limits { wait: profile.wait(), cut_off: CUT_OFF };
         let registry = Registry::new(consensus.clone(), replicate.clone(), Authorizer::Open, limits);
         let streams = Streams::new(replicate, registry.clone());
@@ -116,8 +118,9 @@ impl Stack {
     /// Stops every part. Clients have been drained before.
     pub(crate) async fn stop(&self) {
         if self.consensus.status().leader == Some(self.consensus.node()) {
+            let limit = self.liveness.round_trip().within(TRIPS, HAND_OVER);
             // A courtesy: without it the others wait for an election time-out.
-            if let Err(error) = self.consensus.transfer_leader(None, HAND_OVER).await {
+            if let Err(error) = self.consensus.transfer_leader(None, limit).await {
                 tracing::debug!(%error, "leadership was not handed over");
             }
         }
@@ -211,8 +214,14 @@ async fn consensus(
     }
 }
 
-fn liveness(me: NodeId, endpoint: &Endpoint, members: &Arc<MemberDirectory>, blobs: &BlobStore) -> Liveness {
+fn liveness(
+    me: NodeId,
+    profile: Profile,
+    endpoint: &Endpoint,
+    members: &Arc<MemberDirectory>,
+    blobs: &BlobStore,
+) -> Liveness {
     let members = members.clone();
     let blobs = blobs.clone();
-    Liveness::new(me, endpoint.clone(), move || members.ids(), move || blobs.accepts())
+    Liveness::new(me, profile.round_trip(), endpoint.clone(), move || members.ids(), move || blobs.accepts())
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawhub_types::NodeId;
 use hyper_util::rt::TokioIo;
@@ -79,8 +80,12 @@ impl Endpoint {
         let authenticator =
             Arc::new(Authenticator::new(identity.hello, directory, Connections::new(all.clone())));
         let quic = Quic::new(udp, &tls, &identity.key, authenticator.clone())?;
-        let dialer =
-            Dialer { authenticator, tls: TlsConnector::from(tls.tcp_client.clone()), closed: all.clone() };
+        let dialer = Dialer {
+            authenticator,
+            tls: TlsConnector::from(tls.tcp_client.clone()),
+            from: Some(addr.ip()).filter(|ip| !ip.is_unspecified()),
+            closed: all.clone(),
+        };
         Ok(Endpoint(Arc::new(Inner {
             addr,
             tls,
@@ -114,9 +119,12 @@ impl Endpoint {
 
     fn new_channel(&self, node: NodeId) -> Channel {
         let dialer = self.0.dialer.clone();
+        let runtime = self.0.runtime.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
             let dialer = dialer.clone();
-            async move { dialer.dial(node).await.map(TokioIo::new) }
+            // The channel looks after it only while somebody waits; a task goes on.
+            let dialing = runtime.spawn(async move { dialer.dial(node).await });
+            async move { dialing.await.unwrap_or(Err(PeerError::Closed)).map(TokioIo::new) }
         });
         // The address is in the connector; HTTP wants some authority.
         tonic::transport::Endpoint::from_static("http://peer.invalid")
@@ -148,6 +156,12 @@ impl Endpoint {
     /// directory's answers may have changed, because TLS looks at a certificate only once.
     pub fn review(&self) {
         self.0.dialer.authenticator.review();
+    }
+
+    /// The round trip to a member, smoothed, as measured on this node's own QUIC connection for control; `None`
+    /// without one.
+    pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.0.quic.round_trip(node)
     }
 
     /// How a member stands with this node, as far as its connections tell.

@@ -83,7 +83,7 @@ pub async fn join(
 /// One connection; it is not made again.
 async fn connect(addr: &str, ca_pin: [u8; 32]) -> Result<tonic::transport::Channel, PeerError> {
     let tls = TlsConnector::from(tls::join_client(ca_pin)?);
-    let handshake = timeout(HANDSHAKE, tcp::connect(&tls, addr));
+    let handshake = timeout(HANDSHAKE, tcp::connect(&tls, None, addr));
     let stream = handshake.await.map_err(|_| PeerError::Timeout("connecting to a member"))??;
     let once = Arc::new(parking_lot::Mutex::new(Some(TokioIo::new(stream))));
     let connector = tower::service_fn(move |_: http::Uri| {

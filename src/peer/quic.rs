@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use clawhub_types::NodeId;
@@ -46,7 +46,7 @@ const REMOVED: VarInt = VarInt::from_u32(2);
 
 type Slots = HashMap<(NodeId, Class), Arc<tokio::sync::Mutex<Slot>>>;
 
-/// A place in the pool. Its lock is held while connecting, so that one caller connects and the others
+/// A place in the pool. Its lock is held while connecting, so that there is one attempt at a time and all callers
 /// wait for it.
 #[derive(Default)]
 struct Slot {
@@ -91,7 +91,7 @@ impl Quic {
 
     /// Opens a stream to a member, connecting first if need be. Nothing is sent before the first write.
     pub(crate) async fn open(
-        &self,
+        self: &Arc<Self>,
         node: NodeId,
         class: Class,
     ) -> Result<(SendStream, RecvStream), PeerError> {
@@ -108,28 +108,47 @@ impl Quic {
         Err(PeerError::Quic("the connection broke".into()))
     }
 
-    async fn connection(&self, node: NodeId, class: Class) -> Result<quinn::Connection, PeerError> {
+    /// The pooled connection, or a new one. Connecting goes on if the caller gives up: over a long way it takes
+    /// longer than some callers wait, and the next one finds it done.
+    async fn connection(
+        self: &Arc<Self>,
+        node: NodeId,
+        class: Class,
+    ) -> Result<quinn::Connection, PeerError> {
         let asked = Instant::now();
         let slot = self.slots.lock().entry((node, class)).or_default().clone();
-        let mut slot = slot.lock().await;
+        let mut slot = slot.lock_owned().await;
         if let Some(live) = slot.live.as_ref().filter(|c| c.close_reason().is_none()) {
             return Ok(live.clone());
         }
         if let Some((_, why)) = slot.failed.as_ref().filter(|(at, _)| *at >= asked) {
             return Err(why.shared());
         }
-        let attempt = timeout(HANDSHAKE, self.connect(node)).await;
-        match attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer"))) {
-            Ok(connection) => {
-                *slot = Slot { live: Some(connection.clone()), failed: None };
-                Ok(connection)
+        let this = self.clone();
+        let connecting = tokio::spawn(async move {
+            let attempt = timeout(HANDSHAKE, this.connect(node)).await;
+            match attempt.unwrap_or(Err(PeerError::Timeout("connecting to a peer"))) {
+                Ok(connection) => {
+                    *slot = Slot { live: Some(connection.clone()), failed: None };
+                    Ok(connection)
+                }
+                Err(e) => {
+                    this.authenticator.connections().failed(node);
+                    *slot = Slot { live: None, failed: Some((Instant::now(), e.shared())) };
+                    Err(e)
+                }
             }
-            Err(e) => {
-                self.authenticator.connections().failed(node);
-                *slot = Slot { live: None, failed: Some((Instant::now(), e.shared())) };
-                Err(e)
-            }
-        }
+        });
+        // It ends before its time only with the runtime.
+        connecting.await.unwrap_or(Err(PeerError::Closed))
+    }
+
+    /// The round trip to a member, as the connection for control has measured it; `None` if there is none.
+    pub(crate) fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        let slot = self.slots.lock().get(&(node, Class::Control))?.clone();
+        // Held only while connecting, and then there is nothing to tell.
+        let slot = slot.try_lock().ok()?;
+        slot.live.as_ref().filter(|c| c.close_reason().is_none()).map(quinn::Connection::rtt)
     }
 
     async fn connect(&self, node: NodeId) -> Result<quinn::Connection, PeerError> {
@@ -170,7 +189,7 @@ impl Quic {
     }
 
     /// Ends everything and waits, for a while, until the peers know.
-    pub(crate) async fn close(&self, wait: std::time::Duration) {
+    pub(crate) async fn close(&self, wait: Duration) {
         self.endpoint.close(DONE, b"");
         let _ = timeout(wait, self.endpoint.wait_idle()).await;
     }

@@ -4,13 +4,13 @@
 //! whoever wanted them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, server};
@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Dialer {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) tls: TlsConnector,
+    /// The address that connections leave from: the one that this node listens at, if that is one. So do its
+    /// datagrams, and whoever filters or counts by address sees one node.
+    pub(crate) from: Option<IpAddr>,
     /// Cancelled when the endpoint is closed, for good.
     pub(crate) closed: CancellationToken,
 }
@@ -51,7 +54,7 @@ impl Dialer {
 
     async fn attempt(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
         let info = self.authenticator.lookup(node)?;
-        let mut stream = connect(&self.tls, &info.addr).await?;
+        let mut stream = connect(&self.tls, self.from, &info.addr).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let connection =
             self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
@@ -59,12 +62,13 @@ impl Dialer {
     }
 }
 
-/// TCP and TLS, for members and for those who join. The caller limits the time.
+/// TCP and TLS, for members and for those who join, from this address or from any. The caller limits the time.
 pub(crate) async fn connect(
     tls: &TlsConnector,
+    from: Option<IpAddr>,
     addr: &str,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, PeerError> {
-    let tcp = TcpStream::connect(addr).await.map_err(PeerError::io("connecting"))?;
+    let tcp = reach(from, addr).await.map_err(PeerError::io("connecting"))?;
     tcp.set_nodelay(true).map_err(PeerError::io("connecting"))?;
     let wanted = tls.config().alpn_protocols.first().cloned();
     let stream = tls.connect(tls::no_name(), tcp).await.map_err(PeerError::io("TLS handshake"))?;
@@ -72,6 +76,22 @@ pub(crate) async fn connect(
         return Err(PeerError::Protocol("the peer does not speak this protocol"));
     }
     Ok(stream)
+}
+
+/// The first address behind a name that answers.
+async fn reach(from: Option<IpAddr>, addr: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for to in tokio::net::lookup_host(addr).await? {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(from) = from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
+            socket.bind((from, 0).into())?;
+        }
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
 }
 
 /// Takes connections, and sorts them into members' and strangers'.

@@ -21,7 +21,9 @@ use clawhub_replicate::{Asked, Replicate, StepAnswer, StepOp, UploadStep};
 use clawhub_state::blob::{BlobCmd, RootRecord};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
-use clawhub_types::{ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Root, UploadId};
+use clawhub_types::{
+    ClusterId, Digest, Durability, Location, NodeId, RepoName, Roles, Root, RoundTrip, UploadId,
+};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream;
@@ -162,7 +164,8 @@ impl World {
             layout.nodes.into_iter().map(|node| node.id).collect()
         };
         let store = blobs.clone();
-        let liveness = Liveness::new(id, endpoint.clone(), members, move || store.accepts());
+        let liveness =
+            Liveness::new(id, RoundTrip::millis(50), endpoint.clone(), members, move || store.accepts());
         tokio::spawn(heartbeat(liveness.clone()));
         let source = self.consensus.clone();
         let replicate = Replicate::new(blobs, endpoint, liveness, Arc::new(move || source.state()));

@@ -24,8 +24,10 @@ use crate::{CopyFailure, FrameError, Replicate, ReplicateError, read_message, wr
 /// again whose files were closed.
 const FSYNC: Duration = Duration::from_secs(60);
 
-/// A partner that is alive opens a session within this; else the next one is asked.
-const OPEN: Duration = Duration::from_millis(800);
+/// A partner that is alive opens a session within this, the way to it left out; else the next one is asked.
+const OPEN: Duration = Duration::from_millis(500);
+/// Round trips until a session is open where there is no connection yet: QUIC, Hello, the question.
+const TRIPS: u32 = 3;
 
 /// The owner gave the stream up: what it still carried is not to be appended.
 const GIVEN_UP: VarInt = VarInt::from_u32(1);
@@ -55,9 +57,10 @@ impl Replicate {
         sound: u64,
     ) -> Result<Mirror, ReplicateError> {
         let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
+        let patience = self.inner.liveness.round_trip().within(TRIPS, OPEN);
         for _ in 0..2 {
-            let opening = self.open_mirror(partner, open.clone());
-            let mut mirror = match tokio::time::timeout(OPEN, opening).await {
+            let opening = self.open_mirror(partner, open.clone(), patience);
+            let mut mirror = match tokio::time::timeout(patience, opening).await {
                 Ok(opened) => opened?,
                 Err(_) => {
                     return Err(ReplicateError::unreachable(partner, "it did not open a session in time"));
@@ -84,13 +87,18 @@ impl Replicate {
         })
     }
 
-    async fn open_mirror(&self, partner: NodeId, open: pb::Mirror) -> Result<Mirror, ReplicateError> {
+    async fn open_mirror(
+        &self,
+        partner: NodeId,
+        open: pb::Mirror,
+        patience: Duration,
+    ) -> Result<Mirror, ReplicateError> {
         let opened = self.inner.endpoint.open(partner, Class::Foreground).await;
         let (send, recv) = opened.map_err(|error| ReplicateError::peer(partner, error))?;
         let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, send, recv };
         let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
         write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
-        match mirror.read_reply(OPEN).await? {
+        match mirror.read_reply(patience).await? {
             Outcome::Opened(offset) => mirror.offset = offset,
             other => return Err(mirror.confused(&other)),
         }

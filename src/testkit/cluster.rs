@@ -21,7 +21,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::content::Rng;
 use crate::process::{self, Process};
-use crate::{Registry, until};
+use crate::{Registry, until, wan};
 
 /// Below it live services that a machine may have.
 const FIRST_PORT: u16 = 10_240;
@@ -100,13 +100,20 @@ pub struct Options {
     nodes: usize,
     data: Option<PathBuf>,
     restart: bool,
+    wan: Option<String>,
     env: Vec<(String, String)>,
 }
 
 impl Options {
-    /// `nodes` nodes in as many regions.
+    /// `nodes` nodes in as many regions; as far from each other as [`wan::ASKED`] in the environment says.
     pub fn new(nodes: usize) -> Self {
-        Options { nodes, data: None, restart: true, env: Vec::new() }
+        Options { nodes, data: None, restart: true, wan: std::env::var(wan::ASKED).ok(), env: Vec::new() }
+    }
+
+    /// Puts the nodes this far from each other, in the words of `clawhub dev --wan`.
+    pub fn wan(mut self, shape: &str) -> Self {
+        self.wan = Some(shape.to_owned());
+        self
     }
 
     /// Keeps the data in `dir`, before and afterwards.
@@ -142,6 +149,9 @@ impl Options {
         command.args(["dev", "--http-port", "0", "--nodes", &self.nodes.to_string(), "--data"]).arg(&dir);
         if !self.restart {
             command.arg("--no-restart");
+        }
+        if let Some(wan) = &self.wan {
+            command.args(["--wan", wan]);
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         // A cluster.json of an earlier run names processes that are gone.
@@ -308,6 +318,16 @@ impl Cluster {
     pub fn leader(&self, node: &Node) -> Result<Option<u64>> {
         let status = admin(&node.data, &["status"])?;
         Ok(status.get("leader").and_then(Value::as_u64).filter(|id| *id != 0))
+    }
+
+    /// The term, as the first node sees it.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn term(&self) -> Result<u64> {
+        let nodes = self.nodes()?;
+        let first = nodes.first().context("no node")?;
+        admin(&first.data, &["status"])?["term"].as_u64().context("no term")
     }
 
     /// The node that leads, as the first node that knows it says.

@@ -3,17 +3,20 @@
 //! or in networks of their own, are wiped, replaced, or never come back.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use clawhub_relay::{Place, Shape};
 use serde_json::Value;
 
 use crate::Registry;
 use crate::cluster::{self, admin, free_port};
 use crate::process::{self, Process};
+use crate::wan::{self, Wan};
 
 /// Where a node is and how it runs.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Spec {
     pub ip: IpAddr,
     /// Whether it votes and stores nothing.
     pub witness: bool,
+    /// Where it listens for peers instead, if they reach it at `ip` through a relay.
+    pub behind: Option<IpAddr>,
     /// What goes before the program on its command line: `ip netns exec NAME`, for example.
     pub prefix: Vec<String>,
     /// More of its environment.
@@ -46,6 +51,7 @@ impl Spec {
             zone,
             ip: IpAddr::from([127, 0, 0, 1]),
             witness: false,
+            behind: None,
             prefix: Vec::new(),
             env: Vec::new(),
             sections: "[storage]\nmin_free = \"16MiB\"\n".into(),
@@ -73,6 +79,8 @@ pub struct Member {
     peer: String,
     process: Option<Process>,
     starts: usize,
+    /// Last, so that it outlives the process.
+    wan: Option<Arc<Wan>>,
 }
 
 impl Member {
@@ -85,7 +93,7 @@ impl Member {
         let dir = home.join(&spec.name);
         fs::create_dir_all(dir.join("data"))?;
         let (http, peer) = (format!("{}:{}", spec.ip, free_port()?), format!("{}:{}", spec.ip, free_port()?));
-        let member = Member { spec, dir, http, peer, process: None, starts: 0 };
+        let member = Member { spec, dir, http, peer, process: None, starts: 0, wan: None };
         member.configure()?;
         Ok(member)
     }
@@ -95,15 +103,30 @@ impl Member {
     /// # Errors
     /// If it cannot be written.
     pub fn configure(&self) -> Result<()> {
-        let Spec { name, region, zone, sections, .. } = &self.spec;
+        let Spec { name, region, zone, sections, behind, .. } = &self.spec;
         let insecure = if self.spec.ip.is_loopback() { "" } else { "insecure = true\n" };
         let roles = if self.spec.witness { "roles = [\"voter\"]\n" } else { "" };
+        let listen = self.listen()?;
+        let advertise = behind.map_or(String::new(), |_| format!("advertise = \"{}\"\n", self.peer));
+        let profile = if behind.is_some() { "wan" } else { "lan" };
         let text = format!(
             "[node]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{zone}\"\ndata = \"data\"\n{roles}\n\
-             [http]\nlisten = \"{}\"\n{insecure}\n[peer]\nlisten = \"{}\"\n\n[raft]\nprofile = \"lan\"\n\n{sections}",
-            self.http, self.peer
+             [http]\nlisten = \"{}\"\n{insecure}\n[peer]\nlisten = \"{listen}\"\n{advertise}\n\
+             [raft]\nprofile = \"{profile}\"\n\n{sections}",
+            self.http
         );
         Ok(fs::write(self.config(), text)?)
+    }
+
+    /// Where it listens for other nodes.
+    fn listen(&self) -> Result<SocketAddr> {
+        let advertised: SocketAddr = self.peer.parse()?;
+        Ok(self.spec.behind.map_or(advertised, |ip| (ip, advertised.port()).into()))
+    }
+
+    /// The network that it is in, if it is far from the others.
+    pub fn wan(&self) -> Option<&Wan> {
+        self.wan.as_deref()
     }
 
     /// The configuration file.
@@ -264,11 +287,39 @@ impl Member {
     }
 }
 
-/// Starts nodes and makes them one cluster; the first one founds it. Their ids are 1, 2, … in this order.
+/// Starts nodes and makes them one cluster; the first one founds it. Their ids are 1, 2, … in this order. With
+/// [`wan::ASKED`] in the environment those on loopback are that far from each other.
 ///
 /// # Errors
 /// If one does not start, join, or become ready.
 pub async fn form(home: &Path, specs: Vec<Spec>) -> Result<Vec<Member>> {
+    match wan::asked_for() {
+        Some(shape) if specs.iter().all(|spec| spec.ip.is_loopback()) => form_far(home, specs, shape).await,
+        _ => form_near(home, specs).await,
+    }
+}
+
+/// The same with every two of them this far from each other, whatever the environment says.
+///
+/// # Errors
+/// See [`form`].
+pub async fn form_far(home: &Path, specs: Vec<Spec>, shape: Shape) -> Result<Vec<Member>> {
+    let mut members = Vec::new();
+    for (spec, number) in specs.into_iter().zip(1..) {
+        let behind = Some(IpAddr::from([127, 1, 0, number]));
+        members.push(Member::new(home, Spec { behind, ..spec })?);
+    }
+    let place = |member: &Member| Ok(Place { advertised: member.peer.parse()?, node: member.listen()? });
+    let places = members.iter().map(place).collect::<Result<Vec<_>>>()?;
+    let wan = Arc::new(Wan::start(&places, shape)?);
+    for member in &mut members {
+        member.wan = Some(wan.clone());
+    }
+    gather(&mut members).await?;
+    Ok(members)
+}
+
+async fn form_near(home: &Path, specs: Vec<Spec>) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for spec in specs {
         members.push(Member::new(home, spec)?);

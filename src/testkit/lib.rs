@@ -20,6 +20,7 @@ pub mod process;
 pub mod proxy;
 pub mod rows;
 pub mod wait;
+pub mod wan;
 
 pub use cluster::{Cluster, Node};
 pub use oci::{Registry, Repo};

@@ -76,7 +76,7 @@ impl Registry {
 
     /// Whether `/readyz` says yes.
     pub async fn ready(&self) -> bool {
-        let answer = self.request(Method::GET, "/readyz").timeout(Duration::from_secs(2)).send().await;
+        let answer = self.request(Method::GET, "/readyz").timeout(Duration::from_secs(5)).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 

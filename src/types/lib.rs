@@ -14,6 +14,7 @@ mod name;
 mod network;
 mod point;
 mod receipt;
+mod round_trip;
 
 pub use access::{AccessRevisions, Action, Resource, Touched};
 pub use actor::{Actor, HttpRequestId, HttpRequestIdError, Origin, Principal};
@@ -28,3 +29,4 @@ pub use name::{NameError, ProjectName, Reference, RepoName, Tag};
 pub use network::Network;
 pub use point::StatePoint;
 pub use receipt::Receipt;
+pub use round_trip::RoundTrip;

@@ -32,7 +32,10 @@ const SPAWNS: &[(&str, &str)] = &[
     ("src/node/run.rs", "the two listeners; the life of the node awaits both"),
     ("src/node/stack.rs", "the peer listener; the stack stops and awaits it"),
     ("src/node/stop.rs", "hears signals for as long as the process lives"),
-    ("src/peer/quic.rs", "a handshake and a connection each; they end with the endpoint or their limit"),
+    (
+        "src/peer/quic.rs",
+        "a handshake, an attempt to connect and a connection each; they end with the endpoint or their limit",
+    ),
     ("src/peer/tcp.rs", "a handshake each; they end with the listener or their limit"),
     (
         "src/replicate/fetch.rs",

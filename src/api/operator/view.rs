@@ -1,8 +1,10 @@
 //! Turns what the use cases answer into the replies of `admin.proto`.
 
+use std::time::Duration;
+
 use clawhub_cluster::{Agreement, ClusterError, Overview, RemovalImpact};
 use clawhub_types::NodeId;
-use clawhub_wire::admin::{LostBlob, Member, RemoveReply, StatusReply};
+use clawhub_wire::admin::{Link, LostBlob, Member, RemoveReply, StatusReply};
 use tonic::Status;
 
 use crate::NodeHandle;
@@ -34,6 +36,7 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
     let Some(member) = node.member.get() else { return Ok(reply) };
     let Overview { consensus, applied, state_hash, epoch, durability, tick } =
         member.cluster.overview().map_err(failed)?;
+    let (links, limit) = member.cluster.links();
     let cut_off = consensus.cut_off;
     reply.epoch = epoch;
     reply.durability = durability.map(|durability| durability.to_string()).unwrap_or_default();
@@ -47,6 +50,8 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
     reply.quorum_age_ms = cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     reply.state_hash = hex::encode(state_hash);
     reply.tick = tick;
+    reply.links = links.into_iter().map(link).collect();
+    reply.round_trip_limit_ms = u64::try_from(limit.length().as_millis()).unwrap_or(u64::MAX);
     if let Some(census) = member.findings.census() {
         reply.under_target = Some(census.under_replicated);
         reply.counted_at = census.index;
@@ -71,6 +76,12 @@ fn agreement(found: &Agreement) -> String {
             )
         }
     }
+}
+
+fn link(link: clawhub_cluster::Link) -> Link {
+    let clawhub_cluster::Link { node, round_trip, too_long } = link;
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    Link { node: node.0, round_trip_us: round_trip.map(micros), too_long }
 }
 
 pub(crate) fn removed(impact: RemovalImpact) -> RemoveReply {

@@ -11,12 +11,14 @@ mod children;
 mod layout;
 mod manifest;
 mod ports;
+mod wan;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clawhub_relay::Shape;
 use clawhub_types::Durability;
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +41,10 @@ pub(crate) struct DevArgs {
     /// configurations say already, or 5000.
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    /// Put the nodes far apart: this round trip between any two of them, as `80ms`, `80ms,1gbit`, or with jitter and
+    /// loss `400ms~80ms,1gbit,1%`. They run with profile `wan` then. On Linux only.
+    #[arg(long, value_name = "ROUND-TRIP[,RATE]")]
+    wan: Option<Shape>,
     /// Leave a node that dies dead, instead of starting it again after a second.
     #[arg(long)]
     no_restart: bool,
@@ -60,7 +66,9 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
     // Children and cluster.json need paths that hold wherever they are read.
     let folder = folder.canonicalize()?;
     let _lock = lock(&folder)?;
-    let nodes = layout::prepare(&folder, args.nodes, args.http_port)?;
+    let mut nodes = layout::prepare(&folder, args.nodes, args.http_port)?;
+    // Outlives the nodes, which speak through it.
+    let _relay = args.wan.map(|shape| wan::between(&mut nodes, shape)).transpose()?;
     let done = runtime()?.block_on(bring_up(&folder, nodes, !args.no_restart));
     Manifest::remove(&folder)?;
     if let Some(temporary) = temporary {

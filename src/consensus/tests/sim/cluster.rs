@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     nodes: Mutex<BTreeMap<NodeId, Node>>,
     boots: Mutex<u64>,
     snapshot_interval: u64,
+    profile: Profile,
 }
 
 fn spec(id: NodeId) -> NodeSpec {
@@ -42,6 +43,10 @@ fn spec(id: NodeId) -> NodeSpec {
 
 impl Cluster {
     pub(crate) fn new(snapshot_interval: u64) -> Arc<Cluster> {
+        Cluster::of(Profile::Lan, snapshot_interval)
+    }
+
+    pub(crate) fn of(profile: Profile, snapshot_interval: u64) -> Arc<Cluster> {
         Arc::new(Cluster {
             net: Arc::default(),
             dir: tempfile::tempdir().unwrap(),
@@ -49,6 +54,7 @@ impl Cluster {
             nodes: Mutex::default(),
             boots: Mutex::new(0),
             snapshot_interval,
+            profile,
         })
     }
 
@@ -68,7 +74,7 @@ impl Cluster {
             execution: Execution::Inline,
             snapshot_interval: self.snapshot_interval,
             wall: Arc::new(|| 1_700_000_000_000),
-            ..Settings::new(id, boot, boot, Profile::Lan)
+            ..Settings::new(id, boot, boot, self.profile)
         };
         let node = Consensus::<SimRuntime>::start(settings, log, store, Arc::new(link)).await.unwrap();
         self.net.join(life, node.clone());

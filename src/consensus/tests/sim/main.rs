@@ -4,6 +4,7 @@
 
 mod cluster;
 mod disk;
+mod earth;
 mod net;
 mod questions;
 mod workload;

@@ -35,6 +35,18 @@ struct Inner {
     cut: BTreeSet<(NodeId, NodeId)>,
     /// What this node forwards stays on the way.
     held: Option<NodeId>,
+    /// How far everybody is from everybody, if not near.
+    distance: Option<Distance>,
+}
+
+/// One way over a long line.
+#[derive(Clone, Copy)]
+pub(crate) struct Distance {
+    pub(crate) delay: Duration,
+    /// Shorter or longer by up to this.
+    pub(crate) jitter: Duration,
+    /// One message in so many is lost and sent again, as a kernel does.
+    pub(crate) loss: Option<u32>,
 }
 
 /// The transport of one life of a node.
@@ -73,6 +85,17 @@ impl Net {
     pub(crate) fn heal(&self) {
         self.inner.lock().cut.clear();
     }
+
+    /// From now on everybody is that far from everybody.
+    pub(crate) fn spread(&self, distance: Distance) {
+        self.inner.lock().distance = Some(distance);
+    }
+
+    /// One way.
+    async fn delay(&self) {
+        let distance = self.inner.lock().distance;
+        SimRuntime::sleep(distance.map_or_else(near, far)).await;
+    }
 }
 
 impl Link {
@@ -103,13 +126,13 @@ impl Link {
     ) -> Reply<T> {
         let link = self.copy();
         async move {
-            delay().await;
+            link.net.delay().await;
             let node = match link.reach(to) {
                 Ok(node) => node,
                 Err(e) => return lost(e).await,
             };
             let answer = ask(node).await.map_err(|e| TransportError::Broken(e.to_string()));
-            delay().await;
+            link.net.delay().await;
             match link.reach(to) {
                 Ok(_) => answer,
                 Err(e) => lost(e).await,
@@ -124,15 +147,27 @@ async fn lost<T>(e: TransportError) -> Result<T, TransportError> {
     Err(e)
 }
 
-/// One way: mostly a millisecond or two, now and then many.
-async fn delay() {
+/// Mostly a millisecond or two, now and then many.
+fn near() -> Duration {
     let mut rng = SimRuntime::thread_rng();
     let micros = if rng.random_range(0..50) == 0 {
         rng.random_range(5_000..60_000)
     } else {
         rng.random_range(200..2_500)
     };
-    SimRuntime::sleep(Duration::from_micros(micros)).await;
+    Duration::from_micros(micros)
+}
+
+fn far(distance: Distance) -> Duration {
+    let Distance { delay, jitter, loss } = distance;
+    let mut rng = SimRuntime::thread_rng();
+    let mut late = Duration::ZERO;
+    let mut resend = 2 * (delay + jitter) + Duration::from_millis(200);
+    while loss.is_some_and(|one_in| rng.random_range(0..one_in) == 0) {
+        late += resend;
+        resend *= 2;
+    }
+    delay + late + jitter.mul_f64(rng.random_range(-1.0..1.0_f64) + 1.0) - jitter
 }
 
 /// Carries a stream over, in order, until the link fails.
@@ -144,7 +179,7 @@ fn carry<T: Send + 'static>(
     let (mut tx, rx) = mpsc::channel(8);
     drop(SimRuntime::spawn(async move {
         while let Some(message) = from.next().await {
-            delay().await;
+            link.net.delay().await;
             if link.reach(to).is_err() || tx.send(message).await.is_err() {
                 return;
             }
@@ -171,7 +206,7 @@ impl Transport for Link {
             let carried = stream::unfold(state, move |state| async move {
                 let (link, mut replies) = state?;
                 let reply = replies.next().await;
-                delay().await;
+                link.net.delay().await;
                 match (reply, link.reach(to)) {
                     (Some(Ok(reply)), Ok(_)) => Some((Ok(reply), Some((link, replies)))),
                     (Some(Err(e)), Ok(_)) => Some((Err(TransportError::Broken(e.to_string())), None)),

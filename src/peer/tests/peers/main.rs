@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod common;
+mod far;
 mod members;
 mod revoked;
 mod strangers;

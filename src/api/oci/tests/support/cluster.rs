@@ -23,7 +23,7 @@ use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
 use clawhub_state::Command;
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
-use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles};
+use clawhub_types::{ClusterId, Durability, Location, NodeId, Roles, RoundTrip};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -82,7 +82,13 @@ impl Cluster {
         std::fs::create_dir_all(&store.dir).unwrap();
         let blobs = BlobStore::open(store, Arc::new(MemoryKv::new())).await.unwrap();
         let store = blobs.clone();
-        let liveness = Liveness::new(ME, endpoint.clone(), || vec![ME, OTHER], move || store.accepts());
+        let liveness = Liveness::new(
+            ME,
+            RoundTrip::millis(50),
+            endpoint.clone(),
+            || vec![ME, OTHER],
+            move || store.accepts(),
+        );
         tokio::spawn(heartbeat(liveness.clone()));
         let source = consensus.clone();
         let replicate = Replicate::new(blobs.clone(), endpoint, liveness, Arc::new(move || source.state()));
