@@ -5,6 +5,8 @@ use clawhub_testkit::content::{Rng, sha256, sha512};
 use clawhub_testkit::manifest::{self, Descriptor, Image};
 use clawhub_testkit::oci::{expect, expect_error, header};
 use clawhub_testkit::{Cluster, Registry, Repo};
+use clawhub_types::Digest;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -67,6 +69,63 @@ async fn a_large_manifest_is_served_by_every_node() -> Result<()> {
     Ok(())
 }
 
+/// As many as a build tool made of a data set, each a layer of its own.
+#[tokio::test]
+async fn a_manifest_has_as_many_layers_as_fit_its_size() -> Result<()> {
+    const LAYERS: usize = 1391;
+    let (_cluster, repo, nodes) = setup("manifests/many").await?;
+    let layer = |n: usize| format!("layer {n}").into_bytes();
+    let pushes = (0..LAYERS).map(|n| {
+        let there = repo.on(&nodes[n % nodes.len()]);
+        async move { there.push_blob(layer(n)).await }
+    });
+    let digests: Vec<Digest> = stream::iter(pushes).buffered(24).try_collect().await?;
+    let many =
+        digests.iter().enumerate().fold(image(), |image, (n, digest)| image.layer(digest, layer(n).len()));
+    let many = many.bytes();
+    let pushed = repo.push_manifest("many", manifest::OCI_MANIFEST, &many).await?;
+    for node in &nodes {
+        ensure!(repo.on(node).pull_manifest("many").await?.1 == many);
+        // The first and the last are held alike.
+        for digest in [&digests[0], &digests[LAYERS - 1]] {
+            let answer = node.delete(&repo.path(&format!("blobs/{digest}"))).await?;
+            ensure!(expect_error(answer, StatusCode::METHOD_NOT_ALLOWED).await? == ["UNSUPPORTED"]);
+        }
+    }
+    // One that lacks is named, wherever it stands.
+    let absent = sha256(b"absent");
+    let lacking = digests.iter().enumerate().fold(image(), |image, (n, digest)| image.layer(digest, n));
+    let answer =
+        repo.put_manifest("lacking", manifest::OCI_MANIFEST, &lacking.layer(&absent, 1).bytes()).await?;
+    ensure!(expect_error(answer, StatusCode::BAD_REQUEST).await? == ["MANIFEST_BLOB_UNKNOWN"]);
+    expect(nodes[1].delete(&repo.path(&format!("manifests/{}", pushed.digest))).await?, StatusCode::ACCEPTED)
+        .await?;
+    for digest in [&digests[0], &digests[LAYERS - 1]] {
+        expect(nodes[2].delete(&repo.path(&format!("blobs/{digest}"))).await?, StatusCode::ACCEPTED).await?;
+    }
+    Ok(())
+}
+
+/// Nearly 4 MiB of layers that are elsewhere, so that none need be here.
+#[tokio::test]
+async fn a_manifest_full_of_references_is_taken() -> Result<()> {
+    let (_cluster, repo, nodes) = setup("manifests/full").await?;
+    let layer =
+        |n: usize| json!({ "digest": sha256(&n.to_be_bytes()).to_string(), "urls": ["https://a.b/"] });
+    let layers: Vec<_> = (0..38_000).map(layer).collect();
+    let full = image().field("layers", json!(layers)).bytes();
+    ensure!((4_000_000..4 << 20).contains(&full.len()), "{} bytes", full.len());
+    let pushed = repo.push_manifest("full", manifest::OCI_MANIFEST, &full).await?;
+    for node in &nodes {
+        ensure!(repo.on(node).pull_manifest("full").await?.1 == full);
+    }
+    repo.push_manifest("again", manifest::OCI_MANIFEST, &full).await?;
+    let path = repo.path(&format!("manifests/{}", pushed.digest));
+    expect(nodes[1].delete(&path).await?, StatusCode::ACCEPTED).await?;
+    repo.push_manifest("full", manifest::OCI_MANIFEST, &full).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_index_names_manifests_and_blobs() -> Result<()> {
     let (_cluster, repo, nodes) = setup("manifests/index").await?;
@@ -109,6 +168,107 @@ async fn what_need_not_be_there_need_not_be_there() -> Result<()> {
     let empty = repo.push_blob("").await?;
     let image = image().layer(&empty, 0).bytes();
     repo.push_manifest("empty-layer", manifest::OCI_MANIFEST, &image).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn null_is_absent_and_bytes_stay_as_they_are() -> Result<()> {
+    let (_cluster, repo, nodes) = setup("manifests/null").await?;
+    let layer = Rng::new(2).bytes(1000);
+    let digest = repo.push_blob(layer.clone()).await?;
+    let child = repo.push_manifest("child", manifest::OCI_MANIFEST, &image().bytes()).await?;
+    let with = |mut descriptor: serde_json::Value| {
+        for field in ["urls", "annotations", "platform", "data", "artifactType"] {
+            descriptor[field] = json!(null);
+        }
+        descriptor
+    };
+    let config = with(Descriptor::new(manifest::OCI_CONFIG, &sha256(&manifest::CONFIG_BYTES), 0).json());
+    let layer = with(Descriptor::new(manifest::OCI_LAYER, &digest, layer.len()).json());
+    let mut unsized_layer = layer.clone();
+    unsized_layer["size"] = json!(null);
+    let index =
+        |manifests| json!({ "schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": manifests });
+    let image = |layers: serde_json::Value| {
+        json!({ "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST, "config": config, "layers": layers,
+                "manifests": null, "subject": null, "artifactType": null, "annotations": { "key": null } })
+    };
+    let cases = [
+        ("urls", manifest::OCI_MANIFEST, image(json!([layer]))),
+        ("size", manifest::OCI_MANIFEST, image(json!([unsized_layer]))),
+        ("layers", manifest::OCI_MANIFEST, image(json!(null))),
+        ("child", manifest::OCI_INDEX, index(json!([with(child.json())]))),
+        ("empty", manifest::OCI_INDEX, index(json!(null))),
+    ];
+    for (tag, media_type, document) in cases {
+        let bytes = document.to_string().into_bytes();
+        repo.push_manifest(tag, media_type, &bytes).await.context(tag)?;
+        for node in &nodes {
+            ensure!(repo.on(node).pull_manifest(tag).await?.1 == bytes, "{tag}");
+        }
+    }
+    // The layers are held: nothing was taken for a layer from elsewhere.
+    let answer = repo.registry.delete(&repo.path(&format!("blobs/{digest}"))).await?;
+    ensure!(expect_error(answer, StatusCode::METHOD_NOT_ALLOWED).await? == ["UNSUPPORTED"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_layer_with_addresses_that_is_here_is_held() -> Result<()> {
+    let (_cluster, repo, _) = setup("manifests/pushed-foreign").await?;
+    let layer = Rng::new(3).bytes(1000);
+    let digest = repo.push_blob(layer.clone()).await?;
+    let foreign = |digest: &Digest| {
+        let mut layer = Descriptor::new(manifest::OCI_LAYER, digest, 1000).json();
+        layer["urls"] = json!(["https://example.com/layer"]);
+        layer
+    };
+    let bytes = image().field("layers", json!([foreign(&digest), foreign(&sha256(b"absent"))])).bytes();
+    let pushed = repo.push_manifest("windows", manifest::OCI_MANIFEST, &bytes).await?;
+    let path = repo.path(&format!("blobs/{digest}"));
+    let answer = repo.registry.delete(&path).await?;
+    ensure!(expect_error(answer, StatusCode::METHOD_NOT_ALLOWED).await? == ["UNSUPPORTED"]);
+    ensure!(repo.pull_blob(&digest).await? == layer);
+    // Until the manifest goes.
+    let manifest = repo.path(&format!("manifests/{}", pushed.digest));
+    expect(repo.registry.delete(&manifest).await?, StatusCode::ACCEPTED).await?;
+    expect(repo.registry.delete(&path).await?, StatusCode::ACCEPTED).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_outlives_its_children_and_says_which_one_lacks() -> Result<()> {
+    let (_cluster, repo, nodes) = setup("manifests/deleted-child").await?;
+    let children = [image().annotation("n", "1").bytes(), image().annotation("n", "2").bytes()];
+    let mut pushed = Vec::new();
+    for child in &children {
+        pushed.push((
+            repo.push_manifest(&sha256(child).to_string(), manifest::OCI_MANIFEST, child).await?,
+            None,
+        ));
+    }
+    let index = manifest::index(&pushed);
+    repo.push_manifest("v1", manifest::OCI_INDEX, &index).await?;
+    let gone = pushed[0].0.digest.to_string();
+    let path = repo.path(&format!("manifests/{gone}"));
+    expect(repo.registry.delete(&path).await?, StatusCode::ACCEPTED).await?;
+    for node in &nodes {
+        let there = repo.on(node);
+        ensure!(there.pull_manifest("v1").await?.1 == index, "the index is as it was");
+        there.pull_image(&pushed[1].0.digest.to_string()).await?;
+        let answer = expect(node.get(&path).await?, StatusCode::NOT_FOUND).await?;
+        let body: serde_json::Value = answer.json().await?;
+        ensure!(
+            body["errors"][0]["code"] == "MANIFEST_UNKNOWN" && body["errors"][0]["detail"]["digest"] == gone
+        );
+    }
+    // The same index again is refused and says so too, until the child is back.
+    let answer = repo.put_manifest("v2", manifest::OCI_INDEX, &index).await?;
+    let answer = expect(answer, StatusCode::BAD_REQUEST).await?;
+    let body: serde_json::Value = answer.json().await?;
+    ensure!(body["errors"][0]["detail"]["digest"] == gone, "{body}");
+    repo.push_manifest(&gone, manifest::OCI_MANIFEST, &children[0]).await?;
+    repo.push_manifest("v2", manifest::OCI_INDEX, &index).await?;
     Ok(())
 }
 

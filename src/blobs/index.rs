@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `blob/` + root | [`BlobRow`]: a replica on this disk |
 //! | `upload/` + node (BE) + random | [`UploadRow`]: a session and where it resumes |
+//! | `finished/` + node (BE) + random | [`FinishedUpload`]: what a session became |
 //! | `partial/` + root | [`PartialRow`]: a fetch and the groups it has on disk |
 //! | `blobs.epoch` | the deletion epoch, `u64` BE |
 //!
@@ -23,9 +24,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::BlobError;
+use crate::finished::FinishedUpload;
 
 const BLOB: &[u8] = b"blob/";
 const UPLOAD: &[u8] = b"upload/";
+const FINISHED: &[u8] = b"finished/";
 const PARTIAL: &[u8] = b"partial/";
 const EPOCH: &[u8] = b"blobs.epoch";
 
@@ -52,6 +55,8 @@ pub(crate) struct UploadRow {
     pub(crate) touched_at: u64,
     /// Bytes known to be on disk: where a restart resumes.
     pub(crate) durable: u64,
+    /// Where the client was last told that the upload ends.
+    pub(crate) acknowledged: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +135,16 @@ impl Index {
 
     pub(crate) fn uploads(&self) -> Result<Vec<(UploadId, UploadRow)>, BlobError> {
         let rows = self.all(UPLOAD)?.into_iter();
-        rows.map(|(key, row)| Ok((upload_of(&key)?, decode(&row)?))).collect()
+        rows.map(|(key, row)| Ok((upload_of(&key, UPLOAD)?, decode(&row)?))).collect()
+    }
+
+    pub(crate) fn finished(&self, id: &UploadId) -> Result<Option<FinishedUpload>, BlobError> {
+        self.kv.get(&upload_key(FINISHED, id))?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    pub(crate) fn all_finished(&self) -> Result<Vec<(UploadId, FinishedUpload)>, BlobError> {
+        let rows = self.all(FINISHED)?.into_iter();
+        rows.map(|(key, row)| Ok((upload_of(&key, FINISHED)?, decode(&row)?))).collect()
     }
 
     pub(crate) fn partials(&self) -> Result<Vec<(Root, PartialRow)>, BlobError> {
@@ -215,11 +229,19 @@ pub(crate) fn delete_blob(batch: &mut Batch, root: &Root) {
 }
 
 pub(crate) fn put_upload(batch: &mut Batch, id: &UploadId, row: &UploadRow) {
-    batch.put(upload_key(id), encode(row));
+    batch.put(upload_key(UPLOAD, id), encode(row));
 }
 
 pub(crate) fn delete_upload(batch: &mut Batch, id: &UploadId) {
-    batch.delete(upload_key(id));
+    batch.delete(upload_key(UPLOAD, id));
+}
+
+pub(crate) fn put_finished(batch: &mut Batch, id: &UploadId, row: &FinishedUpload) {
+    batch.put(upload_key(FINISHED, id), encode(row));
+}
+
+pub(crate) fn delete_finished(batch: &mut Batch, id: &UploadId) {
+    batch.delete(upload_key(FINISHED, id));
 }
 
 pub(crate) fn put_partial(batch: &mut Batch, root: &Root, row: &PartialRow) {
@@ -238,8 +260,8 @@ fn partial_key(root: &Root) -> Vec<u8> {
     [PARTIAL, &root.0].concat()
 }
 
-fn upload_key(id: &UploadId) -> Vec<u8> {
-    [UPLOAD, &id.node.0.to_be_bytes(), &id.random].concat()
+fn upload_key(prefix: &[u8], id: &UploadId) -> Vec<u8> {
+    [prefix, &id.node.0.to_be_bytes(), &id.random].concat()
 }
 
 fn root_of(key: &[u8], prefix: &[u8]) -> Result<Root, BlobError> {
@@ -247,9 +269,9 @@ fn root_of(key: &[u8], prefix: &[u8]) -> Result<Root, BlobError> {
     root.map(Root).ok_or_else(|| BlobError::Record(format!("key {key:?}")))
 }
 
-fn upload_of(key: &[u8]) -> Result<UploadId, BlobError> {
+fn upload_of(key: &[u8], prefix: &[u8]) -> Result<UploadId, BlobError> {
     let parse = || {
-        let (node, random) = key.strip_prefix(UPLOAD)?.split_first_chunk::<8>()?;
+        let (node, random) = key.strip_prefix(prefix)?.split_first_chunk::<8>()?;
         let node = NodeId(u64::from_be_bytes(*node));
         Some(UploadId { node, random: random.try_into().ok()? })
     };
@@ -309,9 +331,20 @@ mod tests {
         assert!(matches!(decode::<BlobRow>(&other), Err(BlobError::Record(_))));
         assert!(matches!(decode::<BlobRow>(&bytes[..9]), Err(BlobError::Record(_))));
 
-        let row =
-            UploadRow { repo: "a/b".parse().unwrap(), sha512: true, opened_at: 1, touched_at: 2, durable: 3 };
-        assert_eq!(encode(&row), [0, 1, 3, b'a', b'/', b'b', 1, 1, 2, 3]);
+        let repo: RepoName = "a/b".parse().unwrap();
+        let row = UploadRow {
+            repo: repo.clone(),
+            sha512: true,
+            opened_at: 1,
+            touched_at: 2,
+            durable: 4,
+            acknowledged: 3,
+        };
+        assert_eq!(encode(&row), [0, 1, 3, b'a', b'/', b'b', 1, 1, 2, 4, 3]);
+        let digests = Digests { sha256: [7; 32], sha512: None };
+        let row = FinishedUpload { repo, root: Root([8; 32]), digests, at: 300 };
+        let expected = [&[0, 1, 3, b'a', b'/', b'b'][..], &[8; 32], &[7; 32], &[0, 0xac, 2]].concat();
+        assert_eq!(encode(&row), expected);
         let row = PartialRow { size: 1, touched_at: 2, groups: vec![1, 0] };
         assert_eq!(encode(&row), [0, 1, 1, 2, 2, 1, 0]);
     }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::cache::OpenFiles;
 use crate::fetch::Fetches;
+use crate::finished::Finished;
 use crate::index::Index;
 use crate::paths::Paths;
 use crate::recover;
@@ -39,12 +40,14 @@ impl BlobStore {
             let sessions = recover::uploads(&paths, &index)?;
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
+            let finished = Finished::open(&index)?;
             let space = Space::new(paths.free().map_err(asking())?);
             let shared = Shared {
                 config,
                 paths,
                 index,
                 sessions: Mutex::new(sessions),
+                finished,
                 open: OpenFiles::default(),
                 fetches: Fetches::default(),
                 buffers: Arc::default(),
@@ -62,6 +65,7 @@ impl BlobStore {
     /// many. Those in use at this moment are left alone. Also closes files that nobody reads any more.
     pub async fn expire(&self, older_than: Duration) -> usize {
         let uploads = self.uploads().expire(older_than).await;
+        self.uploads().forget_finished();
         self.shared.open.drop_idle();
         uploads + self.partials().expire(older_than).await
     }

@@ -27,6 +27,8 @@ pub struct UploadStatus {
     pub offset: u64,
     /// Bytes that survive a crash of the machine.
     pub durable: u64,
+    /// Where the client was last told that the upload ends; see [`crate::Uploads::acknowledge`].
+    pub acknowledged: u64,
     /// When the session was opened.
     pub opened_at: SystemTime,
 }
@@ -44,6 +46,7 @@ pub(crate) struct Session {
 pub(crate) struct Progress {
     pub(crate) offset: u64,
     pub(crate) durable: u64,
+    pub(crate) acknowledged: u64,
     /// When the session was last used, or read from its row, and how long it had been idle then.
     /// Monotonic: a clock that jumps expires nothing.
     touched: Instant,
@@ -60,21 +63,23 @@ pub(crate) enum Work {
 
 impl Session {
     pub(crate) fn from_row(id: UploadId, row: UploadRow) -> Session {
-        let UploadRow { repo, sha512, opened_at, touched_at, durable } = row;
+        let UploadRow { repo, sha512, opened_at, touched_at, durable, acknowledged } = row;
         let idle_before = Duration::from_millis(now_millis().saturating_sub(touched_at));
-        let progress = Progress { offset: durable, durable, touched: Instant::now(), idle_before };
+        let touched = Instant::now();
+        let progress = Progress { offset: durable, durable, acknowledged, touched, idle_before };
         let progress = Mutex::new(progress);
         let work = Arc::new(tokio::sync::Mutex::new(Work::Cold));
         Session { id, repo, sha512, opened_at, progress, work }
     }
 
-    pub(crate) fn row(&self, durable: u64) -> UploadRow {
+    pub(crate) fn row(&self, durable: u64, acknowledged: u64) -> UploadRow {
         UploadRow {
             repo: self.repo.clone(),
             sha512: self.sha512,
             opened_at: self.opened_at,
             touched_at: now_millis(),
             durable,
+            acknowledged,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::BlobError;
 use crate::buffers::Buffers;
 use crate::cache::OpenFiles;
 use crate::fetch::Fetches;
+use crate::finished::Finished;
 use crate::index::{BlobRow, Index, successor};
 use crate::paths::Paths;
 use crate::session::Session;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) index: Index,
     pub(crate) sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+    pub(crate) finished: Finished,
     pub(crate) open: OpenFiles,
     pub(crate) fetches: Fetches,
     pub(crate) buffers: Arc<Buffers>,

@@ -12,16 +12,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clawhub_durable::now_millis;
-use clawhub_durable::promised::sync_blob_dir;
 use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::Batch;
-use clawhub_types::{Digest, Receipt, RepoName, UploadId};
+use clawhub_types::{Algorithm, Digest, Receipt, RepoName, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::buffers::READ_BYTES;
-
+use crate::finished::FinishedUpload;
 use crate::index::{UploadRow, delete_upload, put_upload};
-use crate::ingest::{Ingest, SLICE};
+use crate::ingest::{Ingest, SLICE, digest_file};
 use crate::paths::{Files, remove_dir};
 use crate::replicas::Staged;
 use crate::session::{Entered, Progress, Session, UploadStatus, Work};
@@ -33,7 +32,7 @@ const REST: Duration = Duration::from_secs(600);
 /// The upload sessions of a store.
 #[derive(Clone, Copy)]
 pub struct Uploads<'a> {
-    store: &'a BlobStore,
+    pub(crate) store: &'a BlobStore,
 }
 
 impl BlobStore {
@@ -52,7 +51,9 @@ impl Uploads<'_> {
     pub async fn begin(self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<(), BlobError> {
         self.store.ensure_space(0)?;
         let now = now_millis();
-        let row = UploadRow { repo: repo.clone(), sha512, opened_at: now, touched_at: now, durable: 0 };
+        let (opened_at, touched_at) = (now, now);
+        let row =
+            UploadRow { repo: repo.clone(), sha512, opened_at, touched_at, durable: 0, acknowledged: 0 };
         let mut sessions = self.store.shared.sessions.lock();
         if let Some(session) = sessions.get(&id) {
             return if session.repo == *repo { Ok(()) } else { Err(BlobError::UploadTaken(id)) };
@@ -87,42 +88,6 @@ impl Uploads<'_> {
         Ok(entered.ingest()?.end())
     }
 
-    /// Makes what was appended durable and records it, so that a restart resumes there. Answers the
-    /// durable offset.
-    ///
-    /// # Errors
-    /// [`BlobError::UploadUnknown`]; after [`BlobError::Io`] the session stands at its durable offset.
-    pub async fn flush(self, id: UploadId) -> Result<u64, BlobError> {
-        let store = self.store.clone();
-        detached(async move {
-            let mut entered = store.uploads().enter(id).await?;
-            store.uploads().flush_entered(&mut entered).await
-        })
-        .await
-    }
-
-    async fn flush_entered(self, entered: &mut Entered) -> Result<u64, BlobError> {
-        let flushed = entered.ingest()?.flush().await;
-        let end = entered.settled(flushed).await?;
-        let session = entered.session.clone();
-        let before = session.progress.lock().durable;
-        if before == end {
-            return Ok(end);
-        }
-        if before == 0 {
-            // The first durable bytes need durable names.
-            let (dir, parent) =
-                (self.store.shared.paths.upload(&session.id), self.store.shared.paths.uploads());
-            let named = move || sync_blob_dir(&dir).and_then(|()| sync_blob_dir(&parent));
-            blocking(move || named().map_err(BlobError::io("fsyncing an upload's directory"))).await?;
-        }
-        let mut batch = Batch::default();
-        put_upload(&mut batch, &session.id, &session.row(end));
-        self.store.shared.index.commit(batch).await?;
-        session.progress.lock().durable = end;
-        Ok(end)
-    }
-
     /// At most `most` of a session's durable bytes, and never more than 512 KiB, from `at` on, for a copy
     /// of it elsewhere; none from the durable offset on. They come unchecked: there is no root yet to check
     /// them against, and whoever keeps the copy compares its digest.
@@ -138,6 +103,27 @@ impl Uploads<'_> {
         blocking(move || {
             let read = disk.file.read_exact_at(buffer.as_mut(), at);
             read.map(|()| buffer.freeze()).map_err(BlobError::io("reading an upload"))
+        })
+        .await
+    }
+
+    /// The digest of a session's first `len` bytes, which costs a pass over them.
+    ///
+    /// # Errors
+    /// [`BlobError::UploadUnknown`], [`BlobError::Io`].
+    pub async fn prefix_digest(
+        self,
+        id: UploadId,
+        len: u64,
+        algorithm: Algorithm,
+    ) -> Result<Digest, BlobError> {
+        let mut entered = self.enter(id).await?;
+        // Everything is in the file then.
+        entered.ingest()?.seal(false).await?;
+        let disk = entered.ingest()?.disk();
+        blocking(move || match algorithm {
+            Algorithm::Sha256 => Ok(Digest::Sha256(digest_file::<sha2::Sha256>(&disk.file, len)?.into())),
+            Algorithm::Sha512 => Ok(Digest::Sha512(digest_file::<sha2::Sha512>(&disk.file, len)?.into())),
         })
         .await
     }
@@ -167,8 +153,8 @@ impl Uploads<'_> {
     }
 
     /// Turns the session's bytes into a replica and answers the receipt: data and group list are
-    /// fsynced, renamed, their directory fsynced, the index row synced. The session is gone then. If the
-    /// root is held already, its copy is confirmed for `generation`. Goes on if the caller goes away.
+    /// fsynced, renamed, their directory fsynced, the index row synced. The session is gone then; of one that this
+    /// node opened, [`Uploads::finished`] says what it became. If the root is held already, its copy is confirmed for `generation`. Goes on if the caller goes away.
     ///
     /// # Errors
     /// [`BlobError::Unsealed`] if the session holds other bytes than `sealed`,
@@ -189,6 +175,10 @@ impl Uploads<'_> {
             let sealed = now;
             let mut batch = Batch::default();
             delete_upload(&mut batch, &id);
+            if id.node == store.shared.config.node {
+                let repo = entered.session.repo.clone();
+                store.shared.finished.note(&mut batch, id, FinishedUpload::now(repo, &sealed));
+            }
             let receipt = match store.replicas().confirm(&sealed, generation, &batch).await? {
                 Some(receipt) => receipt,
                 None => {
@@ -203,6 +193,14 @@ impl Uploads<'_> {
             Ok(receipt)
         })
         .await
+    }
+
+    /// What a session of this node became, if it was kept not too long ago.
+    ///
+    /// # Errors
+    /// [`BlobError::Index`].
+    pub fn finished(self, id: UploadId) -> Result<Option<FinishedUpload>, BlobError> {
+        self.store.shared.index.finished(&id)
     }
 
     /// Ends a session and deletes its bytes.
@@ -241,9 +239,10 @@ impl Uploads<'_> {
     /// A session, if it is open here.
     pub fn status(self, id: UploadId) -> Option<UploadStatus> {
         let session = self.session(id).ok()?;
-        let Progress { offset, durable, .. } = *session.progress.lock();
+        let Progress { offset, durable, acknowledged, .. } = *session.progress.lock();
         let opened_at = UNIX_EPOCH + Duration::from_millis(session.opened_at);
-        Some(UploadStatus { repo: session.repo.clone(), sha512: session.sha512, offset, durable, opened_at })
+        let (repo, sha512) = (session.repo.clone(), session.sha512);
+        Some(UploadStatus { repo, sha512, offset, durable, acknowledged, opened_at })
     }
 
     /// Cancels the sessions that nobody touched for `older_than`, and answers how many. Those in use at this
@@ -274,6 +273,22 @@ impl Uploads<'_> {
         count
     }
 
+    /// Forgets what became of sessions that ended long ago.
+    pub(crate) fn forget_finished(self) {
+        let mut more = true;
+        while more {
+            let mut batch = Batch::default();
+            more = self.store.shared.finished.forget_old(&mut batch);
+            if !batch.is_empty()
+                && let Err(error) = self.store.shared.index.write(batch)
+            {
+                // They are read again at the next start.
+                tracing::warn!(%error, "forgetting finished uploads");
+                return;
+            }
+        }
+    }
+
     /// Closes the files of a session that is not used at present.
     async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
         let flushed = self.flush_entered(&mut entered).await;
@@ -294,12 +309,12 @@ impl Uploads<'_> {
         outcome
     }
 
-    fn session(self, id: UploadId) -> Result<Arc<Session>, BlobError> {
+    pub(crate) fn session(self, id: UploadId) -> Result<Arc<Session>, BlobError> {
         self.store.shared.sessions.lock().get(&id).cloned().ok_or(BlobError::UploadUnknown(id))
     }
 
     /// Waits for the session and resumes it if its files are closed.
-    async fn enter(self, id: UploadId) -> Result<Entered, BlobError> {
+    pub(crate) async fn enter(self, id: UploadId) -> Result<Entered, BlobError> {
         let session = self.session(id)?;
         let work = session.work.clone().lock_owned().await;
         session.touch();

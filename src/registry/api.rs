@@ -41,9 +41,11 @@ pub enum Freshness {
 pub enum Intent {
     /// To read it: a local copy needs no barrier.
     Read,
-    /// To know whether it exists: always after a barrier, and a lease past its half-life is renewed
-    /// before the answer.
+    /// To know whether a push can rely on it: always after a barrier, and a lease past its half-life is renewed
+    /// before the answer. One whose last copy is gone is unknown, so that its bytes are pushed again.
     Stat,
+    /// To tell a client that has its bytes whether the repository links it: always after a barrier.
+    Revalidate,
 }
 
 /// A manifest as stored.
@@ -77,7 +79,7 @@ pub struct BlobView {
 }
 
 impl BlobView {
-    /// A view that cannot be read, for [`Intent::Stat`].
+    /// A view that cannot be read, for every intent but [`Intent::Read`].
     pub fn stat(digest: Digest, size: u64, fresh: Freshness) -> BlobView {
         BlobView { digest, size, fresh, body: None, file: None }
     }

@@ -125,6 +125,17 @@ impl Copies {
         Ok(matches!(reply, Reply::Blob(BlobReply::Linked { .. })))
     }
 
+    /// Whether a repository links a blob that has the copies its policy asks for, after everything acknowledged.
+    pub(crate) async fn is_complete(&self, repo: &RepoName, digest: &Digest) -> Result<bool, Error> {
+        self.core.barrier().await?;
+        let state = self.core.snapshot();
+        let view = View::new(&*state);
+        let Some(at) = view.project().repo(repo)? else { return Ok(false) };
+        let Some(link) = view.blob().link(&at, digest)? else { return Ok(false) };
+        let holders = view.blob().root(&link.root)?.map(|record| record.holders).unwrap_or_default();
+        Ok(satisfied(&view.project().policy_of(repo)?, &view.cluster().layout()?, &holders))
+    }
+
     /// Receipts for the root's present generation, beginning with this node's own copy.
     async fn renewed(&self, repo: &RepoName, stale: Vec<Receipt>) -> Result<Vec<Receipt>, Error> {
         let Some(root) = stale.first().map(|receipt| receipt.root) else { return Ok(stale) };

@@ -79,8 +79,8 @@ pub enum Kind {
 pub enum What {
     /// The repository.
     Repository,
-    /// The manifest, or the tag.
-    Manifest,
+    /// The manifest, or the tag; with the digest where the answer is to name it.
+    Manifest(Option<Digest>),
     /// The blob; with its digest where the answer is to name it.
     Blob(Option<Digest>),
     /// The upload session: it never existed, has ended, or is another repository's.
@@ -195,7 +195,9 @@ impl From<Rejected> for Error {
         match rejected {
             Rejected::Project(ProjectRejected::NameUnknown) => Error::not_found(What::Repository, text),
             Rejected::Blob(BlobRejected::BlobUnknown) => Error::not_found(What::Blob(None), text),
-            Rejected::Artifact(ArtifactRejected::ManifestUnknown) => Error::not_found(What::Manifest, text),
+            Rejected::Artifact(ArtifactRejected::ManifestUnknown) => {
+                Error::not_found(What::Manifest(None), text)
+            }
             Rejected::Blob(BlobRejected::BlobReferenced(manifest)) => {
                 Error::new(Kind::InUse { manifest }, text)
             }

@@ -61,6 +61,7 @@ mod tests {
             media_type: MediaType::OCI_MANIFEST.parse().unwrap(),
             size: 1,
             refs: Vec::new(),
+            parts: 0,
             subject: None,
             artifact_type: None,
             annotations: None,

@@ -27,6 +27,8 @@ mod guard;
 mod inventory;
 mod lost;
 mod manifest;
+#[cfg(test)]
+mod repeat_test;
 mod repo;
 #[cfg(test)]
 mod rights_test;

@@ -2,10 +2,16 @@
 //! received it (image-spec "Image Manifest", "Image Index"; Docker image manifest v2 schema 2).
 //!
 //! The bytes are stored verbatim and unknown fields are kept; nothing is ever re-serialised.
+//!
+//! # Null
+//! A JSON null is an absent value, wherever it stands, as Go's `encoding/json` has it: most clients are written
+//! in Go, and the lists that they leave empty, they write as null. So every value here is an `Option`, those
+//! inside lists and maps too. What an absent value means is said where it is read.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use clawhub_state::artifact::{ManifestFacts, Ref, RefKind};
+use clawhub_state::artifact::{ManifestFacts, PART, Ref, RefKind};
 use clawhub_types::{Digest, MediaType};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -14,13 +20,11 @@ use crate::{Error, Invalid};
 
 /// Largest manifest in bytes; clients read no more either.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
-/// Most references in one manifest.
-const MAX_REFS: usize = 1000;
 /// Annotations beyond this many bytes stay in the manifest and are read from there.
 pub(crate) const MAX_ANNOTATIONS: usize = 16 * 1024;
 
 /// A manifest or index, as far as a registry reads it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Document {
     #[serde(rename = "schemaVersion")]
     schema_version: Option<u64>,
@@ -29,24 +33,26 @@ struct Document {
     #[serde(rename = "artifactType")]
     artifact_type: Option<String>,
     config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
+    layers: Option<Vec<Option<Descriptor>>>,
+    manifests: Option<Vec<Option<Descriptor>>>,
     subject: Option<Descriptor>,
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
     /// Docker schema 1, refused.
     #[serde(rename = "fsLayers")]
     fs_layers: Option<de::IgnoredAny>,
 }
 
-#[derive(Deserialize)]
+/// One without a value is an annotation with an empty value: so Go reads it, and so the referrers API shows it.
+type Annotations = BTreeMap<String, Option<String>>;
+
+#[derive(Default, Deserialize)]
 struct Descriptor {
     #[serde(rename = "mediaType")]
     media_type: Option<String>,
-    digest: String,
-    #[serde(default)]
-    size: i64,
-    #[serde(default)]
-    urls: Vec<String>,
+    digest: Option<String>,
+    /// For clients to compare what they pull with; it is not compared here. An absent one counts as 0.
+    size: Option<i64>,
+    urls: Option<Vec<Option<String>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,18 +61,29 @@ enum Shape {
     Index,
 }
 
-/// Reads a manifest's facts.
+/// What a manifest says.
+pub(crate) struct Read {
+    pub(crate) facts: ManifestFacts,
+    /// The references beyond those of the facts, in parts that fit an entry each.
+    pub(crate) parts: Vec<Vec<Ref>>,
+}
+
+/// Reads a manifest.
 ///
 /// # Errors
 /// [`Invalid::Manifest`] with the reason for anything that is not exactly one manifest or index of a known
 /// type. A bad digest inside a manifest makes the manifest invalid.
-pub(crate) fn facts(content_type: Option<&str>, bytes: &[u8]) -> Result<ManifestFacts, Error> {
+pub(crate) fn read(content_type: Option<&str>, bytes: &[u8]) -> Result<Read, Error> {
     reject_duplicate_keys(bytes)?;
     let document: Document =
         serde_json::from_slice(bytes).map_err(|error| invalid(format!("not a manifest: {error}")))?;
-    let shape = shape(&document)?;
-    let media_type = media_type(&document, shape, content_type)?;
-    let refs = references(&document, shape)?;
+    let media_type = media_type(&document, content_type)?;
+    let shape = shape(&document, media_type.as_ref())?;
+    let media_type = media_type.map_or_else(|| shape.default_type(), Ok)?;
+    let mut refs = references(&document, shape)?;
+    let others = refs.split_off(refs.len().min(PART));
+    let parts: Vec<Vec<Ref>> = others.chunks(PART).map(<[Ref]>::to_vec).collect();
+    let parts_of = u32::try_from(parts.len()).map_err(|_| invalid("too many references"))?;
     let subject = document.subject.as_ref().map(|subject| digest(subject, "subject")).transpose()?;
     let annotations = subject.as_ref().and_then(|_| annotations(&document));
     let artifact_type = match shape {
@@ -80,100 +97,151 @@ pub(crate) fn facts(content_type: Option<&str>, bytes: &[u8]) -> Result<Manifest
     if artifact_type.as_ref().is_some_and(|text| text.len() > 255) {
         return Err(invalid("artifactType is longer than 255 bytes"));
     }
-    Ok(ManifestFacts { media_type, size: bytes.len() as u64, refs, subject, artifact_type, annotations })
+    let size = bytes.len() as u64;
+    let facts =
+        ManifestFacts { media_type, size, refs, parts: parts_of, subject, artifact_type, annotations };
+    Ok(Read { facts, parts })
 }
 
 /// The annotations of a manifest whose facts left them out, for the referrers API.
 pub(crate) fn annotations_of(bytes: &[u8]) -> Vec<(String, String)> {
-    let document: Result<Document, _> = serde_json::from_slice(bytes);
-    document.ok().and_then(|document| document.annotations).unwrap_or_default().into_iter().collect()
+    let document: Document = serde_json::from_slice(bytes).unwrap_or_default();
+    listed(document.annotations)
 }
 
-fn shape(document: &Document) -> Result<Shape, Error> {
+fn listed(annotations: Option<Annotations>) -> Vec<(String, String)> {
+    let annotations = annotations.unwrap_or_default().into_iter();
+    annotations.map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}
+
+/// What a document is. One of both shapes could mean one thing to the pusher and another to the puller. An index
+/// may be empty, and its list then be absent, but only where a media type says that it is one.
+fn shape(document: &Document, media_type: Option<&MediaType>) -> Result<Shape, Error> {
     if document.fs_layers.is_some() || document.schema_version == Some(1) {
         return Err(invalid("schema 1 manifests are not supported"));
     }
     if document.schema_version != Some(2) {
         return Err(invalid("schemaVersion must be 2"));
     }
-    // A document of both shapes could mean one thing to the pusher and another to the puller.
-    match (document.config.is_some() || document.layers.is_some(), document.manifests.is_some()) {
-        (true, true) => Err(invalid("a manifest has config and layers, an index has manifests; not both")),
-        (true, false) if document.config.is_none() => Err(invalid("config is missing")),
-        (true, false) => Ok(Shape::Manifest),
-        (false, true) => Ok(Shape::Index),
-        (false, false) => Err(invalid("neither config and layers nor manifests")),
+    let typed = media_type.map(Shape::of).transpose()?;
+    let shape = match (document.config.is_some() || document.layers.is_some(), document.manifests.is_some()) {
+        (true, true) => {
+            return Err(invalid("a manifest has config and layers, an index has manifests; not both"));
+        }
+        (true, false) => Shape::Manifest,
+        (false, true) => Shape::Index,
+        (false, false) => typed.ok_or_else(|| invalid("neither config and layers nor manifests"))?,
+    };
+    if typed.is_some_and(|typed| typed != shape) {
+        return Err(invalid("the document's fields do not fit its media type"));
+    }
+    if shape == Shape::Manifest && document.config.is_none() {
+        return Err(invalid("config is missing"));
+    }
+    Ok(shape)
+}
+
+impl Shape {
+    /// What a media type stands for.
+    fn of(media_type: &MediaType) -> Result<Shape, Error> {
+        match media_type.as_str() {
+            MediaType::OCI_MANIFEST | MediaType::DOCKER_MANIFEST => Ok(Shape::Manifest),
+            MediaType::OCI_INDEX | MediaType::DOCKER_LIST => Ok(Shape::Index),
+            other => Err(invalid(format!("unsupported manifest type {other}"))),
+        }
+    }
+
+    /// The media type of a document that comes without one.
+    fn default_type(self) -> Result<MediaType, Error> {
+        parsed(match self {
+            Shape::Manifest => MediaType::OCI_MANIFEST,
+            Shape::Index => MediaType::OCI_INDEX,
+        })
     }
 }
 
-fn media_type(document: &Document, shape: Shape, content_type: Option<&str>) -> Result<MediaType, Error> {
-    let parse = |text: &str| text.parse::<MediaType>().map_err(|_| invalid("malformed media type"));
-    let sent = content_type.filter(|text| !text.trim().is_empty()).map(parse).transpose()?;
-    let own = document.media_type.as_deref().filter(|text| !text.is_empty()).map(parse).transpose()?;
-    let media_type = match (sent, own) {
+/// The media type that was sent with the document, or that it has in itself.
+fn media_type(document: &Document, content_type: Option<&str>) -> Result<Option<MediaType>, Error> {
+    let sent = content_type.filter(|text| !text.trim().is_empty()).map(parsed).transpose()?;
+    let own = document.media_type.as_deref().filter(|text| !text.is_empty()).map(parsed).transpose()?;
+    match (sent, own) {
         (Some(sent), Some(own)) if sent != own => {
-            return Err(invalid(format!("Content-Type {sent} does not match mediaType {own}")));
+            Err(invalid(format!("Content-Type {sent} does not match mediaType {own}")))
         }
-        (Some(sent), _) => sent,
-        (None, Some(own)) => own,
-        (None, None) if shape == Shape::Manifest => parse(MediaType::OCI_MANIFEST)?,
-        (None, None) => parse(MediaType::OCI_INDEX)?,
-    };
-    let expected = match media_type.as_str() {
-        MediaType::OCI_MANIFEST | MediaType::DOCKER_MANIFEST => Shape::Manifest,
-        MediaType::OCI_INDEX | MediaType::DOCKER_LIST => Shape::Index,
-        other => return Err(invalid(format!("unsupported manifest type {other}"))),
-    };
-    if expected == shape {
-        Ok(media_type)
-    } else {
-        Err(invalid("the document's fields do not fit its media type"))
+        (sent, own) => Ok(sent.or(own)),
     }
+}
+
+fn parsed(media_type: &str) -> Result<MediaType, Error> {
+    media_type.parse().map_err(|_| invalid("malformed media type"))
 }
 
 fn references(document: &Document, shape: Shape) -> Result<Vec<Ref>, Error> {
-    let mut refs = Vec::new();
-    let mut seen = HashSet::new();
-    let mut add = |descriptor: &Descriptor, what: &str, kind| -> Result<(), Error> {
-        let digest = digest(descriptor, what)?;
-        if seen.insert(digest.clone()) {
-            refs.push(Ref { digest, kind });
-        }
-        Ok(())
-    };
+    let mut refs = References::default();
     if let Some(config) = &document.config {
-        add(config, "config", RefKind::Blob)?;
+        refs.add(config, "config", RefKind::Blob)?;
     }
     for layer in document.layers.iter().flatten() {
-        // A layer with addresses of its own may be fetched from there (image-spec, "urls").
-        if layer.urls.is_empty() {
-            add(layer, "layer", RefKind::Blob)?;
-        } else {
-            digest(layer, "layer")?;
-        }
+        let layer = layer.as_ref().unwrap_or(&NOTHING);
+        refs.add(layer, "layer", if layer.is_elsewhere() { RefKind::Optional } else { RefKind::Blob })?;
     }
     if shape == Shape::Index {
         for child in document.manifests.iter().flatten() {
-            add(child, "manifest", RefKind::Child)?;
+            refs.add(child.as_ref().unwrap_or(&NOTHING), "manifest", RefKind::Child)?;
         }
     }
-    if refs.len() > MAX_REFS {
-        return Err(invalid(format!("more than {MAX_REFS} references")));
+    Ok(refs.all)
+}
+
+/// References in the order of the document, each digest once.
+#[derive(Default)]
+struct References {
+    all: Vec<Ref>,
+    places: HashMap<Digest, usize>,
+}
+
+impl References {
+    fn add(&mut self, descriptor: &Descriptor, what: &str, kind: RefKind) -> Result<(), Error> {
+        let digest = digest(descriptor, what)?;
+        match self.places.entry(digest.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(self.all.len());
+                self.all.push(Ref { digest, kind });
+            }
+            // What is needed once is needed.
+            Entry::Occupied(place) => {
+                let known = &mut self.all[*place.get()];
+                if known.kind == RefKind::Optional {
+                    known.kind = kind;
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(refs)
+}
+
+/// What a null stands for in a list of descriptors.
+const NOTHING: Descriptor = Descriptor { media_type: None, digest: None, size: None, urls: None };
+
+impl Descriptor {
+    /// Whether it has addresses of its own, from which the content may be fetched (image-spec, "urls").
+    fn is_elsewhere(&self) -> bool {
+        self.urls.iter().flatten().flatten().any(|url| !url.is_empty())
+    }
 }
 
 fn digest(descriptor: &Descriptor, what: &str) -> Result<Digest, Error> {
-    if descriptor.size < 0 {
+    if descriptor.size.is_some_and(|size| size < 0) {
         return Err(invalid(format!("{what}: negative size")));
     }
-    descriptor.digest.parse().map_err(|error| invalid(format!("{what}: {error}")))
+    let digest = descriptor.digest.as_deref().ok_or_else(|| invalid(format!("{what}: no digest")))?;
+    digest.parse().map_err(|error| invalid(format!("{what}: {error}")))
 }
 
 fn annotations(document: &Document) -> Option<Vec<(String, String)>> {
-    let annotations = document.annotations.clone().unwrap_or_default();
+    let annotations = listed(document.annotations.clone());
     let length: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
-    (length <= MAX_ANNOTATIONS).then(|| annotations.into_iter().collect())
+    (length <= MAX_ANNOTATIONS).then_some(annotations)
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
@@ -223,8 +291,28 @@ mod tests {
         json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "digest": DIGEST, "size": 0 })
     }
 
+    fn facts(content_type: Option<&str>, bytes: &[u8]) -> Result<ManifestFacts, Error> {
+        super::read(content_type, bytes).map(|read| read.facts)
+    }
+
     fn read(content_type: Option<&str>, document: serde_json::Value) -> Result<ManifestFacts, Error> {
         facts(content_type, document.to_string().as_bytes())
+    }
+
+    #[test]
+    fn references_come_in_parts_that_fit_an_entry() {
+        let layer =
+            |n: usize| json!({ "digest": format!("sha256:{n:064x}"), "urls": ["https://example.com/"] });
+        for (layers, parts) in [(0, vec![]), (1023, vec![]), (1024, vec![1]), (3000, vec![1024, 953])] {
+            let layers: Vec<_> = (0..layers).map(layer).collect();
+            let document =
+                json!({ "schemaVersion": 2, "config": descriptor(), "layers": layers }).to_string();
+            let read = super::read(None, document.as_bytes()).unwrap();
+            assert_eq!(read.parts.iter().map(Vec::len).collect::<Vec<_>>(), parts);
+            assert_eq!(read.facts.parts as usize, parts.len());
+            let refs = read.facts.refs.iter().chain(read.parts.iter().flatten());
+            assert_eq!(refs.count(), layers.len() + 1);
+        }
     }
 
     fn refused(content_type: Option<&str>, document: serde_json::Value) {
@@ -264,17 +352,109 @@ mod tests {
     }
 
     #[test]
-    fn references_leave_out_subject_and_foreign_layers() {
+    fn references_leave_out_the_subject_and_need_no_foreign_layers() {
         let other = format!("sha256:{}", "1".repeat(64));
         let third = format!("sha256:{}", "2".repeat(64));
+        let foreign =
+            |digest: &str| json!({ "digest": digest, "size": 1, "urls": ["https://example.com/layer"] });
         let manifest = json!({
             "schemaVersion": 2, "config": descriptor(), "subject": { "digest": other, "size": 1 },
-            "layers": [descriptor(), { "digest": third, "size": 1, "urls": ["https://example.com/layer"] }],
+            "layers": [foreign(DIGEST), descriptor(), foreign(&third), foreign(&third)],
         });
         let facts = read(None, manifest).unwrap();
-        assert_eq!(facts.refs, vec![Ref { digest: DIGEST.parse().unwrap(), kind: RefKind::Blob }]);
+        let refs = [(DIGEST, RefKind::Blob), (&third, RefKind::Optional)];
+        let refs = refs.map(|(digest, kind)| Ref { digest: digest.parse().unwrap(), kind });
+        assert_eq!(facts.refs, refs);
         assert_eq!(facts.subject, Some(other.parse().unwrap()));
         assert_eq!(facts.annotations, Some(vec![]));
         assert_eq!(facts.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
+        // A layer that is needed once is needed, whatever is said of it later or before.
+        for layers in
+            [json!([foreign(&third), { "digest": third }]), json!([{ "digest": third }, foreign(&third)])]
+        {
+            let manifest = json!({ "schemaVersion": 2, "config": descriptor(), "layers": layers });
+            assert!(
+                read(None, manifest).unwrap().refs.iter().all(|reference| reference.kind == RefKind::Blob)
+            );
+        }
+    }
+
+    /// Everything that may be absent, set to null one by one: the facts are those of a document without it.
+    #[test]
+    fn null_is_absent() {
+        let layer = format!("sha256:{}", "1".repeat(64));
+        let subject = format!("sha256:{}", "2".repeat(64));
+        let whole = |digest: &str| {
+            json!({ "mediaType": "text/plain", "digest": digest, "size": 1, "urls": [],
+                    "annotations": {}, "data": "", "platform": {}, "artifactType": "a/b" })
+        };
+        let image = json!({
+            "schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "artifactType": "a/b",
+            "config": whole(DIGEST), "layers": [whole(&layer)], "manifests": null, "fsLayers": null,
+            "subject": whole(&subject), "annotations": { "key": "value" },
+        });
+        let index = json!({
+            "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "artifactType": "a/b", "config": null,
+            "layers": null, "manifests": [whole(DIGEST)], "subject": whole(&subject), "annotations": {},
+        });
+        let parts: [&[&str]; 2] =
+            [&["", "/config", "/layers/0", "/subject"], &["", "/manifests/0", "/subject"]];
+        let needed = ["schemaVersion", "config", "digest"];
+        let mut tried = 0;
+        for (document, parts) in [image, index].iter().zip(parts) {
+            let media_type = document["mediaType"].as_str();
+            for part in parts {
+                let fields = document.pointer(part).unwrap().as_object().unwrap().clone();
+                for field in fields.keys() {
+                    let (mut null, mut without) = (document.clone(), document.clone());
+                    null.pointer_mut(part).unwrap()[field] = json!(null);
+                    without.pointer_mut(part).unwrap().as_object_mut().unwrap().remove(field);
+                    let (null, without) = (read(media_type, null), read(media_type, without));
+                    let what = format!("{part}/{field}");
+                    if needed.contains(&field.as_str()) && !fields[field].is_null() {
+                        assert!(null.is_err() && without.is_err(), "{what}");
+                        continue;
+                    }
+                    let null = null.unwrap_or_else(|error| panic!("{what}: {error}"));
+                    // The bytes differ, and the facts do only in their length.
+                    assert_eq!(null, ManifestFacts { size: null.size, ..without.unwrap() }, "{what}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 40, "{tried}");
+    }
+
+    #[test]
+    fn null_within_lists_and_maps_is_an_empty_value() {
+        let image = |field: &str, value: serde_json::Value| {
+            let mut image = json!({
+                "schemaVersion": 2, "config": descriptor(), "layers": [descriptor()],
+                "subject": descriptor(), "annotations": {},
+            });
+            *image.pointer_mut(field).unwrap() = value;
+            image
+        };
+        let annotated = image("/annotations", json!({ "a": null, "b": "c" }));
+        let expected = vec![("a".to_owned(), String::new()), ("b".to_owned(), "c".to_owned())];
+        assert_eq!(read(None, annotated.clone()).unwrap().annotations, Some(expected.clone()));
+        assert_eq!(annotations_of(annotated.to_string().as_bytes()), expected);
+        // No address is none to fetch the layer from.
+        for urls in [json!([null]), json!([""]), json!([])] {
+            let layer = json!({ "digest": DIGEST, "urls": urls });
+            assert_eq!(read(None, image("/layers", json!([layer]))).unwrap().refs[0].kind, RefKind::Blob);
+        }
+        refused(None, image("/layers", json!([null])));
+        refused(None, json!({ "schemaVersion": 2, "manifests": [null] }));
+    }
+
+    #[test]
+    fn an_empty_index_may_have_no_list() {
+        for media_type in [MediaType::OCI_INDEX, MediaType::DOCKER_LIST] {
+            let facts = read(Some(media_type), json!({ "schemaVersion": 2, "manifests": null })).unwrap();
+            assert_eq!((facts.media_type.as_str(), facts.refs), (media_type, vec![]));
+        }
+        refused(None, json!({ "schemaVersion": 2, "manifests": null }));
+        refused(Some(MediaType::OCI_MANIFEST), json!({ "schemaVersion": 2, "layers": null }));
     }
 }

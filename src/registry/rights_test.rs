@@ -51,7 +51,7 @@ async fn a_stale_permit_that_is_not_given_again_is_refused() {
     let error = denying.repo(stale).put_manifest(&tag, index()).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unauthenticated);
     let reader = world.node(1).latest().await.unwrap().reader(permit(world.node(1)));
-    assert_eq!(reader.manifest(&tag, false).await.unwrap_err().kind, Kind::NotFound(What::Manifest));
+    assert_eq!(reader.manifest(&tag, false).await.unwrap_err().kind, Kind::NotFound(What::Manifest(None)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,9 +93,10 @@ async fn what_one_repository_holds_another_does_not_show() {
         .unwrap();
 
     let reader = || here.now().reader(permit_for::<Pull>(here, &other));
-    for reference in [tag.clone(), Reference::Digest(stored.clone())] {
+    for (reference, named) in [(tag.clone(), None), (Reference::Digest(stored.clone()), Some(stored.clone()))]
+    {
         let error = reader().manifest(&reference, true).await.unwrap_err();
-        assert_eq!(error.kind, Kind::NotFound(What::Manifest));
+        assert_eq!(error.kind, Kind::NotFound(What::Manifest(named)));
     }
     for intent in [Intent::Read, Intent::Stat] {
         let error = reader().blob(&blob, intent).await.unwrap_err();
@@ -108,7 +109,7 @@ async fn what_one_repository_holds_another_does_not_show() {
     assert_eq!(error.kind, Kind::NotFound(What::Blob(None)));
     for reference in [tag.clone(), Reference::Digest(stored)] {
         let error = deleting.delete_manifest(&reference, Condition::Any).await.unwrap_err();
-        assert_eq!(error.kind, Kind::NotFound(What::Manifest));
+        assert_eq!(error.kind, Kind::NotFound(What::Manifest(None)));
     }
     // A mount takes from where its source's permit says.
     let source = permit_for::<Pull>(here, &other);

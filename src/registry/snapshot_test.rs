@@ -75,9 +75,9 @@ async fn a_digest_that_is_not_in_the_snapshot_is_looked_for_after_a_barrier() {
     let by_digest = Reference::Digest(digest(&put.bytes));
     target(here).put_manifest(&by_digest, put.clone()).await.unwrap();
     assert_eq!(before.manifest(&by_digest, true).await.unwrap().bytes, Some(put.bytes));
-    let absent = Reference::Digest(digest(b"absent"));
-    let error = reader(here).manifest(&absent, true).await.unwrap_err();
-    assert_eq!(error.kind, Kind::NotFound(What::Manifest));
+    let absent = digest(b"absent");
+    let error = reader(here).manifest(&Reference::Digest(absent.clone()), true).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound(What::Manifest(Some(absent))));
 }
 
 /// Readers of a tag, and of the referrers of its subject, beside a writer that moves the tag and deletes what it

@@ -96,7 +96,9 @@ fn sample_facts() -> ManifestFacts {
         refs: vec![
             Ref { digest: digest(1), kind: RefKind::Blob },
             Ref { digest: digest512(2), kind: RefKind::Child },
+            Ref { digest: digest(4), kind: RefKind::Optional },
         ],
+        parts: 2,
         subject: Some(digest(3)),
         artifact_type: Some("application/example".into()),
         annotations: Some(vec![("key".into(), "value".into())]),
@@ -172,7 +174,10 @@ fn artifact_entries() -> Vec<(&'static str, Entry)> {
     let receipt = receipt512(1, 9);
     let stored = StoredBytes { root: root(9), digests: receipt.digests.clone(), receipts: vec![receipt] };
     let untag = |condition| entry(ArtifactCmd::Untag { repo: repo("a/b"), tag: tag("v1"), condition });
+    let refs = sample_facts().refs;
+    let stage = ArtifactCmd::Stage { repo: repo("a/b"), digest: digest(9), part: 2, refs };
     vec![
+        ("stage", Entry { request: None, ..entry(stage) }),
         ("put-inline", put(Body::Inline(b"{}".to_vec()), Condition::Any)),
         ("put-stored", put(Body::Stored(stored), Condition::Absent)),
         ("delete", entry(ArtifactCmd::Delete { repo: repo("a/b"), digest: digest512(9) })),
@@ -286,6 +291,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
             "precondition-failed",
             Err(Rejected::Artifact(ArtifactRejected::PreconditionFailed(Some(digest(1))))),
         ),
+        ("parts-missing", Err(Rejected::Artifact(ArtifactRejected::PartsMissing))),
     ]
 }
 
@@ -392,6 +398,8 @@ fn data_shapes() -> Vec<Shape> {
         one(crate::blob::records::LinkCountRecord(7)),
         shape(vec![("leased", link), ("held", LinkRecord { lease_until: None, ..link })]),
         shape(vec![("inline", manifest(BodyRef::Inline)), ("stored", manifest(BodyRef::Stored(root(1))))]),
+        one(crate::artifact::records::PartRecord(sample_facts().refs)),
+        one(crate::artifact::records::StagedRecord(1_000_000)),
         one(TagRecord { digest: digest(1), at: 1_700_000_000_123, index: 300 }),
         shape(tag_changes()),
         shape(events()),

@@ -15,11 +15,14 @@
 //! h <node> <root>           the node is a holder
 //! w <copies> <tick> <root>  the root is linked and lacks copies since the tick; so many are left (one byte)
 //! x <tick> <root>           nobody links the root since the tick
+//! e <tick> <project> <repo> <digest>   parts of the manifest are staged since the tick
 //! o <log index> <n>         an outbox row                    q <reader>   its cursor
 //! d <project> <repo> r      the repository
 //! d <project> <repo> l <root>               a link to a blob
 //! d <project> <repo> u <root> <manifest>    the manifest holds the link
 //! d <project> <repo> m <digest>             a manifest's facts
+//! d <project> <repo> p <digest> <n>         the n-th part of its references, beyond those of its facts
+//! d <project> <repo> e <digest>             since when parts of it are staged
 //! d <project> <repo> i <digest>             a manifest's bytes, raw
 //! d <project> <repo> t <tag>                a tag
 //! d <project> <repo> v <digest> <tag>       the tag names the manifest

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clawhub_types::{ProjectId, Root};
+use clawhub_types::{Digest, ProjectId, Root};
 
-use crate::artifact::{BodyRef, RefKind};
+use crate::artifact::records::{PartRecord, StagedRecord};
+use crate::artifact::{BodyRef, ManifestRecord, Ref, RefKind, keys};
 use crate::project::RepoRef;
 use crate::view::View;
 
@@ -68,7 +69,7 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
             held.insert((root, digest.clone()));
             must.insert((root, digest.clone()));
         }
-        for reference in record.facts.refs {
+        for reference in audit_parts(view, at, &digest, &record) {
             match view.blob().link(&at, &reference.digest).unwrap() {
                 Some(link) => {
                     held.insert((link.root, digest.clone()));
@@ -76,7 +77,7 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
                         must.insert((link.root, digest.clone()));
                     }
                 }
-                None => assert_eq!(reference.kind, RefKind::Child, "{digest} lost {}", reference.digest),
+                None => assert_ne!(reference.kind, RefKind::Blob, "{digest} lost {}", reference.digest),
             }
         }
         subjects.extend(record.facts.subject.map(|subject| (subject, digest)));
@@ -111,9 +112,36 @@ fn audit_repo(view: &View<'_>, at: RepoRef, found: &mut Found) {
         })
         .collect();
     assert_eq!(listed, subjects);
+    audit_staged(view, at);
     let tags = audit_tags(view, at);
     counts.1 += tags;
     assert_eq!(rows(b'v').len() as u64, tags);
+}
+
+/// All references of a manifest: every part of them is there.
+fn audit_parts(view: &View<'_>, at: RepoRef, digest: &Digest, record: &ManifestRecord) -> Vec<Ref> {
+    let mut refs = record.facts.refs.clone();
+    for part in 1..=record.facts.parts {
+        let part: Option<PartRecord> = view.read().get(&keys::part(at, digest, part)).unwrap();
+        refs.extend(part.expect("a part is there").0);
+    }
+    refs
+}
+
+/// What is staged is marked, once, and what is neither marked nor stored is not there.
+fn audit_staged(view: &View<'_>, at: RepoRef) {
+    for row in view.read().all(&crate::project::keys::table(at, b'p')).unwrap() {
+        let mut parts = row.parts().unwrap();
+        let (digest, part) = (parts.digest().unwrap(), parts.number().unwrap());
+        let stored = view.artifact().manifest(&at, &digest).unwrap().map_or(0, |stored| stored.facts.parts);
+        let marked: Option<StagedRecord> = view.read().get(&keys::staged(at, &digest)).unwrap();
+        assert!(part <= u64::from(stored) || marked.is_some(), "{digest}: part {part} is nobody's");
+    }
+    for row in view.read().all(&crate::project::keys::table(at, b'e')).unwrap() {
+        let digest = row.parts().unwrap().digest().unwrap();
+        let StagedRecord(since) = row.record().unwrap();
+        assert!(view.read().has(&keys::staged_since(since, at, &digest)).unwrap());
+    }
 }
 
 /// Every tag names a manifest and has its newest row; how many there are.

@@ -151,13 +151,14 @@ fn body() -> impl Strategy<Value = (u64, Body)> {
 }
 
 fn put_cmd() -> impl Strategy<Value = ArtifactCmd> {
-    let kind = prop::sample::select(vec![RefKind::Blob, RefKind::Blob, RefKind::Child]);
+    let kind = prop::sample::select(vec![RefKind::Blob, RefKind::Blob, RefKind::Child, RefKind::Optional]);
     let refs =
         prop::collection::vec((a_digest(), kind).prop_map(|(digest, kind)| Ref { digest, kind }), 0..3);
     let tags = prop::collection::vec(a_tag(), 0..3);
-    (name(), body(), refs, prop::option::of(a_digest()), tags, condition()).prop_map(
-        |(repo, (n, body), refs, subject, tags, condition)| {
-            let facts = crate::artifact::ManifestFacts { refs, subject, ..facts(&[]) };
+    let parts = prop_oneof![5 => Just(0), 1 => 1_u32..3];
+    (name(), body(), refs, parts, prop::option::of(a_digest()), tags, condition()).prop_map(
+        |(repo, (n, body), refs, parts, subject, tags, condition)| {
+            let facts = crate::artifact::ManifestFacts { refs, parts, subject, ..facts(&[]) };
             ArtifactCmd::Put { repo, digest: digest(n), facts, body, tags, condition }
         },
     )
@@ -166,6 +167,12 @@ fn put_cmd() -> impl Strategy<Value = ArtifactCmd> {
 fn artifact_cmd() -> impl Strategy<Value = Command> {
     prop_oneof![
         6 => put_cmd(),
+        2 => (name(), a_digest(), 1_u32..3, prop::collection::vec(a_digest(), 0..2)).prop_map(
+            |(repo, digest, part, refs)| {
+                let refs = refs.into_iter().map(|digest| Ref { digest, kind: RefKind::Optional }).collect();
+                ArtifactCmd::Stage { repo, digest, part, refs }
+            }
+        ),
         2 => (name(), a_digest()).prop_map(|(repo, digest)| ArtifactCmd::Delete { repo, digest }),
         1 => (name(), a_tag(), condition())
             .prop_map(|(repo, tag, condition)| ArtifactCmd::Untag { repo, tag, condition }),

@@ -224,6 +224,7 @@ pub(crate) fn facts(blobs: &[u64]) -> ManifestFacts {
         media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
         size: 3,
         refs: blobs.iter().map(|n| Ref { digest: digest(*n), kind: RefKind::Blob }).collect(),
+        parts: 0,
         subject: None,
         artifact_type: None,
         annotations: None,

@@ -25,7 +25,7 @@ pub(crate) async fn get(call: &Call, repo: &RepoName, digest: &Digest) -> Result
     let reader = call.reader_now(repo)?;
     let known = etag::is_known(&call.headers, digest);
     // Nothing will be sent of what the client holds, so nothing should be fetched for it.
-    let intent = if known { Intent::Stat } else { Intent::Read };
+    let intent = if known { Intent::Revalidate } else { Intent::Read };
     let blob = match reader.blob(digest, intent).await {
         // Cut off, a node still knows what it holds.
         Err(Error { kind: Kind::Unavailable { .. }, .. }) if known => {

@@ -105,7 +105,7 @@ fn form(kind: &Kind) -> (StatusCode, &'static str) {
     let coded = |code: ErrorCode| (code.status(), code.as_str());
     match kind {
         Kind::NotFound(What::Repository) => coded(ErrorCode::NameUnknown),
-        Kind::NotFound(What::Manifest) => coded(ErrorCode::ManifestUnknown),
+        Kind::NotFound(What::Manifest(_)) => coded(ErrorCode::ManifestUnknown),
         Kind::NotFound(What::Blob(_)) => coded(ErrorCode::BlobUnknown),
         Kind::NotFound(What::Upload) => coded(ErrorCode::BlobUploadUnknown),
         Kind::Invalid(Invalid::Manifest) => coded(ErrorCode::ManifestInvalid),
@@ -128,7 +128,9 @@ fn form(kind: &Kind) -> (StatusCode, &'static str) {
 /// What a kind of failure says to programs beside its code.
 fn detail(kind: &Kind, message: &str) -> Option<Value> {
     match kind {
-        Kind::NotFound(What::Blob(Some(digest))) => Some(digest_detail(digest)),
+        Kind::NotFound(What::Blob(Some(digest)) | What::Manifest(Some(digest))) => {
+            Some(digest_detail(digest))
+        }
         Kind::Invalid(Invalid::Manifest) => Some(json!({ "reason": message })),
         Kind::MissingReferences(digests) => digests.first().map(digest_detail),
         Kind::InUse { manifest } => Some(json!({ "manifest": manifest.to_string() })),
@@ -217,7 +219,7 @@ mod tests {
         let upload = UploadView { id: UploadId { node: NodeId(1), random: [0; 16] }, offset: 3 };
         for (kind, status, code) in [
             (Kind::NotFound(What::Blob(None)), 404, "BLOB_UNKNOWN"),
-            (Kind::NotFound(What::Manifest), 404, "MANIFEST_UNKNOWN"),
+            (Kind::NotFound(What::Manifest(None)), 404, "MANIFEST_UNKNOWN"),
             (Kind::NotFound(What::Repository), 404, "NAME_UNKNOWN"),
             (Kind::NotFound(What::Upload), 404, "BLOB_UPLOAD_UNKNOWN"),
             (Kind::Invalid(Invalid::Manifest), 400, "MANIFEST_INVALID"),
@@ -269,6 +271,7 @@ mod tests {
         let digest = Digest::Sha256([9; 32]);
         for (kind, field, value) in [
             (Kind::NotFound(What::Blob(Some(digest.clone()))), "digest", digest.to_string()),
+            (Kind::NotFound(What::Manifest(Some(digest.clone()))), "digest", digest.to_string()),
             (Kind::InUse { manifest: digest.clone() }, "manifest", digest.to_string()),
             (Kind::Invalid(Invalid::Manifest), "reason", "why".to_owned()),
         ] {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clawhub_state::Command;
 use clawhub_state::artifact::{BodyRef, ManifestRecord};
 use clawhub_state::blob::{BlobCmd, LinkRecord};
-use clawhub_types::{Digest, Reference};
+use clawhub_types::{Digest, Reference, Root};
 
 use super::Reader;
 use crate::source::{Source, Sources};
@@ -29,7 +29,8 @@ impl Reader {
     /// of something this node knows needs no barrier.
     ///
     /// # Errors
-    /// [`What::Manifest`] is unknown, said only after a barrier; unavailable.
+    /// [`What::Manifest`] is unknown, said only after a barrier; HEAD says so too of one whose bytes are in no
+    /// blob store any more, so that it is pushed again. Unavailable.
     pub async fn manifest(self, reference: &Reference, with_bytes: bool) -> Result<ManifestView, Error> {
         if matches!(reference, Reference::Digest(_))
             && with_bytes
@@ -38,9 +39,16 @@ impl Reader {
             return self.shown(found, with_bytes).await;
         }
         let latest = self.latest().await?;
-        let found = latest.find(reference, with_bytes)?;
-        let found = found.ok_or_else(|| Error::not_found(What::Manifest, "the manifest is unknown"))?;
-        latest.shown(found, with_bytes).await
+        let named = match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(_) => None,
+        };
+        let unknown = || Error::not_found(What::Manifest(named), "the manifest is unknown");
+        let Some(found) = latest.find(reference, with_bytes)? else { return Err(unknown()) };
+        match found.record.body {
+            BodyRef::Stored(root) if !with_bytes && latest.is_lost(&root)? => Err(unknown()),
+            _ => latest.shown(found, with_bytes).await,
+        }
     }
 
     /// A blob that the repository links.
@@ -51,7 +59,7 @@ impl Reader {
         // What is here needs no barrier to be read: content never changes.
         let found = match intent {
             Intent::Read => self.link(digest)?,
-            Intent::Stat => None,
+            Intent::Stat | Intent::Revalidate => None,
         };
         let fresh = self.at.freshness();
         let sources = self.sources().clone();
@@ -65,9 +73,16 @@ impl Reader {
         let latest = absent.latest().await?;
         let unknown = || Error::not_found(What::Blob(Some(digest.clone())), "the blob is unknown");
         let link = latest.link(digest)?.ok_or_else(unknown)?;
-        if intent == Intent::Stat {
-            latest.renew(digest, &link).await?;
-            return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
+        match intent {
+            Intent::Stat if latest.is_lost(&link.root)? => return Err(unknown()),
+            Intent::Stat => {
+                latest.renew(digest, &link).await?;
+                return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
+            }
+            Intent::Revalidate => {
+                return Ok(BlobView::stat(digest.clone(), link.size, Freshness::Linearizable));
+            }
+            Intent::Read => {}
         }
         // Bytes may move from here on.
         drop(latest);
@@ -137,6 +152,11 @@ impl Reader {
             Some(repo) => Ok(view.blob().link(&repo, digest)?),
             None => Ok(None),
         }
+    }
+
+    /// Whether no member has a copy any more. A read of it waits for one to come back; who would push it need not.
+    fn is_lost(&self, root: &Root) -> Result<bool, Error> {
+        Ok(self.at.view().blob().root(root)?.is_none_or(|record| record.holders.is_empty()))
     }
 
     /// A HEAD that says 200 promises that a push may go on to rely on the blob. The right to read is enough for

@@ -17,10 +17,11 @@ use clawhub_blobs::{BlobError, Sealed};
 use clawhub_policy::{partners, satisfied};
 use clawhub_replicate::{Mirror, ReplicateError};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::places::{PIECE, Places};
+use super::turn::Turn;
 use crate::Error;
 use crate::core::Core;
 use crate::error::RETRY;
@@ -46,6 +47,8 @@ pub(super) struct Mirrored {
     sound: Option<u64>,
     /// The partners whose copy is of the file here as it is since.
     level: Vec<NodeId>,
+    /// Where the last chunk began, if it did not say so itself.
+    pub(super) began: Option<u64>,
 }
 
 impl Mirrored {
@@ -58,6 +61,14 @@ impl Mirrored {
         }
     }
 
+    /// The file here was cut back to `at`. A mirror that has no more than that goes on.
+    pub(super) fn cut_back(&mut self, at: u64) {
+        let mirror = self.mirror.take().filter(|mirror| mirror.offset() <= at);
+        let place = self.place.take().filter(|_| mirror.is_some());
+        let level = mirror.iter().map(Mirror::partner).collect();
+        *self = Mirrored { mirror, place, used: self.used, sound: Some(at), level, began: None };
+    }
+
     #[cfg(test)]
     pub(super) fn is_mirrored(&self) -> bool {
         self.mirror.is_some()
@@ -66,11 +77,11 @@ impl Mirrored {
 
 /// A step of an upload, with the right to run it.
 pub(super) struct Step<'u> {
-    core: &'u Core,
+    pub(super) core: &'u Core,
     pub(super) places: &'u Places,
     repo: &'u RepoName,
     pub(super) id: UploadId,
-    session: OwnedMutexGuard<Mirrored>,
+    pub(super) turn: Turn,
     /// Partners that failed in this step; they are asked last.
     failed: Vec<NodeId>,
     /// When the last round among the partners ended.
@@ -88,14 +99,14 @@ impl<'u> Step<'u> {
         places: &'u Places,
         repo: &'u RepoName,
         id: UploadId,
-        mut session: OwnedMutexGuard<Mirrored>,
+        mut turn: Turn,
     ) -> Result<Step<'u>, Error> {
         let at = offset(core, repo, id)?;
-        let ahead = session.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
-        if ahead || session.sound.is_none() {
-            *session = Mirrored { sound: Some(at), ..Mirrored::default() };
+        let ahead = turn.mirrored.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
+        if ahead || turn.mirrored.sound.is_none() {
+            *turn.mirrored = Mirrored { sound: Some(at), ..Mirrored::default() };
         }
-        Ok(Step { core, places, repo, id, session, failed: Vec::new(), sought: None })
+        Ok(Step { core, places, repo, id, turn, failed: Vec::new(), sought: None })
     }
 
     /// Where the store's session ends now.
@@ -109,10 +120,10 @@ impl<'u> Step<'u> {
     /// # Errors
     /// 503 if the state cannot be read.
     pub(super) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
-        if self.session.mirror.as_ref().is_some_and(Mirror::is_open) {
+        if self.turn.mirrored.mirror.as_ref().is_some_and(Mirror::is_open) {
             return Ok(true);
         }
-        self.session.mirror = None;
+        self.turn.mirrored.mirror = None;
         let enough = match self.candidates()? {
             None => true,
             Some(candidates) => self.open_one(candidates, at).await,
@@ -148,17 +159,17 @@ impl<'u> Step<'u> {
     }
 
     async fn open(&mut self, partner: NodeId, at: u64) -> bool {
-        let level = self.session.level.contains(&partner);
-        let sound = if level { at } else { self.session.sound.unwrap_or_default() };
+        let level = self.turn.mirrored.level.contains(&partner);
+        let sound = if level { at } else { self.turn.mirrored.sound.unwrap_or_default() };
         let sha512 = self.core.blobs().uploads().status(self.id).is_some_and(|status| status.sha512);
         let opened = self.core.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
         match opened {
             Ok(mirror) => {
                 tracing::debug!(upload = %self.id, %partner, has = mirror.offset(), of = at, "mirrored");
                 if !level {
-                    self.session.level.push(partner);
+                    self.turn.mirrored.level.push(partner);
                 }
-                self.session.mirror = Some(mirror);
+                self.turn.mirrored.mirror = Some(mirror);
                 true
             }
             Err(error) => {
@@ -178,18 +189,18 @@ impl<'u> Step<'u> {
         if bytes.is_empty() {
             return Ok(at);
         }
-        let open = self.session.mirror.as_ref().is_some_and(Mirror::is_open);
+        let open = self.turn.mirrored.mirror.as_ref().is_some_and(Mirror::is_open);
         if !open && self.sought.is_none_or(|sought| sought.elapsed() >= SEEK) {
             self.attach(at).await?;
         }
         self.send_backlog(at, 2 * PIECE).await?;
-        let mirror = self.session.mirror.take_if(|mirror| mirror.offset() == at);
+        let mirror = self.turn.mirrored.mirror.take_if(|mirror| mirror.offset() == at);
         let mirrored = append(mirror, bytes.clone());
         // Unknown to the next step if this one is dropped here: the partner may then have more of the piece.
-        let sound = self.session.sound.take();
+        let sound = self.turn.mirrored.sound.take();
         let (stored, mirrored) =
             tokio::join!(self.core.blobs().uploads().append(self.id, at, bytes), mirrored);
-        self.session.sound = sound;
+        self.turn.mirrored.sound = sound;
         self.used(mirrored);
         self.stored(stored)
     }
@@ -211,7 +222,7 @@ impl<'u> Step<'u> {
                 return Err(Error::internal("an upload's file is shorter than it was"));
             }
             left -= bytes.len();
-            let mirror = self.session.mirror.take();
+            let mirror = self.turn.mirrored.mirror.take();
             let mirrored = append(mirror, bytes).await;
             self.used(mirrored);
         }
@@ -220,7 +231,7 @@ impl<'u> Step<'u> {
 
     /// Where the mirror ends, if that is before `at`.
     fn lacks(&self, at: u64) -> Option<u64> {
-        self.session.mirror.as_ref().map(Mirror::offset).filter(|offset| *offset < at)
+        self.turn.mirrored.mirror.as_ref().map(Mirror::offset).filter(|offset| *offset < at)
     }
 
     /// Sends the mirror everything that it lacks. That may take as long as it makes progress.
@@ -232,41 +243,53 @@ impl<'u> Step<'u> {
         self.send_backlog(at, usize::MAX).await
     }
 
-    /// Fsyncs here and on the partner, as far as each has got. Answers how much is durable here, and there.
+    /// Fsyncs here and on the partner, as far as each has got, and records it here.
     ///
     /// # Errors
     /// Those of the store; the loss of the mirror is none.
-    pub(super) async fn flush(&mut self) -> Result<(u64, Option<u64>), Error> {
-        let mirror = self.session.mirror.take();
+    pub(super) async fn flush(&mut self) -> Result<(), Error> {
+        self.sync().await?;
+        let flushed = self.core.blobs().uploads().flush(self.id).await;
+        self.stored(flushed).map(drop)
+    }
+
+    /// Fsyncs here and on the partner. Answers how much is durable here, which is to be recorded, and there.
+    async fn sync(&mut self) -> Result<(u64, Option<u64>), Error> {
+        let mirror = self.turn.mirrored.mirror.take();
         let mirrored = async {
             let mut mirror = mirror?;
             let flushed = mirror.flush().await;
             Some((mirror, flushed))
         };
-        let (stored, mirrored) = tokio::join!(self.core.blobs().uploads().flush(self.id), mirrored);
+        let (stored, mirrored) = tokio::join!(self.core.blobs().uploads().sync(self.id), mirrored);
         let mirrored = self.used(mirrored);
         Ok((self.stored(stored)?, mirrored))
     }
 
-    /// Brings this node and a partner to the same durable offset, and answers it. A partner that dies is
-    /// replaced; while there is none, one is waited for as long as a write may wait for the cluster.
+    /// Brings this node and a partner to the same durable offset, notes that the client is told of it, and answers
+    /// it. A partner that dies is replaced; while there is none, one is waited for as long as a write may wait for
+    /// the cluster.
     ///
     /// # Errors
     /// 503 if none could be had: the session then stands where it is, durable here. Those of the store.
     pub(super) async fn confirm(&mut self) -> Result<u64, Error> {
         let mut tries = 0..TRIES;
         loop {
-            let (here, there) = self.flush().await?;
-            if here == 0 || there.is_some_and(|there| there >= here) {
-                return Ok(here);
-            }
-            tries.next().ok_or_else(alone)?;
-            self.find(here).await?;
-            if self.session.mirror.is_none() {
+            let (here, there) = self.sync().await?;
+            if here > 0 && there.is_none_or(|there| there < here) {
+                // Whatever comes of the partner, these are kept.
+                let flushed = self.core.blobs().uploads().flush(self.id).await;
+                self.stored(flushed)?;
+                tries.next().ok_or_else(alone)?;
+                self.find(here).await?;
+                if self.turn.mirrored.mirror.is_some() {
+                    self.catch_up(here).await?;
+                    continue;
+                }
                 // One copy is all that the policy asks for.
-                return Ok(here);
             }
-            self.catch_up(here).await?;
+            self.acknowledge(here).await?;
+            return Ok(here);
         }
     }
 
@@ -294,7 +317,7 @@ impl<'u> Step<'u> {
         generation: u64,
     ) -> Result<Vec<Receipt>, Error> {
         self.catch_up(sealed.size).await?;
-        let mirror = self.session.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
+        let mirror = self.turn.mirrored.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
         let mirrored = async {
             match mirror {
                 Some(mirror) => mirror.keep(digest, generation).await.map(Some),
@@ -313,7 +336,7 @@ impl<'u> Step<'u> {
 
     /// Has the partner forget its copy.
     pub(super) async fn abort(&mut self) {
-        if let Some(mirror) = self.session.mirror.take() {
+        if let Some(mirror) = self.turn.mirrored.mirror.take() {
             mirror.abort().await;
         }
     }
@@ -323,7 +346,7 @@ impl<'u> Step<'u> {
         let (mirror, outcome) = mirrored?;
         match outcome {
             Ok(done) => {
-                self.session.mirror = Some(mirror);
+                self.turn.mirrored.mirror = Some(mirror);
                 Some(done)
             }
             Err(error) => {
@@ -335,9 +358,9 @@ impl<'u> Step<'u> {
     }
 
     /// Passes the store's answer on. After a failure the file may have been cut back.
-    fn stored(&mut self, outcome: Result<u64, BlobError>) -> Result<u64, Error> {
+    pub(super) fn stored(&mut self, outcome: Result<u64, BlobError>) -> Result<u64, Error> {
         if outcome.is_err() {
-            self.session.sound = None;
+            self.turn.mirrored.sound = None;
         }
         Ok(outcome?)
     }
@@ -346,7 +369,7 @@ impl<'u> Step<'u> {
 impl Drop for Step<'_> {
     /// Between two steps a mirror stays open only while there is a place for it.
     fn drop(&mut self) {
-        let session = &mut *self.session;
+        let session = &mut *self.turn.mirrored;
         session.used = true;
         if session.mirror.is_none() {
             session.place = None;

@@ -3,66 +3,58 @@
 //!
 //! # State
 //! The session itself (offset, hashes, file) belongs to the blob store and survives a restart at its fsynced
-//! offset. [`Uploads`] keeps in memory what else belongs to each session: who mirrors it, the right to run a
-//! step, and the receipts of the last finished ones, so that a PUT can be repeated. A crash loses all three: the
-//! next step mirrors again, and a repeated PUT is refused.
+//! offset; so does what became of it, so that a PUT can be repeated. [`Uploads`] keeps in memory what else belongs
+//! to each session: who mirrors it, and the right to run a step. A crash loses both, and the next step mirrors
+//! again.
 //!
 //! # Rooms
-//! [`Uploads`] decides which node does a step. `receive` takes a chunk in, `mirror` keeps a partner level with the
-//! file here, `places` bounds what both use at once, and `forward` sends a step to the node that owns the session:
-//! they work for [`Uploads`] and know nothing of it.
+//! [`Uploads`] decides which node does a step. `turn` says when, `receive` takes a chunk in, `again` says what goes
+//! because it is sent again, `mirror` keeps a partner level with the file here, `places` bounds what both use at
+//! once, and `forward` sends a step to the node that owns the session: they work for [`Uploads`] and know nothing
+//! of it.
 
+mod again;
 mod forward;
 mod mirror;
 mod op;
 mod places;
 mod receive;
+mod turn;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_auth::{Permit, Push};
+use clawhub_blobs::BlobError;
 use clawhub_policy::possible;
-use clawhub_types::{Algorithm, Digest, NodeId, Receipt, RepoName, UploadId};
+use clawhub_types::{Algorithm, Digest, NodeId, RepoName, UploadId};
+use futures::StreamExt;
 use parking_lot::Mutex;
 
 use forward::forward;
-use mirror::{Mirrored, Step};
+use mirror::Step;
 pub use op::UploadOp;
 use places::Places;
+use receive::{Received, receive};
+use turn::Session;
 
 use crate::copies::Copies;
 use crate::core::Core;
 use crate::error::RETRY;
-use crate::{Chunk, Error, UploadView, What};
-
-/// How long a step waits for an earlier one of the same session, whose client may just have left.
-const TURN: Duration = Duration::from_secs(20);
-/// So many finished uploads are remembered.
-const KEPT: usize = 4096;
+use crate::{BodyStream, Chunk, Error, Invalid, Kind, UploadView, What};
 
 /// The owner of every upload that this node takes part in.
 pub(crate) struct Uploads {
     core: Arc<Core>,
     copies: Copies,
     places: Places,
-    open: Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<Mirrored>>>>,
-    kept: Mutex<VecDeque<Kept>>,
-}
-
-/// An upload whose bytes became replicas. Its commit may still have failed, or its answer been lost.
-#[derive(Clone)]
-struct Kept {
-    id: UploadId,
-    repo: RepoName,
-    digest: Digest,
-    receipts: Vec<Receipt>,
+    open: Mutex<HashMap<UploadId, Session>>,
 }
 
 impl Uploads {
     pub(crate) fn new(core: Arc<Core>, copies: Copies) -> Uploads {
-        Uploads { core, copies, places: Places::default(), open: Mutex::default(), kept: Mutex::default() }
+        Uploads { core, copies, places: Places::default(), open: Mutex::default() }
     }
 
     /// Does a step: here, if this node owns the session, else by having its owner do it. A new session is opened on
@@ -142,9 +134,8 @@ impl Uploads {
         let mut open = self.open.lock();
         open.retain(|id, _| self.core.blobs().uploads().status(*id).is_some());
         for session in open.values() {
-            // Locked: in use.
-            if let Ok(mut session) = session.try_lock() {
-                session.rest();
+            if let Some(mut unused) = session.unused() {
+                unused.rest();
             }
         }
         expired
@@ -154,13 +145,11 @@ impl Uploads {
     #[cfg(test)]
     pub(crate) fn count(&self) -> (usize, usize) {
         let open = self.open.lock();
-        let mirrored = |session: &&Arc<tokio::sync::Mutex<Mirrored>>| {
-            session.try_lock().is_ok_and(|session| session.is_mirrored())
-        };
+        let mirrored = |session: &&Session| session.unused().is_some_and(|unused| unused.is_mirrored());
         (open.len(), open.values().filter(mirrored).count())
     }
 
-    fn session(&self, id: UploadId) -> Arc<tokio::sync::Mutex<Mirrored>> {
+    fn session(&self, id: UploadId) -> Session {
         self.open.lock().entry(id).or_default().clone()
     }
 
@@ -168,31 +157,13 @@ impl Uploads {
         self.open.lock().remove(&id);
     }
 
-    fn keep(&self, kept: Kept) {
-        self.close(kept.id);
-        let mut all = self.kept.lock();
-        all.push_back(kept);
-        if all.len() > KEPT {
-            all.pop_front();
-        }
-    }
-
-    fn kept(&self, id: UploadId, repo: &RepoName, digest: &Digest) -> Option<Vec<Receipt>> {
-        let all = self.kept.lock();
-        let kept =
-            all.iter().rev().find(|kept| kept.id == id && kept.repo == *repo && kept.digest == *digest)?;
-        Some(kept.receipts.clone())
-    }
-
     /// The right to run the next step of a session, once the store knows it and the repository is the
     /// one it was opened for.
     async fn turn<'u>(&'u self, repo: &'u RepoName, id: UploadId) -> Result<Step<'u>, Error> {
         // Before its place among the open ones: an id that nobody knows must not leave one there.
         mirror::offset(&self.core, repo, id)?;
-        let turn = self.session(id).lock_owned();
-        let late = |_| Error::unavailable(RETRY, "another step of this upload is still running");
-        let session = tokio::time::timeout(TURN, turn).await.map_err(late)?;
-        Step::new(&self.core, &self.places, repo, id, session)
+        let turn = self.session(id).turn().await?;
+        Step::new(&self.core, &self.places, repo, id, turn)
     }
 
     /// Whether a push could be acknowledged now; asked when it begins, not after its bytes are here.
@@ -237,8 +208,10 @@ impl Uploads {
 
     async fn append(&self, repo: &RepoName, id: UploadId, chunk: Chunk) -> Result<UploadView, Error> {
         let mut step = self.turn(repo, id).await?;
-        receive::receive(&mut step, chunk).await?;
-        Ok(UploadView { id, offset: step.confirm().await? })
+        match receive(&mut step, chunk).await? {
+            Received::Whole => Ok(UploadView { id, offset: step.confirm().await? }),
+            Received::Superseded => Err(superseded()),
+        }
     }
 
     async fn finish(
@@ -250,19 +223,62 @@ impl Uploads {
     ) -> Result<(), Error> {
         let Uploads { core, copies, .. } = self;
         let repo = permit.on();
-        // A PUT repeated after a lost answer, or after a commit that failed. The copy here may have been given up
-        // since; the client then uploads it once more.
-        if let Some(receipts) = self.kept(id, repo, digest)
-            && receipts.iter().any(|receipt| core.blobs().holds(&receipt.root).is_some())
-        {
-            return copies.commit_blob(permit, digest, receipts).await;
+        let mut step = match self.turn(repo, id).await {
+            Err(Error { kind: Kind::NotFound(What::Upload), .. }) => {
+                return self.repeated(permit, id, digest, Some(chunk.body)).await;
+            }
+            turn => turn?,
+        };
+        if receive(&mut step, chunk).await? == Received::Superseded {
+            drop(step);
+            // By a twin of this request, perhaps: then its outcome is the outcome of both.
+            let session = self.open.lock().get(&id).cloned();
+            if let Some(session) = session {
+                session.quiet().await?;
+            }
+            let repeated = self.repeated(permit, id, digest, None).await;
+            return repeated.map_err(|error| match error.kind {
+                Kind::NotFound(What::Upload) => superseded(),
+                _ => error,
+            });
         }
-        let mut step = self.turn(repo, id).await?;
-        receive::receive(&mut step, chunk).await?;
-        let sealed = core.blobs().uploads().seal(id, digest).await?;
+        let sealed = match core.blobs().uploads().seal(id, digest).await {
+            Err(BlobError::DigestMismatch { .. }) if step.cut_off_last(digest).await? => {
+                core.blobs().uploads().seal(id, digest).await
+            }
+            sealed => sealed,
+        }?;
         let receipts = step.keep(digest, &sealed, copies.generation(&sealed.root)?).await?;
-        self.keep(Kept { id, repo: repo.clone(), digest: digest.clone(), receipts: receipts.clone() });
+        self.close(id);
         copies.commit_blob(permit, digest, receipts).await
+    }
+
+    /// Ends an upload that has ended as it was asked to, after a lost answer or a commit that failed. The copy here
+    /// may be gone since; then the state must know of enough others, or the client uploads the blob once more.
+    ///
+    /// # Errors
+    /// [`What::Upload`] is unknown; those of a commit.
+    async fn repeated(
+        &self,
+        permit: &Permit<Push>,
+        id: UploadId,
+        digest: &Digest,
+        body: Option<BodyStream>,
+    ) -> Result<(), Error> {
+        let Uploads { core, copies, .. } = self;
+        let finished = core.blobs().uploads().finished(id)?;
+        let same = finished.filter(|it| it.repo == *permit.on() && it.digests.contains(digest));
+        let finished = same.ok_or_else(Error::upload_unknown)?;
+        // An answer in the middle of the body would reach few clients.
+        let mut body = body.unwrap_or_else(|| futures::stream::empty().boxed());
+        while let Some(piece) = body.next().await {
+            piece?;
+        }
+        match core.blobs().receipt(&finished.root, copies.generation(&finished.root)?) {
+            Some(receipt) => copies.commit_blob(permit, digest, vec![receipt]).await,
+            None if copies.is_complete(permit.on(), digest).await? => Ok(()),
+            None => Err(Error::upload_unknown()),
+        }
     }
 
     /// Where a session stands, which is durable here and on the partner by then: a client may forget what
@@ -279,6 +295,11 @@ impl Uploads {
         self.close(id);
         Ok(())
     }
+}
+
+/// A step that gave way to a newer one.
+fn superseded() -> Error {
+    Error::invalid(Invalid::Body, "another request of this upload took over while this one stood still")
 }
 
 /// An owner that answers a step as if it were another one.

@@ -1,55 +1,125 @@
 //! Taking a chunk: from the client's body into the store and, beside it, to the partner.
 //!
 //! Owns the bytes between the two, half a MiB at a time. A crash loses what was not confirmed.
+//!
+//! # Where a chunk begins
+//! One that names its place (`Content-Range`) begins there, which must be where the session ends. One that does not
+//! begins where the client was last told that the session ends. What has come beyond that is of a request whose
+//! answer its client has not got, so it sends all of it again: the rest goes when the first byte of the new one is
+//! here (`docs/protocols/oci.md`, "Requests that are sent again").
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::mirror::Step;
 use super::places::PIECE;
-use crate::{Chunk, Error, Invalid, Kind, UploadView};
+use crate::{BodyError, BodyStream, Chunk, Error, Invalid, Kind, UploadView};
 
-/// Streams a chunk into the store and the mirror. What arrived before an error stays.
-pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<(), Error> {
+/// How the taking of a chunk ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// All of it is here.
+    Whole,
+    /// The client was silent, and a newer step waits.
+    Superseded,
+}
+
+/// What comes next of a body.
+enum Next {
+    Bytes(Bytes),
+    End,
+    Broken(BodyError),
+    Superseded,
+}
+
+/// Streams a chunk into the store and the mirror. What arrived before an error, or before a newer step, stays.
+pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Received, Error> {
     let _active = step.places.active().await?;
     let id = step.id;
     let mut at = step.offset()?;
-    let expected = expected_length(&chunk, UploadView { id, offset: at })?;
-    // Without a partner the bytes are taken all the same: one may be found while they come.
-    step.attach(at).await?;
+    let expected = expected_length(&chunk, UploadView { id, offset: at });
+    if matches!(&expected, Err(Error { kind: Kind::Range { .. }, .. })) {
+        // The answer says where the session ends.
+        step.acknowledge(at).await?;
+    }
+    let expected = expected?;
+    let placed = chunk.range.is_some();
+    let mut begun = false;
+    if placed || !step.has_unacknowledged() {
+        // Without a partner the bytes are taken all the same: one may be found while they come.
+        step.attach(at).await?;
+    }
     let mut body = chunk.body;
     let mut left = expected.unwrap_or(u64::MAX);
     let mut piece = BytesMut::new();
     loop {
-        let next = body.next().await;
-        let ended = next.is_none();
+        let next = next(step, &mut body).await;
+        if matches!(&next, Next::Bytes(bytes) if !bytes.is_empty()) && !std::mem::replace(&mut begun, true) {
+            at = begin(step, at, placed).await?;
+        }
         match next {
-            Some(Ok(bytes)) if bytes.len() as u64 > left => {
+            Next::Bytes(bytes) if bytes.len() as u64 > left => {
                 return Err(Error::invalid(Invalid::Length, "the body is longer than its Content-Range"));
             }
-            Some(Ok(bytes)) => {
+            Next::Bytes(bytes) => {
                 left -= bytes.len() as u64;
                 piece.extend_from_slice(&bytes);
+                if piece.len() >= PIECE {
+                    at = step.store(at, piece.split().freeze()).await?;
+                }
             }
-            Some(Err(error)) => {
-                // What arrived is kept: the client can go on from there.
-                at = step.store(at, piece.split().freeze()).await?;
-                tracing::info!(upload = %id, offset = at, %error, "the client left in the middle of an upload");
-                let _ = step.flush().await;
+            Next::End => {
+                step.store(at, piece.freeze()).await?;
+                break;
+            }
+            Next::Broken(error) => {
+                keep(step, at, piece).await?;
+                tracing::info!(upload = %id, %error, "the client left in the middle of an upload");
                 return Err(error.into());
             }
-            None => {}
-        }
-        if piece.len() >= PIECE || (ended && !piece.is_empty()) {
-            at = step.store(at, piece.split().freeze()).await?;
-        }
-        if ended {
-            break;
+            Next::Superseded => {
+                keep(step, at, piece).await?;
+                tracing::info!(upload = %id, "a newer request takes over from one whose client is silent");
+                return Ok(Received::Superseded);
+            }
         }
     }
     if expected.is_some() && left > 0 {
         return Err(Error::invalid(Invalid::Length, "the body is shorter than it says"));
     }
+    Ok(Received::Whole)
+}
+
+/// Finds the place of a chunk whose first bytes are here: its own if it names it.
+async fn begin(step: &mut Step<'_>, at: u64, placed: bool) -> Result<u64, Error> {
+    if placed {
+        step.begins(None);
+        return Ok(at);
+    }
+    let at = if step.has_unacknowledged() { step.cut_back().await? } else { at };
+    step.begins(Some(at));
+    Ok(at)
+}
+
+/// Waits for the client, unless it is silent and somebody else waits.
+async fn next(step: &Step<'_>, body: &mut BodyStream) -> Next {
+    tokio::select! {
+        biased;
+        next = body.next() => match next {
+            Some(Ok(bytes)) => Next::Bytes(bytes),
+            Some(Err(error)) => Next::Broken(error),
+            None => Next::End,
+        },
+        () = step.turn.give_way(Instant::now()) => Next::Superseded,
+    }
+}
+
+/// What has come is kept: the client can go on from there once it has asked where that is.
+async fn keep(step: &mut Step<'_>, at: u64, piece: BytesMut) -> Result<(), Error> {
+    step.store(at, piece.freeze()).await?;
+    // What is not durable now is received again.
+    let _ = step.flush().await;
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use clawhub_types::{Digest, RepoName, Root, Tag};
 
 use super::records::{BodyRef, ManifestRecord, TagRecord};
 use super::{
-    ArtifactCmd, ArtifactEvent, ArtifactRejected, ArtifactReply, Body, Condition, ManifestFacts, RefKind,
-    history, keys,
+    ArtifactCmd, ArtifactEvent, ArtifactRejected, ArtifactReply, Body, Condition, ManifestFacts, Ref,
+    RefKind, history, keys, stage,
 };
 use crate::blob::{self, BlobRejected, LinkRecord, StoredBytes};
 use crate::cluster;
@@ -20,9 +20,15 @@ use crate::reply::Reply;
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
 
+/// So many things that lack are named in a refusal, which is kept with the answers.
+const LISTED: usize = 1000;
+
 impl ArtifactCmd {
     pub(crate) fn apply(&self, tx: &mut Tx<'_>, cx: &mut ApplyContext) -> Result<Reply, Stop> {
         match self {
+            ArtifactCmd::Stage { repo, digest, part, refs } => {
+                stage::stage(tx, cx, repo, digest, *part, refs)
+            }
             ArtifactCmd::Put { repo, digest, facts, body, tags, condition } => {
                 put(tx, cx, &Put { repo, digest, facts, body, tags, condition })
             }
@@ -47,26 +53,24 @@ fn put(tx: &mut Tx<'_>, cx: &mut ApplyContext, put: &Put<'_>) -> Result<Reply, S
     for tag in put.tags {
         check(put.condition, tx.view().artifact().tag(&at, tag)?.map(|tag| tag.digest))?;
     }
-    let mut links = references(tx, at, put.facts)?;
+    let refs = stage::refs_of(tx, at, put.digest, put.facts)?;
+    let mut links = references(tx, at, &refs)?;
     let before = tx.view().artifact().manifest(&at, put.digest)?;
-    // The same digest is the same bytes: they stay where they are.
-    let body = match (&before, put.body) {
-        (Some(before), _) => before.body,
-        (None, Body::Inline(_)) => BodyRef::Inline,
-        (None, Body::Stored(stored)) => BodyRef::Stored(bind_body(tx, cx, at, put.digest, stored)?),
-    };
+    let body = place_body(tx, cx, at, put, before.as_ref())?;
     if let BodyRef::Stored(root) = body {
         let link = tx.view().blob().link_to(&at, &root)?;
-        links.push(link.ok_or_else(|| corrupt(put.digest, "its bytes are not linked"))?);
+        links.push(Link::needed(link.ok_or_else(|| corrupt(put.digest, "its bytes are not linked"))?));
     }
-    check_policy(tx, put.repo, &links, put.facts, at)?;
+    check_policy(tx, put.repo, &links, &refs, at)?;
 
+    let parts_before = before.as_ref().map_or(0, |before| before.facts.parts);
     match before {
         Some(before) => replace(tx, cx, at, put, &before, &links)?,
         None => insert(tx, at, put)?,
     }
+    stage::claim(tx, at, put.digest, put.facts.parts, parts_before)?;
     for link in links {
-        blob::hold(tx, at, link, put.digest);
+        blob::hold(tx, at, link.record, put.digest);
     }
     let record = ManifestRecord { facts: put.facts.clone(), body, pushed_at: cx.at };
     tx.put(keys::manifest(at, put.digest), &record);
@@ -97,24 +101,63 @@ fn check(condition: &Condition, now: Option<Digest>) -> Result<(), ArtifactRejec
     if holds { Ok(()) } else { Err(ArtifactRejected::PreconditionFailed(now)) }
 }
 
-/// The links that a manifest's references stand for. A child that is a manifest needs none.
+/// A link that a manifest is to hold.
+struct Link {
+    record: LinkRecord,
+    /// Whether its root must have the copies that the project asks for.
+    needed: bool,
+}
+
+impl Link {
+    fn needed(record: LinkRecord) -> Link {
+        Link { record, needed: true }
+    }
+}
+
+/// The links that a manifest's references stand for. A child that is a manifest needs none, and an optional
+/// reference may have none. One whose last copy is gone is held as well: a push of its bytes brings it back.
 ///
 /// `ArtifactRejected::ReferencesUnknown` lists what the repository lacks.
-fn references(tx: &Tx<'_>, at: RepoRef, facts: &ManifestFacts) -> Result<Vec<LinkRecord>, Stop> {
+fn references(tx: &Tx<'_>, at: RepoRef, refs: &[Ref]) -> Result<Vec<Link>, Stop> {
     let view = tx.view();
     let mut links = Vec::new();
     let mut unknown = Vec::new();
-    for reference in &facts.refs {
+    for reference in refs {
         let is_child = reference.kind == RefKind::Child;
         if is_child && view.read().has(&keys::manifest(at, &reference.digest))? {
             continue;
         }
-        match view.blob().link(&at, &reference.digest)? {
-            Some(link) => links.push(link),
-            None => unknown.push(reference.digest.clone()),
+        match (view.blob().link(&at, &reference.digest)?, reference.kind) {
+            (Some(record), RefKind::Optional) => {
+                // Nobody could make copies of what nobody has.
+                let needed = !blob::known(tx, &record.root)?.holders.is_empty();
+                links.push(Link { record, needed });
+            }
+            (Some(record), RefKind::Blob | RefKind::Child) => links.push(Link::needed(record)),
+            (None, RefKind::Optional) => {}
+            (None, RefKind::Blob | RefKind::Child) => unknown.push(reference.digest.clone()),
         }
     }
+    unknown.truncate(LISTED);
     if unknown.is_empty() { Ok(links) } else { Err(ArtifactRejected::ReferencesUnknown(unknown).into()) }
+}
+
+/// Where the manifest's bytes are from now on. The same digest is the same bytes, so they stay where they are; but
+/// new copies of them count, since every one that was known may be gone.
+fn place_body(
+    tx: &mut Tx<'_>,
+    cx: &ApplyContext,
+    at: RepoRef,
+    put: &Put<'_>,
+    before: Option<&ManifestRecord>,
+) -> Result<BodyRef, Stop> {
+    match (before.map(|before| before.body), put.body) {
+        (None, Body::Inline(_)) => Ok(BodyRef::Inline),
+        (None | Some(BodyRef::Stored(_)), Body::Stored(stored)) => {
+            Ok(BodyRef::Stored(bind_body(tx, cx, at, put.digest, stored)?))
+        }
+        (Some(stays), _) => Ok(stays),
+    }
 }
 
 /// Binds and links the bytes of a large manifest. Receipts prove the bytes; that the digest is theirs is
@@ -136,16 +179,11 @@ fn bind_body(
 
 /// Refuses while the votes do not satisfy the repository's policy, or a root that the manifest needs has too few
 /// copies for it: those it links, and the bytes of child manifests that are not in the log.
-fn check_policy(
-    tx: &Tx<'_>,
-    repo: &RepoName,
-    links: &[LinkRecord],
-    facts: &ManifestFacts,
-    at: RepoRef,
-) -> Result<(), Stop> {
+fn check_policy(tx: &Tx<'_>, repo: &RepoName, links: &[Link], refs: &[Ref], at: RepoRef) -> Result<(), Stop> {
     let view = tx.view();
-    let mut roots: BTreeSet<Root> = links.iter().map(|link| link.root).collect();
-    for child in facts.refs.iter().filter(|reference| reference.kind == RefKind::Child) {
+    let needed = links.iter().filter(|link| link.needed);
+    let mut roots: BTreeSet<Root> = needed.map(|link| link.record.root).collect();
+    for child in refs.iter().filter(|reference| reference.kind == RefKind::Child) {
         if let Some(ManifestRecord { body: BodyRef::Stored(root), .. }) =
             view.artifact().manifest(&at, &child.digest)?
         {
@@ -157,7 +195,7 @@ fn check_policy(
     let layout = view.cluster().layout()?;
     let mut short = Vec::new();
     for root in roots {
-        if !satisfied(&policy, &layout, &blob::known(tx, &root)?.holders) {
+        if short.len() < LISTED && !satisfied(&policy, &layout, &blob::known(tx, &root)?.holders) {
             short.push(root);
         }
     }
@@ -185,12 +223,11 @@ fn replace(
     at: RepoRef,
     put: &Put<'_>,
     before: &ManifestRecord,
-    links: &[LinkRecord],
+    links: &[Link],
 ) -> Result<(), Stop> {
-    for root in roots_of(tx, before)? {
-        if links.iter().all(|link| link.root != root) {
-            blob::release(tx, cx, at, root, put.digest)?;
-        }
+    let held: BTreeSet<Root> = links.iter().map(|link| link.record.root).collect();
+    for root in roots_of(tx, at, put.digest, before)?.difference(&held) {
+        blob::release(tx, cx, at, *root, put.digest)?;
     }
     if before.facts.subject != put.facts.subject {
         if let Some(subject) = &before.facts.subject {
@@ -204,9 +241,14 @@ fn replace(
 }
 
 /// Every root that a stored manifest may hold a link to.
-fn roots_of(tx: &Tx<'_>, manifest: &ManifestRecord) -> Result<BTreeSet<Root>, Fault> {
+fn roots_of(
+    tx: &Tx<'_>,
+    at: RepoRef,
+    digest: &Digest,
+    manifest: &ManifestRecord,
+) -> Result<BTreeSet<Root>, Fault> {
     let mut roots = BTreeSet::new();
-    for reference in &manifest.facts.refs {
+    for reference in stage::refs_of_stored(tx, at, digest, manifest)? {
         roots.extend(tx.view().blob().root_of(&reference.digest)?);
     }
     if let BodyRef::Stored(root) = manifest.body {
@@ -253,9 +295,10 @@ fn delete(tx: &mut Tx<'_>, cx: &mut ApplyContext, repo: &RepoName, digest: &Dige
     if let Some(subject) = &record.facts.subject {
         tx.delete(keys::referrer(at, subject, digest));
     }
-    for root in roots_of(tx, &record)? {
+    for root in roots_of(tx, at, digest, &record)? {
         blob::release(tx, cx, at, root, digest)?;
     }
+    stage::forget(tx, at, digest)?;
     tx.delete(keys::manifest(at, digest));
     project::count(tx, at.project, Delta { bytes, manifests: -1, tags: 0 })?;
     let event = ArtifactEvent::ManifestDeleted { repo: repo.clone(), digest: digest.clone(), tags };

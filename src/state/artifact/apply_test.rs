@@ -2,7 +2,6 @@
 
 use clawhub_types::{Durability, NodeId};
 
-use super::super::Ref;
 use super::*;
 use crate::Rejected;
 use crate::artifact::TagChange;
@@ -105,6 +104,118 @@ fn children_are_manifests_or_else_blobs() {
     assert_eq!(lease(&world, 1), None, "a cache layer is held like any blob");
     world.ok(delete_cmd(20));
     assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
+}
+
+#[test]
+fn an_optional_layer_is_held_if_it_is_there_and_stops_nothing_if_it_is_not() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    let optional = |n: u64, blobs: &[u64]| {
+        let refs: Vec<_> =
+            blobs.iter().map(|n| Ref { digest: digest(*n), kind: RefKind::Optional }).collect();
+        with(put("a/b", n, &[], &[]), |facts, _, _| facts.refs = refs)
+    };
+    world.ok(optional(10, &[1, 2]));
+    assert_eq!(lease(&world, 1), None);
+    let unlink = |n| BlobCmd::Unlink { repo: repo("a/b"), digest: digest(n) };
+    assert_eq!(world.refused(unlink(1)), Rejected::Blob(BlobRejected::BlobReferenced(digest(10))));
+
+    // It comes later, and is held from the next push on.
+    world.blob("a/b", 2, &[1, 2]);
+    assert_eq!(lease(&world, 2), Some(world.tick + LEASE));
+    world.ok(optional(10, &[1, 2]));
+    assert_eq!(lease(&world, 2), None);
+
+    // One copy lacks: that is made. All copies lack: nobody can, and the layer stays held.
+    world.ok(BlobCmd::Lost { node: NodeId(1), roots: vec![root(1)] });
+    assert_eq!(world.refused(optional(11, &[1])), Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)])));
+    world.ok(BlobCmd::Lost { node: NodeId(2), roots: vec![root(1)] });
+    world.ok(optional(11, &[1]));
+    world.ok(optional(10, &[1, 2]));
+    assert_eq!(
+        world.refused(put("a/b", 12, &[1], &[])),
+        Rejected::Blob(BlobRejected::NeedCopies(vec![root(1)])),
+        "one that is needed is"
+    );
+    world.ok(delete_cmd(10));
+    assert_eq!((lease(&world, 1), lease(&world, 2)), (None, Some(world.tick + LEASE)));
+    world.ok(delete_cmd(11));
+    assert_eq!(lease(&world, 1), Some(world.tick + LEASE));
+}
+
+fn stage_cmd(n: u64, part: u32, blobs: &[u64]) -> ArtifactCmd {
+    let refs = blobs.iter().map(|n| Ref { digest: digest(*n), kind: RefKind::Blob }).collect();
+    ArtifactCmd::Stage { repo: repo("a/b"), digest: digest(n), part, refs }
+}
+
+#[test]
+fn references_that_are_too_many_for_an_entry_are_staged_before() {
+    let mut world = World::three();
+    for n in 1..=4 {
+        world.blob("a/b", n, &[1, 2]);
+    }
+    let whole = with(put("a/b", 10, &[1], &["t"]), |facts, _, _| facts.parts = 2);
+    let missing = Rejected::Artifact(ArtifactRejected::PartsMissing);
+    assert_eq!(world.refused(whole.clone()), missing);
+    world.ok(stage_cmd(10, 2, &[3, 5]));
+    assert_eq!(world.refused(whole.clone()), missing);
+    world.ok(stage_cmd(10, 1, &[2]));
+    assert_eq!(
+        world.refused(whole.clone()),
+        Rejected::Artifact(ArtifactRejected::ReferencesUnknown(vec![digest(5)])),
+        "staged references are looked at when the manifest comes"
+    );
+    world.ok(stage_cmd(10, 2, &[3, 4]));
+    world.ok(whole.clone());
+    for n in 1..=4 {
+        assert_eq!(lease(&world, n), None, "blob {n} is held");
+    }
+    // What is stored stays as it is, and a second push finds it.
+    world.ok(stage_cmd(10, 2, &[]));
+    world.ok(whole.clone());
+    world.ok(BlobCmd::Lost { node: NodeId(1), roots: vec![root(4)] });
+    assert_eq!(world.refused(whole.clone()), Rejected::Blob(BlobRejected::NeedCopies(vec![root(4)])));
+    world.ok(delete_cmd(10));
+    for n in 1..=4 {
+        assert_eq!(lease(&world, n), Some(world.tick + LEASE), "blob {n} is let go");
+    }
+    assert_eq!(world.refused(whole), missing, "its parts went with it");
+}
+
+#[test]
+fn parts_that_no_manifest_comes_for_are_forgotten() {
+    let mut world = World::three();
+    let whole = |n| with(put("a/b", n, &[], &[]), |facts, _, _| facts.parts = 1);
+    for n in [10, 11, 12] {
+        world.ok(stage_cmd(n, 1, &[]));
+    }
+    world.ok(whole(11));
+    world.tick += HOUR / 2;
+    world.ok(stage_cmd(12, 1, &[]));
+    world.tick += HOUR / 2;
+    world.ok(stage_cmd(13, 1, &[]));
+    let missing = Rejected::Artifact(ArtifactRejected::PartsMissing);
+    assert_eq!(world.refused(whole(10)), missing);
+    for n in [11, 12, 13] {
+        world.ok(whole(n));
+    }
+    world.ok(delete_cmd(11));
+    assert_eq!(world.refused(whole(11)), missing);
+}
+
+#[test]
+fn a_large_manifest_whose_bytes_are_gone_is_pushed_again() {
+    let mut world = World::three();
+    let large = |nodes: &[u64]| with(put("a/b", 10, &[], &["t"]), |_, body, _| *body = stored(10, nodes));
+    world.ok(large(&[1, 2]));
+    let counted = project(&world, "a");
+    for node in [1, 2] {
+        world.ok(BlobCmd::Lost { node: NodeId(node), roots: vec![root(10)] });
+    }
+    world.ok(large(&[2, 3]));
+    let holders = world.view().blob().root(&root(10)).unwrap().unwrap().holders;
+    assert_eq!(holders, [NodeId(2), NodeId(3)]);
+    assert_eq!(project(&world, "a"), counted);
 }
 
 #[test]

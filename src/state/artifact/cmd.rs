@@ -22,10 +22,12 @@ pub enum RefKind {
     Blob,
     /// A child of an index: a manifest of the repository, or else a linked blob (BuildKit caches).
     Child,
+    /// A layer with addresses of its own: a blob of the repository if it is there, and then held like any other.
+    /// One that is not there, or whose last copy is gone, stops nothing.
+    Optional,
 }
 
-/// A reference of a manifest that must be present for it to be stored. `subject` is not one, nor are
-/// non-distributable layers.
+/// A reference of a manifest, which must be present for it to be stored unless it is optional. `subject` is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ref {
     /// What is referenced.
@@ -54,8 +56,10 @@ pub struct ManifestFacts {
     pub media_type: MediaType,
     /// Length in bytes.
     pub size: u64,
-    /// References that must be present; duplicates removed.
+    /// What it references; duplicates removed. The first [`PART`](super::PART) of them.
     pub refs: Vec<Ref>,
+    /// In how many further parts the others were staged before: [`ArtifactCmd::Stage`].
+    pub parts: u32,
     /// The subject, if any; it need not exist.
     pub subject: Option<Digest>,
     /// The artifact type that the referrers API shows: the manifest's own, else its config's media
@@ -73,6 +77,19 @@ pub struct ManifestFacts {
 )]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArtifactCmd {
+    /// Stages a part of the references of a manifest that has too many for one entry, before the entry that stores
+    /// it. Idempotent, and without effect on a manifest that has this part already. Parts that no manifest comes for
+    /// are forgotten after an hour of ticks.
+    Stage {
+        /// The repository, created by first use.
+        repo: RepoName,
+        /// The manifest.
+        digest: Digest,
+        /// Which part, from 1 on.
+        part: u32,
+        /// At most [`PART`](super::PART) references.
+        refs: Vec<Ref>,
+    },
     /// Stores a manifest and moves tags to it, all or nothing: `ArtifactReply::Stored`.
     Put {
         /// The repository, created by first use.
@@ -109,7 +126,8 @@ pub enum ArtifactCmd {
 impl ArtifactCmd {
     pub(crate) fn resource(&self) -> Touched {
         match self {
-            ArtifactCmd::Put { repo, .. }
+            ArtifactCmd::Stage { repo, .. }
+            | ArtifactCmd::Put { repo, .. }
             | ArtifactCmd::Delete { repo, .. }
             | ArtifactCmd::Untag { repo, .. } => Resource::Repository(repo.clone()).into(),
         }
@@ -118,7 +136,7 @@ impl ArtifactCmd {
     /// What a client must be permitted to do.
     pub(crate) fn action(&self) -> Option<Action> {
         match self {
-            ArtifactCmd::Put { .. } => Some(Action::Push),
+            ArtifactCmd::Stage { .. } | ArtifactCmd::Put { .. } => Some(Action::Push),
             ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. } => Some(Action::Delete),
         }
     }
@@ -134,6 +152,6 @@ impl ArtifactCmd {
 
     /// Whether it may not be applied twice.
     pub(crate) fn needs_identity(&self) -> bool {
-        true
+        !matches!(self, ArtifactCmd::Stage { .. })
     }
 }

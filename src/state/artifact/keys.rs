@@ -47,3 +47,25 @@ pub(crate) fn changes(repo: RepoRef, tag: &str) -> Key {
 pub(crate) fn change(repo: RepoRef, tag: &str, n: u64) -> Key {
     changes(repo, tag).number(n)
 }
+
+/// The references of a manifest beyond those in its record.
+pub(crate) fn parts(repo: RepoRef, digest: &Digest) -> Key {
+    table(repo, b'p').digest(digest)
+}
+
+pub(crate) fn part(repo: RepoRef, digest: &Digest, part: u32) -> Key {
+    parts(repo, digest).number(part.into())
+}
+
+/// Manifests with parts that are not stored yet, oldest first.
+pub(crate) fn all_staged() -> Key {
+    Key::new(b"e")
+}
+
+pub(crate) fn staged_since(tick: u64, repo: RepoRef, digest: &Digest) -> Key {
+    all_staged().number(tick).number(repo.project.0).number(repo.repo.0).digest(digest)
+}
+
+pub(crate) fn staged(repo: RepoRef, digest: &Digest) -> Key {
+    table(repo, b'e').digest(digest)
+}

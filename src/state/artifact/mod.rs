@@ -9,8 +9,9 @@ mod cmd;
 mod event;
 mod history;
 pub(crate) mod keys;
-mod records;
+pub(crate) mod records;
 mod reply;
+mod stage;
 mod view;
 
 pub use cmd::{ArtifactCmd, Body, Condition, ManifestFacts, Ref, RefKind};
@@ -18,4 +19,5 @@ pub use event::ArtifactEvent;
 pub use history::KEPT;
 pub use records::{BodyRef, ManifestRecord, TagChange, TagRecord};
 pub use reply::{ArtifactRejected, ArtifactReply};
+pub use stage::PART;
 pub use view::ArtifactView;

@@ -3,7 +3,7 @@
 use clawhub_types::{Actor, Digest, Root};
 use serde::{Deserialize, Serialize};
 
-use super::ManifestFacts;
+use super::{ManifestFacts, Ref};
 use crate::record::record;
 
 /// Where a stored manifest's bytes are.
@@ -54,3 +54,13 @@ pub struct TagChange {
     pub actor: Actor,
 }
 record!(TagChange, 0x0402, "tag change");
+
+/// A part of a manifest's references, beyond those in its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartRecord(pub(crate) Vec<Ref>);
+record!(PartRecord, 0x0403, "manifest part");
+
+/// The tick at which a part of a manifest was last staged that is not stored yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StagedRecord(pub(crate) u64);
+record!(StagedRecord, 0x0404, "staged manifest");

@@ -18,7 +18,7 @@ pub enum ArtifactReply {
 /// Why a command about manifests or tags is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ArtifactRejected {
-    /// These references of the manifest are not in the repository.
+    /// These references of the manifest are not in the repository; the first thousand of them.
     #[error("{} reference(s) unknown to the repository", .0.len())]
     ReferencesUnknown(Vec<Digest>),
     /// No such manifest or tag.
@@ -27,4 +27,7 @@ pub enum ArtifactRejected {
     /// `If-Match` or `If-None-Match` did not hold; what the tag names now.
     #[error("the precondition does not hold")]
     PreconditionFailed(Option<Digest>),
+    /// References of the manifest that were to be staged are not, or not any more.
+    #[error("parts of the manifest's references are not staged")]
+    PartsMissing,
 }

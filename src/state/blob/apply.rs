@@ -87,6 +87,10 @@ fn mount(
     };
     let Some(LinkRecord { root, .. }) = source else { return Ok(BlobReply::NotMounted.into()) };
     let record = known(tx, &root)?;
+    // The client has the bytes, and nobody else: it is to upload them.
+    if record.holders.is_empty() {
+        return Ok(BlobReply::NotMounted.into());
+    }
     check_policy(tx, to, root, &record)?;
     let at = ensure_repo(tx, cx, to)?;
     link(tx, cx, at, root)?;

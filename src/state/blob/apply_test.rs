@@ -178,6 +178,13 @@ fn mounts_need_a_link_and_enough_copies() {
     world.ok(BlobCmd::Hold { receipts: vec![receipt(3, 1)] });
     assert_eq!(world.ok(mount("c/d", "ap/x")), linked_as(1));
     assert_eq!(world.view().blob().policies(&root(1)).unwrap().len(), 2);
+
+    for node in [1, 2, 3] {
+        world.ok(BlobCmd::Lost { node: NodeId(node), roots: vec![root(1)] });
+    }
+    assert_eq!(world.ok(mount("c/d", "g/h")), Reply::Blob(BlobReply::NotMounted), "nobody has it");
+    world.ok(commit("g/h", 1, &[1, 3]));
+    assert_eq!(world.ok(mount("g/h", "c/d")), linked_as(1));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum BlobCmd {
         receipts: Vec<Receipt>,
     },
     /// Links a blob of `from` in `to` under a lease: `BlobReply::Linked`, or `BlobReply::NotMounted` if `from`
-    /// has no live link to it. `BlobRejected::NeedCopies` if `to`'s policy asks for more copies.
+    /// has no live link to it, or nobody holds it any more. `BlobRejected::NeedCopies` if `to`'s policy asks for more copies.
     Mount {
         /// The source.
         from: RepoName,

@@ -22,7 +22,7 @@ pub enum BlobReply {
 /// Why a command about blobs is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum BlobRejected {
-    /// These blobs have fewer copies than this project's policy asks for.
+    /// These blobs have fewer copies than this project's policy asks for; the first thousand of them.
     #[error("{} blob(s) need more copies", .0.len())]
     NeedCopies(Vec<Root>),
     /// A receipt is of an older epoch, another generation, a non-member, or contradicts the record.

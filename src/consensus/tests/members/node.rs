@@ -237,6 +237,7 @@ pub(crate) fn put(tag: &str, version: u64, body: usize) -> Command {
             media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
             size: body as u64,
             refs: vec![],
+            parts: 0,
             subject: None,
             artifact_type: None,
             annotations: None,

@@ -149,6 +149,7 @@ fn put(digest: &Digest, tag: &Tag, last: Option<Digest>) -> Command {
             media_type: "application/vnd.oci.image.manifest.v1+json".parse().unwrap(),
             size: bytes.len() as u64,
             refs: vec![],
+            parts: 0,
             subject: None,
             artifact_type: None,
             annotations: None,

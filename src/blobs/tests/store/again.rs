@@ -1,0 +1,83 @@
+//! Sessions whose client sends something again: what goes for it, and what is remembered of those that ended.
+
+use clawhub_types::Algorithm;
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_cut_back_is_gone_and_the_rest_stays() {
+    let home = Home::new();
+    let bytes = content((9 << 20) + 77);
+    let kept = 2 * G + 5;
+    for from_cold in [false, true] {
+        let mut store = home.open().await;
+        let id = id(1 + u8::from(from_cold));
+        store.uploads().begin(id, &repo(), true).await.unwrap();
+        append(&store, id, &bytes.slice(..kept), 10_000).await;
+        store.uploads().acknowledge(id, kept as u64).await.unwrap();
+        store.uploads().append(id, kept as u64, content(10 << 20)).await.unwrap();
+        assert_eq!(store.uploads().sync(id).await.unwrap(), (kept + (10 << 20)) as u64);
+        assert_eq!(store.uploads().status(id).unwrap().durable, kept as u64, "not recorded yet");
+        store.uploads().flush(id).await.unwrap();
+        if from_cold {
+            drop(store);
+            store = home.open().await;
+        }
+        let status = store.uploads().status(id).unwrap();
+        assert_eq!((status.durable, status.acknowledged), ((kept + (10 << 20)) as u64, kept as u64));
+        store.uploads().cut_back(id, kept as u64).await.unwrap();
+        let status = store.uploads().status(id).unwrap();
+        assert_eq!(
+            (status.offset, status.durable, status.acknowledged),
+            (kept as u64, kept as u64, kept as u64)
+        );
+        assert_eq!(store.uploads().read_durable(id, 0, 1 << 20).await.unwrap(), bytes.slice(..kept));
+        store.uploads().append(id, kept as u64, bytes.slice(kept..)).await.unwrap();
+        let sealed = store.uploads().seal(id, &sha512_of(&bytes)).await.unwrap();
+        let whole = store.uploads().prefix_digest(id, bytes.len() as u64, Algorithm::Sha256).await.unwrap();
+        assert_eq!(whole, sha256_of(&bytes));
+        let prefix = store.uploads().prefix_digest(id, kept as u64, Algorithm::Sha512).await.unwrap();
+        assert_eq!(prefix, sha512_of(&bytes.slice(..kept)));
+        store.uploads().keep(id, &sealed, 1).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_the_cut_finds_what_was_left() {
+    let home = Home::new();
+    let bytes = content(5 * G);
+    let store = home.open().await;
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    append(&store, id(1), &bytes, 1 << 20).await;
+    store.uploads().flush(id(1)).await.unwrap();
+    store.uploads().cut_back(id(1), GROUP).await.unwrap();
+    store.uploads().append(id(1), GROUP, content(3 * G)).await.unwrap();
+    drop(store);
+    home.kv.crash();
+    let store = home.open().await;
+    assert_eq!(store.uploads().status(id(1)).unwrap().offset, GROUP);
+    store.uploads().append(id(1), GROUP, bytes.slice(G..)).await.unwrap();
+    store.uploads().seal(id(1), &sha256_of(&bytes)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_became_of_an_upload_outlives_the_process() {
+    let home = Home::new();
+    let bytes = content(3 * G);
+    let (mine, other) = (id(1), UploadId { node: NodeId(8), random: [1; 16] });
+    {
+        let store = home.open().await;
+        for id in [mine, other] {
+            let sealed = staged(&store, id, &bytes).await;
+            assert_eq!(store.uploads().finished(id).unwrap(), None);
+            store.uploads().keep(id, &sealed, 1).await.unwrap();
+        }
+    }
+    let store = home.open().await;
+    let finished = store.uploads().finished(mine).unwrap().unwrap();
+    assert_eq!((finished.repo, finished.root), (repo(), root_of(&bytes)));
+    assert!(finished.digests.contains(&sha256_of(&bytes)));
+    assert_eq!(store.uploads().finished(other).unwrap(), None, "its owner remembers it");
+    store.expire(std::time::Duration::ZERO).await;
+    assert!(store.uploads().finished(mine).unwrap().is_some(), "it is remembered for a day");
+}

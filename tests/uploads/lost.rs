@@ -1,0 +1,110 @@
+//! Content whose last copy is gone: who asks whether it is there is told no, so that its next push brings it back.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use clawhub_testkit::cluster::{Node, Options};
+use clawhub_testkit::content::{Rng, sha256};
+use clawhub_testkit::manifest::{self, Image};
+use clawhub_testkit::oci::{expect, header};
+use clawhub_testkit::{Repo, process, until};
+use clawhub_types::Digest;
+use reqwest::StatusCode;
+
+/// A start, and the first look at what is there.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Deletes every blob of a node that is dead.
+fn lose_blobs(node: &Node) -> Result<()> {
+    fn files(dir: &Path, gone: &mut usize) -> Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                files(&entry.path(), gone)?;
+            } else {
+                fs::remove_file(entry.path())?;
+                *gone += 1;
+            }
+        }
+        Ok(())
+    }
+    let mut gone = 0;
+    files(&node.data.join("blobs"), &mut gone)?;
+    ensure!(gone > 0, "{} had no blobs", node.name);
+    Ok(())
+}
+
+/// Pushes as clients do: only what HEAD does not find. How many blobs that are.
+async fn push(repo: &Repo, blobs: &[Bytes], tag: &str, image: &[u8]) -> Result<usize> {
+    let mut sent = 0;
+    for blob in blobs {
+        let answer = repo.registry.head(&repo.path(&format!("blobs/{}", sha256(blob)))).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            repo.push_blob(blob.clone()).await?;
+            sent += 1;
+        } else {
+            expect(answer, StatusCode::OK).await?;
+        }
+    }
+    if repo.resolve(tag).await?.is_none() {
+        repo.push_manifest(tag, manifest::OCI_MANIFEST, image).await?;
+    }
+    Ok(sent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_every_node_has_lost_is_pushed_again() -> Result<()> {
+    let cluster = Options::new(3).no_restart().start().await?;
+    let nodes = cluster.nodes()?;
+    let repo = nodes[0].registry().repo("lost/image");
+    let blobs = [manifest::CONFIG_BYTES, Rng::new(1).bytes(300_000).into(), Rng::new(2).bytes(10).into()];
+    // Too large for the log, so that its bytes are lost as well.
+    let mut image = Image::new(&sha256(&blobs[0]), blobs[0].len()).annotation("fill", &"x".repeat(100_000));
+    for layer in &blobs[1..] {
+        image = image.layer(&sha256(layer), layer.len());
+    }
+    let image = image.bytes();
+    ensure!(push(&repo, &blobs, "v1", &image).await? == blobs.len());
+    ensure!(push(&repo, &blobs, "v1", &image).await? == 0, "everything is there");
+
+    for node in &nodes {
+        process::kill(node.process()?)?;
+    }
+    for node in &nodes {
+        lose_blobs(node)?;
+    }
+    for node in &nodes {
+        cluster.serve(&node.config, node.address()).await?;
+    }
+    cluster.ready().await?;
+    let paths: Vec<String> = blobs.iter().map(|blob| repo.path(&format!("blobs/{}", sha256(blob)))).collect();
+    let paths: Vec<String> = paths.into_iter().chain([repo.path("manifests/v1")]).collect();
+    for path in &paths {
+        until("every node to have reported its loss", SOON, || async {
+            Ok((repo.registry.head(path).await?.status() == StatusCode::NOT_FOUND).then_some(()))
+        })
+        .await?;
+    }
+    for node in &nodes {
+        for path in &paths {
+            let answer = expect(node.registry().get(path).await?, StatusCode::SERVICE_UNAVAILABLE).await?;
+            ensure!(header(&answer, "retry-after").is_some(), "{path}: no Retry-After");
+        }
+    }
+    // There is nothing to mount.
+    let mount = format!("blobs/uploads/?mount={}&from={}", sha256(&blobs[1]), repo.name);
+    let elsewhere = nodes[1].registry().repo("lost/other");
+    let answer = elsewhere.registry.request(reqwest::Method::POST, &elsewhere.path(&mount)).send().await?;
+    expect(answer, StatusCode::ACCEPTED).await?;
+
+    ensure!(push(&repo.on(&nodes[2].registry()), &blobs, "v1", &image).await? == blobs.len());
+    let expected: Digest = sha256(&image);
+    for node in &nodes {
+        let pulled = repo.on(&node.registry()).pull_image("v1").await.with_context(|| node.name.clone())?;
+        ensure!(pulled == expected);
+    }
+    Ok(())
+}
