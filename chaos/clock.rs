@@ -1,5 +1,5 @@
-//! Time: a node whose wall clock is two days ahead is made the leader. Nothing that has a time to live
-//! ends by it, and it hands over by itself.
+//! Time: a node whose wall clock is two days ahead is made the leader, and a node starts again with such a clock.
+//! Nothing that has a time to live ends by it, and the leader hands over by itself.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +71,36 @@ async fn a_leader_from_the_day_after_tomorrow_ends_nothing_and_hands_over() -> R
     }
     joins_with(home.path(), &token["token"], &members[0]).await.context("the token")?;
     crate::seen("time", &format!("two days ahead, led for {took:.1?}, then node {next}; nothing expired"));
+    Ok(())
+}
+
+/// A machine whose clock is not set yet when its services start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_the_day_after_tomorrow_ends_no_upload() -> Result<()> {
+    let _beside = crate::beside().await;
+    if !Path::new(LIBRARY).exists() {
+        return crate::skipped("time", &format!("{LIBRARY} is not there"));
+    }
+    let home = tempfile::tempdir()?;
+    let mut members = fleet::form(home.path(), (0..3).map(Spec::zone).collect()).await?;
+    let repo = members[1].registry().repo(REPO);
+    let (half, rest) = (Bytes::from(Rng::new(6).bytes(50_000)), Bytes::from(Rng::new(7).bytes(50_000)));
+    let upload = repo.open().await?;
+    let answer = upload.patch(&members[1].registry(), Some(0), half.clone()).await?;
+    ensure!(answer.status() == 202, "{}", answer.status());
+    members[1].stop();
+    members[1].spec = ahead(members[1].spec.clone());
+    members[1].start().await?;
+    members[1].ready().await?;
+    // The first look at what is left over comes at once.
+    for member in &members {
+        let answer = member.registry().get(&upload.location).await?;
+        ensure!(answer.status() == 204, "the upload is asked for: {}", answer.status());
+    }
+    let whole = [half, rest.clone()].concat();
+    let answer = upload.put(&members[0].registry(), &content::sha256(&whole), rest).await?;
+    ensure!(answer.status() == 201, "the upload goes on: {}", answer.status());
+    crate::seen("time", "started again two days ahead: an upload goes on");
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! what was seen. Those that measure times run one at a time.
 #![expect(clippy::print_stdout, reason = "what a run measured belongs in its output")]
 
+mod cache;
 mod clients;
 mod clock;
 mod cutoff;
@@ -19,6 +20,7 @@ mod pauses;
 mod power;
 mod pressure;
 mod rollback;
+mod rot;
 mod snapshots;
 
 use anyhow::{Result, ensure};

@@ -115,7 +115,7 @@ impl Fault {
         matches!(self, Fault::RaftFull | Fault::AllFail)
     }
 
-    /// Whether there is no room for blobs, so that 507 is a true answer.
+    /// Whether there is no room for blobs, so that 507 is a true answer to an upload under way.
     pub(super) fn is_full(self) -> bool {
         matches!(self, Fault::BlobsLow | Fault::BlobsFull | Fault::AllFull)
     }
@@ -163,7 +163,7 @@ impl Fault {
         match self {
             Fault::BlobsLow | Fault::BlobsFull => {
                 storage(&members[victim], "below min_free").await?;
-                Ok("its status says so; 507 to uploads, everything else as before")
+                Ok("its status says so; uploads that begin there go elsewhere, everything else as before")
             }
             Fault::AllFull | Fault::RaftFull => {
                 storage(&members[victim], "nearly full").await?;
@@ -199,7 +199,7 @@ impl Fault {
         let opened = opens(&members[self.victim()]).await?;
         if self.is_room_for_blobs() {
             ensure!(status == StatusCode::OK, "{status} {text}");
-            ensure!(opened == StatusCode::INSUFFICIENT_STORAGE, "an upload there: {opened}");
+            ensure!(opened == StatusCode::ACCEPTED, "an upload there, kept elsewhere: {opened}");
             return Ok(());
         }
         ensure!(

@@ -18,7 +18,7 @@ use crate::tree::{list_len, list_matches};
 use crate::{BlobError, BlobStore};
 
 /// A replica, open for reading. Every byte it gives out had its group checked since the file was
-/// opened; a bad group sends the copy to quarantine. Stays readable when the copy is removed.
+/// opened, and lately; a bad group sends the copy to quarantine. Stays readable when the copy is removed.
 #[derive(Clone)]
 pub struct Blob {
     file: Arc<CheckedFile>,
@@ -32,6 +32,7 @@ impl BlobStore {
     /// [`BlobError::Corrupt`] if length or group list are wrong: the copy is in quarantine then.
     /// [`BlobError::Io`]: the copy is not relied on any more. [`BlobError::Index`].
     pub async fn open_blob(&self, root: &Root) -> Result<Option<Blob>, BlobError> {
+        self.shared.cached.touch(root, self.shared.clock.now());
         if let Some(file) = self.shared.open.get(root) {
             return Ok(Some(Blob { file, store: self.clone() }));
         }
@@ -74,7 +75,8 @@ impl BlobStore {
         if !list_matches(&root, size, &list) {
             return Err(BlobError::Corrupt { root, at: 0 });
         }
-        let file = CheckedFile::new(root, size, data, self.shared.buffers.clone());
+        let good_for = self.shared.config.checks_good_for;
+        let file = CheckedFile::new(root, size, data, self.shared.buffers.clone(), good_for);
         file.set_list(Bytes::from(list));
         Ok(Arc::new(file))
     }
@@ -149,7 +151,7 @@ impl Blob {
         Ok(self.file.list().cloned().unwrap_or_default())
     }
 
-    /// Returns when every group that `range` touches was checked since the file was opened.
+    /// Returns when every group that `range` touches was checked lately.
     ///
     /// # Errors
     /// [`BlobError::Range`], [`BlobError::Corrupt`], [`BlobError::Io`].
@@ -163,12 +165,13 @@ impl Blob {
         self.judge(checked).await
     }
 
-    /// The data file, if `range` may be sent straight from it: every group of it was checked, no send has
-    /// failed for the file, and nobody holds the store back. Offsets are the blob's.
+    /// The data file, if `range` may be sent straight from it: every group of it was checked lately, no send has
+    /// failed for the file, and nobody holds the store back. Offsets are the blob's. Whoever sends a part of it has
+    /// it [vouched for](DataFile::vouch) first: sending takes as long as its client does.
     pub fn straight(&self, range: Range<u64>) -> Option<DataFile> {
         let checked = self.file.bounds(&range).is_ok() && self.file.is_checked(&range);
-        let reliable = self.file.file.is_sound() && !self.store.is_held_back();
-        (checked && reliable).then(|| self.file.file.clone())
+        let file = DataFile::from(self.file.clone());
+        (checked && file.is_sound() && !self.store.is_held_back()).then_some(file)
     }
 
     /// A bad group condemns the copy; one that the device does not give back is not relied on any more.
@@ -176,6 +179,10 @@ impl Blob {
     async fn judge<T>(&self, outcome: Result<T, BlobError>) -> Result<T, BlobError> {
         let root = self.file.root;
         let file = self.file.clone();
+        if outcome.as_ref().is_err_and(BlobError::is_bad_copy) {
+            // It may be one that another has taken the place of: the next reader opens what is there.
+            self.store.shared.open.evict_file(&file);
+        }
         let judged = match &outcome {
             Err(BlobError::Corrupt { .. }) => {
                 let is_it = move |path: &Path| compare(&file.file, path) == Some(true);
@@ -196,7 +203,7 @@ impl Blob {
 }
 
 /// Whether the open file is the one at `path`; `None` if that cannot be told.
-fn compare(open: &File, path: &Path) -> Option<bool> {
+pub(crate) fn compare(open: &File, path: &Path) -> Option<bool> {
     let open = open.metadata().ok()?;
     let named = std::fs::metadata(path).ok()?;
     Some(open.dev() == named.dev() && open.ino() == named.ino())
@@ -212,7 +219,7 @@ mod tests {
     const SIZE: u64 = 100_000;
 
     async fn store(dir: &Path) -> BlobStore {
-        let config = StoreConfig { dir: dir.to_owned(), min_free: 0, node: NodeId(7) };
+        let config = StoreConfig::new(dir.to_owned(), NodeId(7));
         BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap()
     }
 

@@ -1,38 +1,61 @@
-//! An open data file that hands out only bytes whose group was hashed since the file was opened
-//! (invariant 12). One bit per group remembers that; it lives as long as this value.
+//! An open data file that hands out only bytes whose group was compared with the root since the file was opened,
+//! and lately ([`crate::checks`], invariant 12). What is known of its groups lives as long as this value.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_types::Root;
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::BlobError;
-use crate::bits::Bits;
 use crate::buffers::{Buffers, READ_BYTES};
-use crate::tree::{GROUP, group_count, group_matches};
+use crate::checks::{Checks, Moment};
+use crate::ingest::read_through;
+use crate::tree::{GROUP, TreeHasher, group_count, group_matches};
 
 /// An open data file, to be sent without passing through this process. That its bytes were checked does not
 /// mean that the device gives them back once more; who sends them is the one to see, and says so. Clones share
 /// the file and what was said of it.
-#[derive(Clone, Debug)]
-pub struct DataFile(Arc<Opened>);
-
-#[derive(Debug)]
-struct Opened {
-    file: File,
-    sound: AtomicBool,
-}
+#[derive(Clone)]
+pub struct DataFile(Arc<CheckedFile>);
 
 impl DataFile {
-    /// A file of which nothing bad is known.
-    pub fn new(file: File) -> DataFile {
-        DataFile(Arc::new(Opened { file, sound: AtomicBool::new(true) }))
+    /// Blocking. A file outside of any store, taken for right as it is now.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(file: File, checks_good_for: Duration) -> io::Result<DataFile> {
+        let size = file.metadata()?.len();
+        let (mut tree, mut list) = (TreeHasher::new(), Vec::new());
+        read_through(&file, size, |bytes| {
+            tree.update(bytes, &mut list);
+            Ok(())
+        })?;
+        let tree = tree.finish();
+        list.extend(tree.last.into_iter().flatten());
+        let checked = CheckedFile::new(tree.root, size, file, Arc::default(), checks_good_for);
+        checked.set_list(list.into());
+        let now = checked.now();
+        (0..group_count(size)).for_each(|group| checked.mark(group, now));
+        Ok(DataFile(Arc::new(checked)))
+    }
+
+    /// Blocking, as sending is. To be called right before `range` is sent: checks anew what was not checked lately.
+    /// Between two pieces of a body its client may let any time pass.
+    ///
+    /// # Errors
+    /// `InvalidData` if a group is not what the root says; what reading the file says.
+    pub fn vouch(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.bounds(&range).and_then(|()| self.0.check(&range)).map_err(|error| match error {
+            BlobError::Io { source, .. } => source,
+            other => io::Error::new(io::ErrorKind::InvalidData, other),
+        })
     }
 
     /// Notes that the file failed a send. It is not handed out for sends again: the next reader reads it,
@@ -47,6 +70,12 @@ impl DataFile {
     }
 }
 
+impl From<Arc<CheckedFile>> for DataFile {
+    fn from(file: Arc<CheckedFile>) -> Self {
+        DataFile(file)
+    }
+}
+
 impl Deref for DataFile {
     type Target = File;
 
@@ -58,17 +87,27 @@ impl Deref for DataFile {
 pub(crate) struct CheckedFile {
     pub(crate) root: Root,
     pub(crate) size: u64,
-    pub(crate) file: DataFile,
+    pub(crate) file: File,
+    /// It has failed no send.
+    sound: AtomicBool,
     /// The group list, checked against the root before it is set.
     list: OnceLock<Bytes>,
-    checked: Bits,
+    checks: Checks,
     buffers: Arc<Buffers>,
 }
 
 impl CheckedFile {
-    pub(crate) fn new(root: Root, size: u64, file: File, buffers: Arc<Buffers>) -> CheckedFile {
-        let checked = Bits::new(group_count(size));
-        CheckedFile { root, size, file: DataFile::new(file), list: OnceLock::new(), checked, buffers }
+    /// A file of which nothing bad is known, and no group is checked. A check is good for `checks_good_for`.
+    pub(crate) fn new(
+        root: Root,
+        size: u64,
+        file: File,
+        buffers: Arc<Buffers>,
+        checks_good_for: Duration,
+    ) -> CheckedFile {
+        let checks = Checks::new(group_count(size), checks_good_for);
+        let sound = AtomicBool::new(true);
+        CheckedFile { root, size, file, sound, list: OnceLock::new(), checks, buffers }
     }
 
     /// The caller has compared `list` with the root. A second list is the same one.
@@ -80,13 +119,24 @@ impl CheckedFile {
         self.list.get()
     }
 
-    /// Notes that group `index` was hashed just now.
-    pub(crate) fn mark(&self, index: u64) {
-        self.checked.set(index);
+    /// Memory that it takes for its groups, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.list().map_or(0, Bytes::len).saturating_add(Checks::weight(group_count(self.size)))
     }
 
-    pub(crate) fn distrust(&self) {
-        self.checked.copy_from(&Bits::new(group_count(self.size)));
+    /// Before a group is read, or written, that is then noted as right.
+    pub(crate) fn now(&self) -> Moment {
+        self.checks.now()
+    }
+
+    /// Notes that group `index` was hashed after `moment`.
+    pub(crate) fn mark(&self, index: u64, moment: Moment) {
+        self.checks.pass(index, moment);
+    }
+
+    /// Forgets what was checked.
+    pub(crate) fn forget_checks(&self) {
+        self.checks.forget();
     }
 
     /// # Errors
@@ -100,10 +150,9 @@ impl CheckedFile {
         }
     }
 
-    /// Whether every group that `range` touches was checked.
+    /// Whether every group that `range` touches was checked lately.
     pub(crate) fn is_checked(&self, range: &Range<u64>) -> bool {
-        range.is_empty()
-            || self.checked.next(range.start / GROUP, false).is_none_or(|bad| bad * GROUP >= range.end)
+        range.is_empty() || self.checks.first_stale(groups(range), self.now()).is_none()
     }
 
     /// The bytes, if their groups are checked and they are in memory: does not wait for the disk.
@@ -114,11 +163,11 @@ impl CheckedFile {
         let mut buffer = self.buffers.take((range.end - range.start) as usize);
         let mut target = [IoSliceMut::new(buffer.as_mut())];
         // Anything else than all of it (not cached, not supported here) is the blocking read's case.
-        let read = preadv2(&*self.file, &mut target, range.start, ReadWriteFlags::NOWAIT).ok()?;
+        let read = preadv2(&self.file, &mut target, range.start, ReadWriteFlags::NOWAIT).ok()?;
         (read as u64 == range.end - range.start).then(|| buffer.freeze())
     }
 
-    /// Blocking. At most [`READ_BYTES`] bytes, checking groups that were not checked before.
+    /// Blocking. At most [`READ_BYTES`] bytes, checking groups that were not checked lately.
     ///
     /// # Errors
     /// [`BlobError::Corrupt`] with the first bad group.
@@ -126,18 +175,19 @@ impl CheckedFile {
         let trusted = self.is_checked(range);
         let whole = if trusted { range.clone() } else { self.align(range) };
         let mut buffer = self.buffers.take((whole.end - whole.start) as usize);
+        let now = self.now();
         self.file
             .read_exact_at(buffer.as_mut(), whole.start)
             .map_err(|error| self.unreadable(error, &whole))?;
         if !trusted {
-            self.verify(whole.start, buffer.as_ref())?;
+            self.verify(whole.start, buffer.as_ref(), now)?;
         }
         let from = range.start - whole.start;
         let to = range.end - whole.start;
         Ok(buffer.freeze().slice(from as usize..to as usize))
     }
 
-    /// Blocking. Checks every group that `range` touches and was not checked before.
+    /// Blocking. Checks every group that `range` touches and was not checked lately.
     ///
     /// # Errors
     /// [`BlobError::Corrupt`] with the first bad group.
@@ -145,13 +195,13 @@ impl CheckedFile {
         if range.is_empty() {
             return Ok(());
         }
-        let end = self.align(range).end;
-        let mut at = range.start / GROUP;
-        while let Some(bad) = self.checked.next(at, false).filter(|bad| bad * GROUP < end) {
-            let from = bad * GROUP;
-            let to = end
-                .min(from + READ_BYTES as u64)
-                .min(self.checked.next(bad, true).map_or(end, |g| g * GROUP));
+        let (end, groups) = (self.align(range).end, groups(range));
+        let mut at = groups.start;
+        let now = self.now();
+        while let Some(stale) = self.checks.first_stale(at..groups.end, now) {
+            let good = self.checks.first_good(stale..groups.end, now);
+            let from = stale * GROUP;
+            let to = end.min(from + READ_BYTES as u64).min(good.map_or(end, |group| group * GROUP));
             self.read(&(from..to))?;
             at = to.div_ceil(GROUP);
         }
@@ -163,17 +213,17 @@ impl CheckedFile {
         range.start / GROUP * GROUP..(range.end.div_ceil(GROUP) * GROUP).min(self.size)
     }
 
-    /// `bytes` begin at `start`, which is aligned, and are whole groups.
-    fn verify(&self, start: u64, bytes: &[u8]) -> Result<(), BlobError> {
+    /// `bytes` begin at `start`, which is aligned, are whole groups, and were read after `read_at`.
+    fn verify(&self, start: u64, bytes: &[u8], read_at: Moment) -> Result<(), BlobError> {
         let list = self.list.get().ok_or(BlobError::Incomplete(self.root))?;
         for (index, group) in (start / GROUP..).zip(bytes.chunks(GROUP as usize)) {
-            if self.checked.get(index) {
+            if self.checks.is_good(index, read_at) {
                 continue;
             }
             if !group_matches(&self.root, list, index, group) {
                 return Err(BlobError::Corrupt { root: self.root, at: index * GROUP });
             }
-            self.checked.set(index);
+            self.checks.pass(index, read_at);
         }
         Ok(())
     }
@@ -187,6 +237,11 @@ impl CheckedFile {
             _ => BlobError::io("reading a blob")(error),
         }
     }
+}
+
+/// The groups that `range`, which is not empty, touches.
+fn groups(range: &Range<u64>) -> Range<u64> {
+    range.start / GROUP..range.end.div_ceil(GROUP)
 }
 
 /// Cuts a range into pieces that end where [`READ_BYTES`]s of the file do, so that no group is read twice.

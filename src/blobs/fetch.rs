@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use clawhub_durable::now_millis;
-use clawhub_durable::promised::sync_blob;
+use clawhub_durable::promised::{sync_blob, sync_blob_dir};
 use clawhub_kv::Batch;
 use clawhub_types::{Digests, Root};
 use parking_lot::Mutex;
@@ -25,8 +24,9 @@ use crate::BlobError;
 use crate::bits::Bits;
 use crate::buffers::READ_BYTES;
 use crate::checked::CheckedFile;
-use crate::index::{Index, PartialRow, put_partial};
+use crate::index::{PartialRow, put_partial};
 use crate::ingest::digest_file;
+use crate::store::{RootLocks, Shared};
 use crate::tree::{GROUP, group_count, group_matches, root_of};
 
 /// Bytes between two checkpoints. What came since the last is fetched again after a crash.
@@ -37,8 +37,9 @@ pub(crate) const CHECKPOINT: u64 = 64 << 20;
 #[derive(Default)]
 pub(crate) struct Fetches {
     pub(crate) running: Mutex<HashMap<Root, Arc<Fetch>>>,
-    /// Creating and expiring exclude each other: both touch files that a new fetch would take over.
-    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// Beginning a fetch of a root and ending one exclude each other: both touch files of the same names. Taken
+    /// before the root's lock of [`crate::store::Shared`].
+    pub(crate) locks: RootLocks,
 }
 
 pub(crate) struct Fetch {
@@ -46,10 +47,13 @@ pub(crate) struct Fetch {
     /// Groups that are in the file.
     pub(crate) present: Bits,
     saved: Mutex<Saved>,
+    over: AtomicBool,
     pub(crate) unsaved: AtomicU64,
     pub(crate) saving: AtomicBool,
     sha256: Mutex<Follower>,
     pub(crate) want_sha512: AtomicBool,
+    /// A receipt is wanted: the copy is to be no part of the cache.
+    promised: AtomicBool,
     pub(crate) progress: watch::Sender<Progress>,
     touched: Mutex<Instant>,
 }
@@ -57,8 +61,8 @@ pub(crate) struct Fetch {
 /// What the row says. Locked while a checkpoint runs.
 struct Saved {
     groups: Bits,
-    /// The fetch is over and has no row any more.
-    over: bool,
+    /// The names of the files are durable.
+    named: bool,
 }
 
 #[derive(Clone, Default)]
@@ -76,15 +80,18 @@ struct Follower {
 impl Fetch {
     /// A fetch into a file in which these groups are present; `saved` of them say so durably.
     pub(crate) fn new(data: CheckedFile, present: Bits, saved: Option<Bits>) -> Fetch {
+        let named = saved.is_some();
         let groups = saved.unwrap_or_else(|| Bits::new(group_count(data.size)));
         Fetch {
             data,
             present,
-            saved: Mutex::new(Saved { groups, over: false }),
+            saved: Mutex::new(Saved { groups, named }),
+            over: AtomicBool::new(false),
             unsaved: AtomicU64::new(0),
             saving: AtomicBool::new(false),
             sha256: Mutex::new(Follower { hash: Sha256::new(), at: 0 }),
             want_sha512: AtomicBool::new(false),
+            promised: AtomicBool::new(false),
             progress: watch::Sender::default(),
             touched: Mutex::new(Instant::now()),
         }
@@ -93,6 +100,14 @@ impl Fetch {
     /// How long ago it last changed.
     pub(crate) fn idle(&self) -> Duration {
         self.touched.lock().elapsed()
+    }
+
+    pub(crate) fn promise(&self) {
+        self.promised.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_promised(&self) -> bool {
+        self.promised.load(Ordering::Acquire)
     }
 
     pub(crate) fn changed(&self) {
@@ -118,7 +133,11 @@ impl Fetch {
     pub(crate) fn write(&self, start: u64, bytes: &[u8]) -> Result<(), BlobError> {
         let root = self.data.root;
         let size = self.data.size;
+        if self.is_over() {
+            return Err(BlobError::FetchFailed("it was given up".to_owned()));
+        }
         let list = self.data.list().ok_or(BlobError::Incomplete(root))?;
+        let now = self.data.now();
         for (index, group) in (start / GROUP..).zip(bytes.chunks(GROUP as usize)) {
             if !group_matches(&root, list, index, group) {
                 return Err(BlobError::Corrupt { root, at: index * GROUP });
@@ -126,7 +145,7 @@ impl Fetch {
         }
         self.data.file.write_all_at(bytes, start).map_err(BlobError::io("writing a partial blob"))?;
         for index in start / GROUP..(start + bytes.len() as u64).div_ceil(GROUP) {
-            self.data.mark(index);
+            self.data.mark(index, now);
             self.present.set(index);
         }
         debug_assert!(start + bytes.len() as u64 <= size);
@@ -136,32 +155,60 @@ impl Fetch {
     }
 
     /// Blocking. Makes what is present durable, then says so in the row.
-    pub(crate) fn checkpoint(&self, index: &Index) -> Result<(), BlobError> {
+    pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<(), BlobError> {
         let mut saved = self.saved.lock();
-        if saved.over || self.data.list().is_none() {
+        let nothing = self.is_empty() && saved.groups.next(0, true).is_none();
+        if self.is_over() || nothing || self.data.list().is_none() {
             return Ok(());
         }
-        self.unsaved.store(0, Ordering::Release);
-        let groups = self.present.to_bytes();
-        if let Err(error) = sync_blob(&self.data.file) {
-            // The pages that failed are gone from memory or will be: only what was saved is there.
-            self.present.copy_from(&saved.groups);
-            self.data.distrust();
-            return Err(BlobError::io("fsyncing a partial blob")(error));
+        let groups = self.sync(&saved)?;
+        if !saved.named {
+            // Here and not when it began: most fetches are over before their first checkpoint.
+            let named = sync_blob_dir(&shared.paths.partials());
+            named.map_err(BlobError::io("fsyncing the directory of partial blobs"))?;
+            saved.named = true;
         }
-        let row = PartialRow { size: self.data.size, touched_at: now_millis(), groups };
+        let row = PartialRow { size: self.data.size, touched_at: shared.clock.now(), groups };
         let mut batch = Batch::default();
         put_partial(&mut batch, &self.data.root, &row);
-        index.write(batch)?;
+        shared.index.write(batch)?;
         if let Some(bits) = Bits::from_bytes(group_count(self.data.size), &row.groups) {
             saved.groups = bits;
         }
         Ok(())
     }
 
-    /// Blocking. No checkpoint begins after this: the fetch has no row any more.
+    /// Blocking. Makes what is present durable.
+    pub(crate) fn settle(&self) -> Result<(), BlobError> {
+        self.sync(&self.saved.lock()).map(drop)
+    }
+
+    /// The groups that were present before the sync began.
+    fn sync(&self, saved: &Saved) -> Result<Vec<u8>, BlobError> {
+        self.unsaved.store(0, Ordering::Release);
+        let groups = self.present.to_bytes();
+        if let Err(error) = sync_blob(&self.data.file) {
+            // The pages that failed are gone from memory or will be: only what was saved is there.
+            self.present.copy_from(&saved.groups);
+            self.data.forget_checks();
+            return Err(BlobError::io("fsyncing a partial blob")(error));
+        }
+        Ok(groups)
+    }
+
+    /// Whether no group is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.next(0, true).is_none()
+    }
+
+    /// Blocking. Nothing is written any more, and no checkpoint begins: the files go, or are another fetch's.
     pub(crate) fn end(&self) {
-        self.saved.lock().over = true;
+        let _no_checkpoint = self.saved.lock();
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     /// Blocking. Hashes what has become contiguous since the last time; `wait` for a follower at work.

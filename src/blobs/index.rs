@@ -6,7 +6,9 @@
 //! | `upload/` + node (BE) + random | [`UploadRow`]: a session and where it resumes |
 //! | `finished/` + node (BE) + random | [`FinishedUpload`]: what a session became |
 //! | `partial/` + root | [`PartialRow`]: a fetch and the groups it has on disk |
+//! | `cached/` + root | [`CachedRow`]: beside the replica's row; it came for a reader, and no receipt was made for it |
 //! | `blobs.epoch` | the deletion epoch, `u64` BE |
+//! | `blobs.uptime` | how long the store has been open over all its starts, milliseconds, `u64` BE |
 //!
 //! Rows are a `u16` BE shape, then postcard. A replica's row is shown to nobody before it is synced: a
 //! receipt made of a row that a power cut takes back would be a lie.
@@ -30,7 +32,9 @@ const BLOB: &[u8] = b"blob/";
 const UPLOAD: &[u8] = b"upload/";
 const FINISHED: &[u8] = b"finished/";
 const PARTIAL: &[u8] = b"partial/";
+const CACHED: &[u8] = b"cached/";
 const EPOCH: &[u8] = b"blobs.epoch";
+const UPTIME: &[u8] = b"blobs.uptime";
 
 /// The only shape so far. Another one is another version's: the store refuses to guess.
 const SHAPE: u16 = 1;
@@ -51,7 +55,7 @@ pub(crate) struct UploadRow {
     pub(crate) sha512: bool,
     /// Milliseconds since 1970.
     pub(crate) opened_at: u64,
-    /// When the row was last written, milliseconds since 1970.
+    /// When the row was last written, by the store's own clock.
     pub(crate) touched_at: u64,
     /// Bytes known to be on disk: where a restart resumes.
     pub(crate) durable: u64,
@@ -62,10 +66,18 @@ pub(crate) struct UploadRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartialRow {
     pub(crate) size: u64,
-    /// Milliseconds since 1970.
+    /// When the row was last written, by the store's own clock.
     pub(crate) touched_at: u64,
     /// One bit per group, little-endian 64-bit words; only groups that were fsynced before.
     pub(crate) groups: Vec<u8>,
+}
+
+/// A copy that is part of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CachedRow {
+    pub(crate) size: u64,
+    /// When it was last read, as of the last time that this was written down, by the store's own clock.
+    pub(crate) used: u64,
 }
 
 /// Typed access to the rows, and group commit.
@@ -85,12 +97,7 @@ impl Index {
     /// Blocking. Syncs once: what a killed process wrote is readable but perhaps not durable.
     pub(crate) fn open(kv: Arc<dyn Kv>) -> Result<Index, BlobError> {
         kv.sync()?;
-        let epoch = match kv.get(EPOCH)? {
-            None => 0,
-            Some(bytes) => u64::from_be_bytes(
-                bytes.try_into().map_err(|_| BlobError::Record("deletion epoch".to_owned()))?,
-            ),
-        };
+        let epoch = number(&*kv, EPOCH)?;
         Ok(Index {
             kv,
             unsynced: Mutex::default(),
@@ -102,6 +109,11 @@ impl Index {
 
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// How long the store had been open when that was last written down, in milliseconds.
+    pub(crate) fn uptime(&self) -> Result<u64, BlobError> {
+        number(&*self.kv, UPTIME)
     }
 
     /// Adds one to the deletion epoch, durably, and answers the new value.
@@ -154,6 +166,11 @@ impl Index {
 
     pub(crate) fn partial(&self, root: &Root) -> Result<Option<PartialRow>, BlobError> {
         self.kv.get(&partial_key(root))?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    pub(crate) fn cached(&self) -> Result<Vec<(Root, CachedRow)>, BlobError> {
+        let rows = self.all(CACHED)?.into_iter();
+        rows.map(|(key, row)| Ok((root_of(&key, CACHED)?, decode(&row)?))).collect()
     }
 
     fn all(&self, prefix: &[u8]) -> Result<Vec<Pair>, BlobError> {
@@ -220,12 +237,33 @@ fn sync_rows(kv: &dyn Kv) -> Result<(), BlobError> {
     if promised::BLOBS_LEFT_OUT { Ok(()) } else { Ok(kv.sync()?) }
 }
 
+/// A number by itself; 0 if it was never written.
+fn number(kv: &dyn Kv, key: &[u8]) -> Result<u64, BlobError> {
+    let Some(bytes) = kv.get(key)? else { return Ok(0) };
+    let bytes = bytes.try_into().map_err(|_| BlobError::Record(String::from_utf8_lossy(key).into_owned()))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+pub(crate) fn put_uptime(batch: &mut Batch, uptime: u64) {
+    batch.put(UPTIME, uptime.to_be_bytes());
+}
+
 pub(crate) fn put_blob(batch: &mut Batch, root: &Root, row: &BlobRow) {
     batch.put(blob_key(root), encode(row));
 }
 
+/// With what is beside it.
 pub(crate) fn delete_blob(batch: &mut Batch, root: &Root) {
     batch.delete(blob_key(root));
+    delete_cached(batch, root);
+}
+
+pub(crate) fn put_cached(batch: &mut Batch, root: &Root, row: &CachedRow) {
+    batch.put([CACHED, &root.0].concat(), encode(row));
+}
+
+pub(crate) fn delete_cached(batch: &mut Batch, root: &Root) {
+    batch.delete([CACHED, &root.0].concat());
 }
 
 pub(crate) fn put_upload(batch: &mut Batch, id: &UploadId, row: &UploadRow) {
@@ -347,5 +385,6 @@ mod tests {
         assert_eq!(encode(&row), expected);
         let row = PartialRow { size: 1, touched_at: 2, groups: vec![1, 0] };
         assert_eq!(encode(&row), [0, 1, 1, 2, 2, 1, 0]);
+        assert_eq!(encode(&CachedRow { size: 1, used: 2 }), [0, 1, 1, 2]);
     }
 }

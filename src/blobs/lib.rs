@@ -13,13 +13,16 @@
 //! A crash loses: bytes of an upload after the last `flush`; sessions never flushed, if the machine
 //! went down; up to 64 MiB of a fetch. It never loses what a receipt was given for.
 //!
-//! Nothing read from disk leaves before its group was compared with the root since the file was opened.
+//! Nothing read from disk leaves before its group was compared with the root since the file was opened, and lately
+//! ([`StoreConfig::checks_good_for`]).
 
 mod bits;
 mod blob;
 mod buffers;
 mod cache;
+mod cached;
 mod checked;
+mod checks;
 mod error;
 mod fetch;
 mod finished;
@@ -38,9 +41,11 @@ mod space;
 mod store;
 mod tree;
 mod uploads;
+mod uptime;
 mod writer;
 
 pub use blob::Blob;
+pub use cached::{CACHE_MEMORY, Cache, CacheLimit, CacheUsage};
 pub use checked::DataFile;
 pub use error::BlobError;
 pub use finished::FinishedUpload;
@@ -49,6 +54,6 @@ pub use partial::Partial;
 pub use partials::Partials;
 pub use replicas::Replicas;
 pub use session::UploadStatus;
-pub use store::{BlobStore, StoreConfig};
+pub use store::{BlobStore, CHECKS_GOOD_FOR, StoreConfig};
 pub use tree::{GROUP, GROUP_VALUE, Groups, list_len, root_of};
 pub use uploads::Uploads;

@@ -19,6 +19,7 @@ use crate::paths::Paths;
 use crate::recover;
 use crate::space::Space;
 use crate::store::{RootLocks, Shared, StoreConfig, asking};
+use crate::uptime::StoreClock;
 use crate::{BlobError, BlobStore};
 
 impl BlobStore {
@@ -37,18 +38,22 @@ impl BlobStore {
         blocking(move || {
             let paths = Paths::open(config.dir.clone()).map_err(BlobError::io("opening the blob store"))?;
             let index = Index::open(index)?;
-            let sessions = recover::uploads(&paths, &index)?;
+            let clock = StoreClock::open(&index)?;
+            let sessions = recover::uploads(&paths, &index, &clock)?;
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
             let finished = Finished::open(&index)?;
+            let cached = recover::cached(&index)?;
             let space = Space::new(paths.free().map_err(asking())?);
             let shared = Shared {
                 config,
                 paths,
                 index,
+                clock,
                 sessions: Mutex::new(sessions),
                 finished,
                 open: OpenFiles::default(),
+                cached,
                 fetches: Fetches::default(),
                 buffers: Arc::default(),
                 locks: RootLocks::default(),
@@ -61,9 +66,15 @@ impl BlobStore {
         .await
     }
 
-    /// Cancels the sessions and drops the fetches that nobody touched for `older_than`, and answers how
-    /// many. Those in use at this moment are left alone. Also closes files that nobody reads any more.
+    /// Cancels the sessions and drops the fetches that nobody touched for `older_than` of the time in which the store
+    /// was open, and answers how many. To be called every minute: that time is written down here. Those in use at this moment are left alone. Also closes files that nobody reads any more.
     pub async fn expire(&self, older_than: Duration) -> usize {
+        if let Err(error) = self.shared.clock.keep(&self.shared.index) {
+            tracing::warn!(%error, "how long the store has been open is not written down");
+        }
+        if let Err(error) = self.cache().save_uses() {
+            tracing::warn!(%error, "when cached copies were last read is not written down");
+        }
         let uploads = self.uploads().expire(older_than).await;
         self.uploads().forget_finished();
         self.shared.open.drop_idle();
@@ -76,8 +87,9 @@ impl BlobStore {
     /// # Errors
     /// The first failure; the others are tried all the same.
     pub async fn close(&self) -> Result<(), BlobError> {
+        let clock = self.shared.clock.keep(&self.shared.index);
         let uploads = self.uploads().flush_all().await;
         let fetches = self.partials().save().await;
-        uploads.and(fetches)
+        clock.and(uploads).and(fetches)
     }
 }

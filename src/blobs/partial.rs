@@ -7,18 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawhub_durable::promised::sync_blob_dir;
 use clawhub_durable::task::{blocking, detached};
-use clawhub_kv::Batch;
-use clawhub_types::{Receipt, Root};
+use clawhub_types::Root;
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
 use crate::buffers::READ_BYTES;
 use crate::fetch::{CHECKPOINT, Fetch, Progress};
-use crate::index::delete_partial;
 use crate::paths::write_durably;
-use crate::replicas::Staged;
 use crate::tree::{GROUP, list_matches};
 use crate::{BlobError, BlobStore, Sealed};
 
@@ -52,6 +48,12 @@ impl Partial {
         self.fetch.want_sha512.store(true, Ordering::Release);
     }
 
+    /// Says that the copy is to count, not to be a part of the cache. One for which that is said too late becomes so
+    /// with its receipt.
+    pub fn promise(&self) {
+        self.fetch.promise();
+    }
+
     /// Whether writes may begin: the group list is there, or the blob needs none.
     pub fn has_groups(&self) -> bool {
         self.fetch.data.list().is_some()
@@ -68,16 +70,14 @@ impl Partial {
         blocking(move || {
             let root = fetch.data.root;
             let size = fetch.data.size;
-            if fetch.data.list().is_some() {
+            if fetch.data.list().is_some() || fetch.is_over() {
                 return Ok(());
             }
             if !list_matches(&root, size, &list) {
                 return Err(BlobError::Corrupt { root, at: 0 });
             }
             let path = store.shared.paths.partial(&root).ob;
-            write_durably(&path, &list)
-                .and_then(|()| sync_blob_dir(&store.shared.paths.partials()))
-                .map_err(BlobError::io("writing a group list"))?;
+            write_durably(&path, &list).map_err(BlobError::io("writing a group list"))?;
             fetch.data.set_list(list);
             Ok(())
         })
@@ -98,7 +98,8 @@ impl Partial {
     /// # Errors
     /// [`BlobError::Corrupt`] if a group is not what the root says: nothing of the call is written, and
     /// the source is to blame. [`BlobError::Range`] if these are not whole groups,
-    /// [`BlobError::Incomplete`] without a group list, [`BlobError::NoSpace`], [`BlobError::Io`].
+    /// [`BlobError::Incomplete`] without a group list, [`BlobError::NoSpace`], [`BlobError::HeldBack`],
+    /// [`BlobError::FetchFailed`] if it was given up, [`BlobError::Io`].
     pub async fn write(&self, group_start: u64, bytes: Bytes) -> Result<(), BlobError> {
         let size = self.size();
         let length = bytes.len() as u64;
@@ -111,6 +112,7 @@ impl Partial {
                 size,
             });
         }
+        self.store.ensure_room(length).await?;
         let fetch = self.fetch.clone();
         blocking(move || fetch.write(group_start, &bytes)).await?;
         self.follow();
@@ -138,63 +140,76 @@ impl Partial {
         let fetch = self.fetch.clone();
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = fetch.checkpoint(&store.shared.index) {
+            if let Err(error) = fetch.checkpoint(&store.shared) {
                 tracing::error!(root = %fetch.data.root, %error, "a partial blob's checkpoint");
             }
             fetch.saving.store(false, Ordering::Release);
         });
     }
 
-    /// Turns the complete partial into a replica and answers the receipt; the fetch is over. Readers go
-    /// on. If the root is held by now, that copy is confirmed.
+    /// Turns the complete partial into a copy and answers what it is; the fetch is over. Readers go on. A receipt is
+    /// for [`BlobStore::receipt`] to make: unless [`Partial::promise`] was called, the copy is a part of the cache.
     ///
     /// # Errors
     /// [`BlobError::Incomplete`] if bytes are missing (perhaps again: ask [`Partial::missing`]);
-    /// [`BlobError::Corrupt`], [`BlobError::Io`], [`BlobError::Index`].
-    pub async fn finish(&self, generation: u64) -> Result<Receipt, BlobError> {
+    /// [`BlobError::FetchFailed`] if it was given up; [`BlobError::Corrupt`], [`BlobError::Io`],
+    /// [`BlobError::Index`].
+    pub async fn finish(&self) -> Result<Sealed, BlobError> {
         let Partial { fetch, store } = self.clone();
         detached(async move {
             let hasher = fetch.clone();
             let digests = blocking(move || hasher.digests()).await?;
             let root = fetch.data.root;
-            let size = fetch.data.size;
-            let sealed = Sealed { root, size, digests };
-            let mut batch = Batch::default();
-            delete_partial(&mut batch, &root);
-            // Nobody may open a new fetch on files that are about to move.
-            let _alone = store.shared.fetches.opening.lock().await;
-            let placed = match store.replicas().confirm(&sealed, generation, &batch).await {
-                Ok(None) => {
-                    let saver = (fetch.clone(), store.clone());
-                    blocking(move || saver.0.checkpoint(&saver.1.shared.index)).await?;
-                    let files = store.shared.paths.partial(&root);
-                    store.replicas().place(Staged { files, sealed }, generation, batch).await.map(Some)
-                }
-                other => other,
-            };
+            let sealed = Sealed { root, size: fetch.data.size, digests };
+            // Nobody may begin a new fetch on files that are about to move.
+            let _alone = store.shared.fetches.locks.lock(&root).await;
+            if fetch.is_over() {
+                return Err(BlobError::FetchFailed("it was given up".to_owned()));
+            }
+            let placed = store.partials().place(fetch.clone(), &sealed).await;
             // If it failed halfway, the next fetch finds out from the disk how far it got.
             store.shared.fetches.running.lock().remove(&root);
-            let receipt = placed?.ok_or(BlobError::Incomplete(root))?;
+            placed?;
+            let ending = fetch.clone();
             blocking(move || {
-                fetch.end();
+                ending.end();
                 Ok::<_, BlobError>(())
             })
             .await?;
             store.partials().drop(root).await?;
-            Ok(receipt)
+            Ok(sealed)
         })
         .await
     }
 
-    /// Tells the readers of now that the fetch has failed. What was fetched is kept for the next one.
-    /// To be called within the runtime.
-    pub fn fail(&self, reason: String) {
+    /// Tells the readers of now that the fetch has failed. What was fetched is kept for the next one; a fetch that
+    /// got nothing leaves nothing.
+    pub async fn fail(&self, reason: String) {
+        self.tell(reason);
+        if self.fetch.is_empty() {
+            self.discard().await;
+        } else if self.fetch.unsaved.load(Ordering::Acquire) > 0 {
+            self.checkpoint();
+        }
+    }
+
+    /// The same for a fetch whose bytes there is no room for: they go too.
+    pub async fn give_up(&self, reason: String) {
+        self.tell(reason);
+        self.discard().await;
+    }
+
+    fn tell(&self, reason: String) {
         self.fetch.progress.send_modify(|progress| {
             progress.failures += 1;
             progress.reason = reason;
         });
-        if self.fetch.unsaved.load(Ordering::Acquire) > 0 {
-            self.checkpoint();
+    }
+
+    async fn discard(&self) {
+        let Partial { fetch, store } = self.clone();
+        if let Err(error) = detached(async move { store.partials().discard(fetch).await }).await {
+            tracing::warn!(root = %self.root(), %error, "a partial blob is still there");
         }
     }
 

@@ -3,14 +3,12 @@
 //! A fetch stays here, resumable without a look at the disk, until it is finished or expires. A crash loses what
 //! came since its last checkpoint.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawhub_durable::now_millis;
-use clawhub_durable::promised::sync_blob_dir;
 use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::Batch;
 use clawhub_types::Root;
@@ -18,10 +16,11 @@ use clawhub_types::Root;
 use crate::bits::Bits;
 use crate::checked::CheckedFile;
 use crate::fetch::Fetch;
-use crate::index::delete_partial;
+use crate::index::{PartialRow, delete_partial};
 use crate::partial::Partial;
+use crate::replicas::Staged;
 use crate::tree::{group_count, list_len, list_matches};
-use crate::{BlobError, BlobStore};
+use crate::{BlobError, BlobStore, Sealed};
 
 /// The fetches of a store.
 #[derive(Clone, Copy)]
@@ -37,8 +36,8 @@ impl BlobStore {
 }
 
 impl Partials<'_> {
-    /// Creates or resumes the fetch of a root, whose size the cluster's record tells. Space for all of
-    /// it is reserved at once.
+    /// Creates or resumes the fetch of a root, whose size the cluster's record tells. There must be room for all of
+    /// it now, and for each part when it comes: nothing is set aside for bytes that may never come.
     ///
     /// # Errors
     /// [`BlobError::Held`], [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`];
@@ -46,7 +45,7 @@ impl Partials<'_> {
     pub async fn open(self, root: Root, size: u64) -> Result<Partial, BlobError> {
         let store = self.store.clone();
         detached(async move {
-            let _alone = store.shared.fetches.opening.lock().await;
+            let _alone = store.shared.fetches.locks.lock(&root).await;
             if store.holds(&root).is_some() {
                 return Err(BlobError::Held(root));
             }
@@ -54,6 +53,9 @@ impl Partials<'_> {
             let fetch = match running {
                 Some(fetch) => fetch,
                 None => {
+                    if store.shared.index.partial(&root)?.is_none() {
+                        store.ensure_room(size).await?;
+                    }
                     let opener = store.clone();
                     let fetch =
                         blocking(move || opener.partials().open_blocking(root, size).map(Arc::new)).await?;
@@ -79,18 +81,13 @@ impl Partials<'_> {
             fetch.data.set_list(list);
             return Ok(fetch);
         }
-        self.store.ensure_space(size)?;
         let mut batch = Batch::default();
         delete_partial(&mut batch, &root);
         self.store.shared.index.write(batch)?;
         files.remove().map_err(failed)?;
         let mut options = OpenOptions::new();
         let data = options.read(true).write(true).create_new(true).open(&files.data).map_err(failed)?;
-        if let Err(error) = reserve(&data, size) {
-            files.remove().map_err(failed)?;
-            return Err(failed(error));
-        }
-        sync_blob_dir(&self.store.shared.paths.partials()).map_err(failed)?;
+        data.set_len(size).map_err(failed)?;
         let fetch = Fetch::new(self.file(root, size, data), Bits::new(group_count(size)), None);
         if list_len(size) == 0 {
             fetch.data.set_list(Bytes::new());
@@ -113,7 +110,8 @@ impl Partials<'_> {
     }
 
     fn file(self, root: Root, size: u64, data: File) -> CheckedFile {
-        CheckedFile::new(root, size, data, self.store.shared.buffers.clone())
+        let shared = &self.store.shared;
+        CheckedFile::new(root, size, data, shared.buffers.clone(), shared.config.checks_good_for)
     }
 
     pub(crate) async fn save(self) -> Result<(), BlobError> {
@@ -121,40 +119,89 @@ impl Partials<'_> {
         let mut outcome = Ok(());
         for fetch in running {
             let store = self.store.clone();
-            outcome = outcome.and(blocking(move || fetch.checkpoint(&store.shared.index)).await);
+            outcome = outcome.and(blocking(move || fetch.checkpoint(&store.shared)).await);
         }
         outcome
     }
 
     /// Drops fetches that nobody holds and nobody touched for `older_than`; answers how many.
     pub(crate) async fn expire(self, older_than: Duration) -> usize {
-        let _alone = self.store.shared.fetches.opening.lock().await;
-        let mut expired = Vec::new();
-        let mut running = Vec::new();
-        self.store.shared.fetches.running.lock().retain(|root, fetch| {
-            let idle = Arc::strong_count(fetch) == 1 && fetch.idle() >= older_than;
-            if idle {
-                expired.push(*root)
-            } else {
-                running.push(*root)
-            }
-            !idle
-        });
         let rows = self.store.shared.index.partials().unwrap_or_else(|error| {
             tracing::error!(%error, "the blob index cannot be read");
             Vec::new()
         });
-        let old = now_millis().saturating_sub(older_than.as_millis() as u64);
-        let resting = rows.iter().filter(|(_, row)| row.touched_at <= old).map(|(root, _)| *root);
-        expired.extend(resting.filter(|root| !running.contains(root)));
-        expired.sort_unstable();
-        expired.dedup();
-        for root in &expired {
-            if let Err(error) = self.drop(*root).await {
-                tracing::warn!(%root, %error, "a partial blob did not expire");
+        let clock = &self.store.shared.clock;
+        let old = |row: &PartialRow| clock.since(row.touched_at) >= older_than;
+        let resting = rows.iter().filter(|(_, row)| old(row)).map(|(root, _)| *root);
+        let running = self.store.shared.fetches.running.lock().keys().copied().collect::<Vec<_>>();
+        let roots: BTreeSet<Root> = resting.chain(running).collect();
+        let mut count = 0;
+        for root in roots {
+            match self.expire_one(root, older_than).await {
+                Ok(expired) => count += usize::from(expired),
+                Err(error) => tracing::warn!(%root, %error, "a partial blob did not expire"),
             }
         }
-        expired.len()
+        count
+    }
+
+    /// The fetch of a root, unless it is in use or was lately: one that is open says so itself, and none begins
+    /// meanwhile.
+    async fn expire_one(self, root: Root, older_than: Duration) -> Result<bool, BlobError> {
+        let _alone = self.store.shared.fetches.locks.lock(&root).await;
+        {
+            let mut running = self.store.shared.fetches.running.lock();
+            if let Some(fetch) = running.get(&root) {
+                if Arc::strong_count(fetch) > 1 || fetch.idle() < older_than {
+                    return Ok(false);
+                }
+                running.remove(&root);
+            } else if self.store.shared.index.partial(&root)?.is_none() {
+                // It ended since.
+                return Ok(false);
+            }
+        }
+        self.drop(root).await.map(|()| true)
+    }
+
+    /// Ends a fetch and deletes what it has, unless it is over already.
+    pub(crate) async fn discard(self, fetch: Arc<Fetch>) -> Result<(), BlobError> {
+        let root = fetch.data.root;
+        let _alone = self.store.shared.fetches.locks.lock(&root).await;
+        let ending = fetch.clone();
+        let was_over = blocking(move || {
+            let was_over = ending.is_over();
+            ending.end();
+            Ok::<_, BlobError>(was_over)
+        });
+        if was_over.await? {
+            return Ok(());
+        }
+        {
+            let mut running = self.store.shared.fetches.running.lock();
+            if running.get(&root).is_some_and(|current| !Arc::ptr_eq(current, &fetch)) {
+                // Its files are another one's by now.
+                return Ok(());
+            }
+            running.remove(&root);
+        }
+        self.drop(root).await
+    }
+
+    /// Moves the files of a fetch that is complete to their place as a copy. Under the fetch's lock.
+    pub(crate) async fn place(self, fetch: Arc<Fetch>, sealed: &Sealed) -> Result<(), BlobError> {
+        let settling = fetch.clone();
+        blocking(move || settling.settle()).await?;
+        let mut batch = Batch::default();
+        delete_partial(&mut batch, &sealed.root);
+        let files = self.store.shared.paths.partial(&sealed.root);
+        let staged = Staged { files, sealed: sealed.clone() };
+        if fetch.is_promised() {
+            // The generation is for the receipt, which is made when it is asked for.
+            self.store.replicas().place(staged, 0, batch).await.map(drop)
+        } else {
+            self.store.replicas().place_cached(staged, batch).await
+        }
     }
 
     pub(crate) async fn drop(self, root: Root) -> Result<(), BlobError> {
@@ -163,18 +210,5 @@ impl Partials<'_> {
         self.store.shared.index.write(batch)?;
         let files = self.store.shared.paths.partial(&root);
         blocking(move || files.remove().map_err(BlobError::io("deleting a partial blob"))).await
-    }
-}
-
-/// Reserves the file's blocks where the file system can, its length everywhere.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    use rustix::fs::FallocateFlags;
-    use rustix::io::Errno;
-    if size == 0 {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP) => file.set_len(size),
-        other => Ok(other?),
     }
 }

@@ -138,6 +138,12 @@ impl Paths {
         sync_blob_dir(&self.shard(root))
     }
 
+    /// Bytes that the device has in all.
+    pub(crate) fn capacity(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.base)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Bytes that an unprivileged writer may still use.
     pub(crate) fn free(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.base)?;

@@ -119,7 +119,7 @@ impl Uploads<'_> {
             blocking(move || named().map_err(BlobError::io("fsyncing an upload's directory"))).await?;
         }
         let mut batch = Batch::default();
-        put_upload(&mut batch, &session.id, &session.row(end, acknowledged));
+        put_upload(&mut batch, &session.id, &session.row(end, acknowledged, &self.store.shared.clock));
         self.store.shared.index.commit(batch).await?;
         let mut progress = session.progress.lock();
         progress.durable = end;

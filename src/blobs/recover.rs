@@ -24,11 +24,15 @@ use clawhub_types::{Digests, Root, UploadId};
 use sha2::{Digest, Sha256};
 
 use crate::BlobError;
-use crate::index::{BlobRow, Index, delete_blob, delete_partial, delete_upload, put_blob, successor};
+use crate::cached::CachedCopies;
+use crate::index::{
+    BlobRow, Index, delete_blob, delete_cached, delete_partial, delete_upload, put_blob, successor,
+};
 use crate::ingest::read_through;
 use crate::paths::{Files, Paths, remove_dir, write_durably};
 use crate::session::Session;
 use crate::tree::{TreeHasher, list_len};
+use crate::uptime::StoreClock;
 
 /// Rows read at a time.
 const ROWS_PER_READ: usize = 1024;
@@ -48,13 +52,17 @@ fn names(dir: &Path) -> Result<Vec<String>, BlobError> {
 }
 
 /// The sessions that go on.
-pub(crate) fn uploads(paths: &Paths, index: &Index) -> Result<HashMap<UploadId, Arc<Session>>, BlobError> {
+pub(crate) fn uploads(
+    paths: &Paths,
+    index: &Index,
+    clock: &StoreClock,
+) -> Result<HashMap<UploadId, Arc<Session>>, BlobError> {
     let mut sessions = HashMap::new();
     let mut batch = Batch::default();
     for (id, row) in index.uploads()? {
         let bytes = fs::metadata(Files::in_dir(&paths.upload(&id)).data).map_or(0, |file| file.len());
         if bytes >= row.durable {
-            sessions.insert(id, Arc::new(Session::from_row(id, row)));
+            sessions.insert(id, Arc::new(Session::resumed(id, row, clock)));
         } else {
             tracing::warn!(upload = %id, bytes, durable = row.durable, "an upload cannot be resumed");
             delete_upload(&mut batch, &id);
@@ -123,6 +131,22 @@ pub(crate) fn replicas(paths: &Paths, index: &Index) -> Result<(), BlobError> {
         }
     }
     index.sync()
+}
+
+/// The cache, without those copies that are gone.
+pub(crate) fn cached(index: &Index) -> Result<CachedCopies, BlobError> {
+    let mut rows = index.cached()?;
+    let mut batch = Batch::default();
+    for (root, _) in &rows {
+        if index.blob(root)?.is_none() {
+            delete_cached(&mut batch, root);
+        }
+    }
+    if !batch.is_empty() {
+        index.write(batch)?;
+        rows = index.cached()?;
+    }
+    Ok(CachedCopies::new(rows))
 }
 
 /// The lowest root with this first byte.

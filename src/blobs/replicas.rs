@@ -13,7 +13,8 @@ use clawhub_types::{Digests, Receipt, Root};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
-use crate::index::{BlobRow, delete_blob};
+use crate::blob::compare;
+use crate::index::{BlobRow, CachedRow, delete_blob, delete_cached, put_cached};
 use crate::ingest::Sealed;
 use crate::paths::{Files, remove_dir, write_durably};
 use crate::tree::{TreeHasher, list_len};
@@ -58,7 +59,7 @@ impl Replicas<'_> {
     /// # Errors
     /// [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`].
     pub async fn put(self, bytes: Bytes, generation: u64) -> Result<Receipt, BlobError> {
-        self.store.ensure_space(bytes.len() as u64)?;
+        self.store.ensure_room(bytes.len() as u64).await?;
         let store = self.store.clone();
         detached(async move {
             let dir = store.shared.paths.uploads().join(format!("put-{:032x}", rand::rng().random::<u128>()));
@@ -75,8 +76,9 @@ impl Replicas<'_> {
     }
 
     /// Turns fsynced files into a replica: rename, fsync of the directory, index row together with
-    /// `batch`, receipt. If the root is held already, that copy is confirmed and `staged` left where it
-    /// is.
+    /// `batch`, receipt. If the root is held already and all of that copy was checked lately, it is confirmed and
+    /// `staged` left where it is. Otherwise the new files take its place: nobody knows what has become of a copy that
+    /// nobody has read, and these bytes were just hashed. Who has the old file open reads on in it.
     pub(crate) async fn place(
         self,
         staged: Staged,
@@ -89,16 +91,65 @@ impl Replicas<'_> {
         if let Some(receipt) = self.confirm_locked(&sealed, generation, &batch).await? {
             return Ok(receipt);
         }
-        let store = self.store.clone();
-        let install = move || store.shared.paths.install(&root, &files, list_len(sealed.size) > 0);
-        blocking(move || install().map_err(BlobError::io("moving a blob into place"))).await?;
-        let row = BlobRow { size: sealed.size, digests: sealed.digests };
-        self.store.shared.index.commit_blob(&root, &row, batch).await?;
+        self.install(&files, &sealed).await?;
+        let held = self.store.shared.index.blob(&root)?;
+        self.vouch(sealed, held, generation, batch).await
+    }
+
+    /// Makes the copy that is in place one that counts, and answers its receipt. Under the root's lock.
+    async fn vouch(
+        self,
+        Sealed { root, size, digests }: Sealed,
+        held: Option<BlobRow>,
+        generation: u64,
+        mut batch: Batch,
+    ) -> Result<Receipt, BlobError> {
+        let row = BlobRow { size, digests: with_names(digests, held.as_ref()) };
+        delete_cached(&mut batch, &root);
+        if held.as_ref() == Some(&row) {
+            // It is durable already, and nobody should miss it for the time of a sync.
+            self.store.shared.index.write(batch)?;
+            self.store.cache().promote(&root).await?;
+        } else {
+            self.store.shared.index.commit_blob(&root, &row, batch).await?;
+            self.store.shared.cached.remove(&root);
+        }
+        self.store.shared.planned.lock().remove(&root);
         Ok(self.store.receipt_of(&root, row, generation))
     }
 
-    /// A receipt for the copy that is held of the same bytes, with `batch` written; nothing if there is
-    /// none.
+    /// The same for a copy that came for a reader: it becomes a part of the cache, and there is no receipt. A copy
+    /// that is held already stays as it is.
+    pub(crate) async fn place_cached(self, staged: Staged, mut batch: Batch) -> Result<(), BlobError> {
+        let Staged { files, sealed } = staged;
+        let root = sealed.root;
+        let _exclusive = self.store.shared.locks.lock(&root).await;
+        if self.store.shared.index.blob(&root)?.is_some() {
+            return self.store.shared.index.write(batch);
+        }
+        self.install(&files, &sealed).await?;
+        let row = BlobRow { size: sealed.size, digests: sealed.digests };
+        let used = self.store.shared.clock.now();
+        put_cached(&mut batch, &root, &CachedRow { size: row.size, used });
+        self.store.shared.index.commit_blob(&root, &row, batch).await?;
+        self.store.shared.cached.insert(root, row.size, used);
+        Ok(())
+    }
+
+    /// Moves files to their place. Under the root's lock.
+    async fn install(self, files: &Files, sealed: &Sealed) -> Result<(), BlobError> {
+        let (root, with_list) = (sealed.root, list_len(sealed.size) > 0);
+        let files = files.clone();
+        let store = self.store.clone();
+        let install = move || store.shared.paths.install(&root, &files, with_list);
+        blocking(move || install().map_err(BlobError::io("moving a blob into place"))).await?;
+        // Whoever opened the old file meanwhile gives it up when it turns out bad.
+        self.store.shared.open.evict(&root);
+        Ok(())
+    }
+
+    /// A receipt for the copy that is held of the same bytes and was checked lately, all of it, with `batch` written;
+    /// nothing if there is none.
     pub(crate) async fn confirm(
         self,
         sealed: &Sealed,
@@ -115,25 +166,25 @@ impl Replicas<'_> {
         generation: u64,
         batch: &Batch,
     ) -> Result<Option<Receipt>, BlobError> {
-        let Sealed { root, size, digests } = sealed.clone();
-        let Some(held) = self.store.shared.index.blob(&root)?.filter(|row| row.size == size) else {
+        let held = self.store.shared.index.blob(&sealed.root)?.filter(|row| row.size == sealed.size);
+        if held.is_none() || !self.is_checked(&sealed.root).await? {
             return Ok(None);
+        }
+        self.vouch(sealed.clone(), held, generation, batch.clone()).await.map(Some)
+    }
+
+    /// Whether the file that is in place is open here, and all of it was checked lately.
+    async fn is_checked(self, root: &Root) -> Result<bool, BlobError> {
+        let Some(file) = self.store.shared.open.peek(root).filter(|file| file.is_checked(&(0..file.size)))
+        else {
+            return Ok(false);
         };
-        let path = self.store.shared.paths.blob(&root).data;
-        let is_whole =
-            move || Ok::<_, BlobError>(std::fs::metadata(path).is_ok_and(|file| file.len() == size));
-        if !blocking(is_whole).await? {
-            return Ok(None);
-        }
-        let sha512 = digests.sha512.or(held.digests.sha512);
-        let row = BlobRow { size, digests: Digests { sha512, ..digests } };
-        if row == held {
-            self.store.shared.index.write(batch.clone())?;
-        } else {
-            self.store.shared.index.commit_blob(&root, &row, batch.clone()).await?;
-        }
-        self.store.shared.planned.lock().remove(&root);
-        Ok(Some(self.store.receipt_of(&root, row, generation)))
+        let path = self.store.shared.paths.blob(root).data;
+        let in_place = move || {
+            let whole = std::fs::metadata(&path).is_ok_and(|named| named.len() == file.size);
+            Ok::<_, BlobError>(whole && compare(&file.file, &path) == Some(true))
+        };
+        blocking(in_place).await
     }
 
     /// Deletes a copy whose removal is planned ([`Replicas::plan_removal`]); false if there is none, or
@@ -247,6 +298,7 @@ impl Replicas<'_> {
         let mut batch = Batch::default();
         delete_blob(&mut batch, root);
         self.store.shared.index.commit(batch).await?;
+        self.store.shared.cached.remove(root);
         self.store.shared.open.evict(root);
         Ok(())
     }
@@ -264,6 +316,12 @@ impl Replicas<'_> {
         })
         .await
     }
+}
+
+/// What a new copy is known by, and what the one before it was.
+fn with_names(digests: Digests, held: Option<&BlobRow>) -> Digests {
+    let sha512 = digests.sha512.or(held.and_then(|row| row.digests.sha512));
+    Digests { sha512, ..digests }
 }
 
 /// Blocking. Writes a whole blob into a directory of its own and fsyncs it.

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use clawhub_durable::now_millis;
 use clawhub_types::{RepoName, UploadId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use crate::BlobError;
 use crate::index::UploadRow;
 use crate::ingest::Ingest;
+use crate::uptime::StoreClock;
 
 /// What a caller may know about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub(crate) struct Progress {
     pub(crate) offset: u64,
     pub(crate) durable: u64,
     pub(crate) acknowledged: u64,
-    /// When the session was last used, or read from its row, and how long it had been idle then.
-    /// Monotonic: a clock that jumps expires nothing.
+    /// When the session was last used, or read from its row, and how long it had been idle then, by the store's own
+    /// clock: no clock that jumps or is wrong expires anything.
     touched: Instant,
     idle_before: Duration,
 }
@@ -62,9 +62,19 @@ pub(crate) enum Work {
 }
 
 impl Session {
-    pub(crate) fn from_row(id: UploadId, row: UploadRow) -> Session {
-        let UploadRow { repo, sha512, opened_at, touched_at, durable, acknowledged } = row;
-        let idle_before = Duration::from_millis(now_millis().saturating_sub(touched_at));
+    /// One that was opened before.
+    pub(crate) fn resumed(id: UploadId, row: UploadRow, clock: &StoreClock) -> Session {
+        let idle = clock.since(row.touched_at);
+        Session::from_row(id, row, idle)
+    }
+
+    /// One that is opened now.
+    pub(crate) fn begun(id: UploadId, row: UploadRow) -> Session {
+        Session::from_row(id, row, Duration::ZERO)
+    }
+
+    fn from_row(id: UploadId, row: UploadRow, idle_before: Duration) -> Session {
+        let UploadRow { repo, sha512, opened_at, touched_at: _, durable, acknowledged } = row;
         let touched = Instant::now();
         let progress = Progress { offset: durable, durable, acknowledged, touched, idle_before };
         let progress = Mutex::new(progress);
@@ -72,12 +82,13 @@ impl Session {
         Session { id, repo, sha512, opened_at, progress, work }
     }
 
-    pub(crate) fn row(&self, durable: u64, acknowledged: u64) -> UploadRow {
+    /// Its row, as it is used now.
+    pub(crate) fn row(&self, durable: u64, acknowledged: u64, clock: &StoreClock) -> UploadRow {
         UploadRow {
             repo: self.repo.clone(),
             sha512: self.sha512,
             opened_at: self.opened_at,
-            touched_at: now_millis(),
+            touched_at: clock.now(),
             durable,
             acknowledged,
         }

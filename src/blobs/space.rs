@@ -24,6 +24,11 @@ impl Space {
         Space { last: Mutex::new((Instant::now(), free)), asking: Mutex::new(()) }
     }
 
+    /// Makes the next caller ask: much has changed since the last reading.
+    pub(crate) fn forget(&self) {
+        self.last.lock().0 -= AGE;
+    }
+
     /// Bytes that the device offers, by a reading that is at most [`AGE`] old, or the last one if somebody is
     /// asking already. May block in `ask`.
     ///

@@ -7,19 +7,23 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use clawhub_durable::task::detached;
 use clawhub_types::{NodeId, Receipt, Root, UploadId};
 use parking_lot::Mutex;
 
 use crate::BlobError;
 use crate::buffers::Buffers;
 use crate::cache::OpenFiles;
+use crate::cached::{CacheLimit, CachedCopies};
 use crate::fetch::Fetches;
 use crate::finished::Finished;
 use crate::index::{BlobRow, Index, successor};
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::space::Space;
+use crate::uptime::StoreClock;
 
 /// Where the store lives and what it must leave alone.
 #[derive(Clone, Debug)]
@@ -30,6 +34,20 @@ pub struct StoreConfig {
     pub min_free: u64,
     /// Whose receipts these are.
     pub node: NodeId,
+    /// How long a group that was compared with the root may leave without being compared again.
+    pub checks_good_for: Duration,
+    /// Most bytes of copies that came for readers.
+    pub cache: CacheLimit,
+}
+
+/// How long a check is good for unless the owner says otherwise.
+pub const CHECKS_GOOD_FOR: Duration = Duration::from_secs(600);
+
+impl StoreConfig {
+    /// A store of `node` in `dir`, with everything else as it is by default.
+    pub fn new(dir: PathBuf, node: NodeId) -> StoreConfig {
+        StoreConfig { dir, min_free: 0, node, checks_good_for: CHECKS_GOOD_FOR, cache: CacheLimit::Share(10) }
+    }
 }
 
 /// The content store of one node. A handle; clones share the store.
@@ -42,9 +60,11 @@ pub(crate) struct Shared {
     pub(crate) config: StoreConfig,
     pub(crate) paths: Paths,
     pub(crate) index: Index,
+    pub(crate) clock: StoreClock,
     pub(crate) sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
     pub(crate) finished: Finished,
     pub(crate) open: OpenFiles,
+    pub(crate) cached: CachedCopies,
     pub(crate) fetches: Fetches,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) locks: RootLocks,
@@ -86,13 +106,25 @@ impl BlobStore {
     }
 
     /// A receipt for a blob held here. The copy was hashed by this node and is durable; a planned
-    /// removal of it is off.
-    pub fn receipt(&self, root: &Root, generation: u64) -> Option<Receipt> {
-        // Under the plan's lock, so that no removal falls between looking and answering.
-        let mut planned = self.shared.planned.lock();
-        let row = self.row(root)?;
-        planned.remove(root);
-        Some(self.receipt_of(root, row, generation))
+    /// removal of it is off, and it is not part of the cache any more.
+    ///
+    /// # Errors
+    /// [`BlobError::Index`]: there is no receipt.
+    pub async fn receipt(&self, root: &Root, generation: u64) -> Result<Option<Receipt>, BlobError> {
+        if self.row(root).is_none() {
+            return Ok(None);
+        }
+        let store = self.clone();
+        let root = *root;
+        detached(async move {
+            // No removal falls between looking and answering.
+            let _exclusive = store.shared.locks.lock(&root).await;
+            let Some(row) = store.row(&root) else { return Ok(None) };
+            store.cache().promote(&root).await?;
+            store.shared.planned.lock().remove(&root);
+            Ok(Some(store.receipt_of(&root, row, generation)))
+        })
+        .await
     }
 
     fn row(&self, root: &Root) -> Option<BlobRow> {
@@ -140,8 +172,13 @@ impl BlobStore {
         self.shared.space.free(|| self.shared.paths.free()).map_err(asking())
     }
 
-    /// Whether uploads and copies are taken at the moment: the device is above the free-space limit, and
-    /// nobody holds the store back.
+    /// Bytes that the device has in all.
+    pub(crate) fn capacity(&self) -> Result<u64, BlobError> {
+        self.shared.paths.capacity().map_err(asking())
+    }
+
+    /// Whether uploads and copies are taken at the moment: the device is above the free-space limit, or would be without
+    /// the cache, and nobody holds the store back.
     pub fn accepts(&self) -> bool {
         self.ensure_accepts().is_ok()
     }
@@ -151,7 +188,15 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::NoSpace`], [`BlobError::HeldBack`]; [`BlobError::Io`] if the device cannot be asked.
     pub fn ensure_accepts(&self) -> Result<(), BlobError> {
-        self.ensure_space(0)
+        match self.ensure_space(0) {
+            // Whoever writes has the cache make way.
+            Err(BlobError::NoSpace { free })
+                if free.saturating_add(self.shared.cached.evictable()) >= self.shared.config.min_free =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Takes no uploads and copies from now on, or takes them again. What is here is read as before.
@@ -162,6 +207,20 @@ impl BlobStore {
     /// Whether [`BlobStore::hold_back`] is in force.
     pub fn is_held_back(&self) -> bool {
         self.shared.held_back.load(Ordering::Acquire)
+    }
+
+    /// The same as [`BlobStore::ensure_space`], once the cache has made way.
+    ///
+    /// # Errors
+    /// [`BlobError::NoSpace`], [`BlobError::HeldBack`]; [`BlobError::Io`] if the device cannot be asked.
+    pub(crate) async fn ensure_room(&self, more: u64) -> Result<(), BlobError> {
+        match self.ensure_space(more) {
+            Err(BlobError::NoSpace { .. }) => {
+                self.cache().free(more).await?;
+                self.ensure_space(more)
+            }
+            other => other,
+        }
     }
 
     /// Refuses if `more` bytes would leave less than the configured space. The reading may be old

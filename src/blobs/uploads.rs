@@ -49,9 +49,8 @@ impl Uploads<'_> {
     /// # Errors
     /// [`BlobError::NoSpace`]; [`BlobError::UploadTaken`] if the id is another repository's.
     pub async fn begin(self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<(), BlobError> {
-        self.store.ensure_space(0)?;
-        let now = now_millis();
-        let (opened_at, touched_at) = (now, now);
+        self.store.ensure_room(0).await?;
+        let (opened_at, touched_at) = (now_millis(), self.store.shared.clock.now());
         let row =
             UploadRow { repo: repo.clone(), sha512, opened_at, touched_at, durable: 0, acknowledged: 0 };
         let mut sessions = self.store.shared.sessions.lock();
@@ -61,7 +60,7 @@ impl Uploads<'_> {
         let mut batch = Batch::default();
         put_upload(&mut batch, &id, &row);
         self.store.shared.index.write(batch)?;
-        sessions.insert(id, Arc::new(Session::from_row(id, row)));
+        sessions.insert(id, Arc::new(Session::begun(id, row)));
         Ok(())
     }
 
@@ -78,7 +77,7 @@ impl Uploads<'_> {
         if at != expected {
             return Err(BlobError::Offset { expected });
         }
-        self.store.ensure_space(bytes.len() as u64)?;
+        self.store.ensure_room(bytes.len() as u64).await?;
         while !bytes.is_empty() {
             let slice = bytes.split_to(bytes.len().min(SLICE));
             let pushed = entered.ingest()?.push(slice).await;

@@ -282,6 +282,16 @@ fn status(s: &StatusReply) -> String {
             format!("node {} is farther away than the {limit} ms that [raft] profile holds here", ids(&far));
         rows.push(("warning", text));
     }
+    let mib = |bytes: u64| bytes >> 20;
+    rows.push((
+        "cache",
+        format!(
+            "{} of {} MiB, {} MiB made way",
+            mib(s.cache_bytes),
+            mib(s.cache_limit_bytes),
+            mib(s.cache_evicted_bytes)
+        ),
+    ));
     if let Some(short) = s.under_target {
         rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
     }

@@ -23,6 +23,11 @@ const MIN_PROPOSALS: u64 = 1 << 20;
 /// Above this, a slow disk is hidden rather than told of.
 const MAX_PROPOSALS: u64 = 1 << 30;
 
+/// Below this, everything would be hashed at every reading.
+const MIN_RECHECK: Duration = Duration::from_secs(1);
+/// Nothing is served longer than this after it rotted.
+const MAX_RECHECK: Duration = Duration::from_secs(600);
+
 /// Everything a node is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -106,6 +111,20 @@ pub struct StorageConfig {
     pub durability: Option<Durability>,
     /// Bytes to keep free on the data directory's device: uploads are refused below it. 1 GiB.
     pub min_free: u64,
+    /// How many bytes of blobs that were only read here may stay; a tenth of the data directory's device.
+    pub cache: CacheSize,
+    /// How long bytes of a blob that were read and found right may be sent without being read anew; 10 minutes, and
+    /// no longer.
+    pub recheck: Duration,
+}
+
+/// A number of bytes, or a share of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheSize {
+    /// Bytes.
+    Bytes(u64),
+    /// Percent of the device.
+    Share(u8),
 }
 
 /// `[limits]`.
@@ -261,8 +280,10 @@ fn raft(mut section: Section<'_, '_>) -> Option<RaftConfig> {
 fn storage(mut section: Section<'_, '_>) -> Option<StorageConfig> {
     let durability = section.optional("durability", value::durability);
     let min_free = section.defaulted("min_free", 1 << 30, value::size);
+    let recheck = section.defaulted("recheck", MAX_RECHECK, value::duration_within(MIN_RECHECK, MAX_RECHECK));
+    let cache = section.defaulted("cache", CacheSize::Share(10), value::cache_size);
     section.finish();
-    Some(StorageConfig { durability: durability?, min_free: min_free? })
+    Some(StorageConfig { durability: durability?, min_free: min_free?, cache: cache?, recheck: recheck? })
 }
 
 fn limits(mut section: Section<'_, '_>) -> Option<Limits> {
@@ -310,7 +331,15 @@ mod tests {
         let config = Config::parse(MINIMAL).unwrap();
         assert_eq!(config.http.listen, "127.0.0.1:5000".parse().unwrap());
         assert_eq!(config.node.roles, Roles { voter: true, storage: true });
-        assert_eq!(config.storage, StorageConfig { durability: None, min_free: 1 << 30 });
+        assert_eq!(
+            config.storage,
+            StorageConfig {
+                durability: None,
+                min_free: 1 << 30,
+                cache: CacheSize::Share(10),
+                recheck: MAX_RECHECK
+            }
+        );
         assert_eq!(config.raft.profile, RaftProfile::Wan);
     }
 

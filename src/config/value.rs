@@ -10,6 +10,8 @@ use std::time::Duration;
 use clawhub_types::{Durability, Roles, label};
 use toml::de::DeValue;
 
+use crate::CacheSize;
+
 /// A value's verdict: the text completes "`key`: …".
 pub(crate) type Parsed<T> = Result<T, String>;
 
@@ -136,6 +138,25 @@ pub(crate) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
     }
 }
 
+/// A size, or a share of a device in whole percent: `"20GiB"`, `"10%"`.
+pub(crate) fn cache_size(value: &DeValue<'_>) -> Parsed<CacheSize> {
+    let DeValue::String(text) = value else { return size(value).map(CacheSize::Bytes) };
+    let Some(percent) = text.strip_suffix('%') else { return size(value).map(CacheSize::Bytes) };
+    let percent = percent.trim_end();
+    let digits = percent.bytes().all(|byte| byte.is_ascii_digit());
+    let share = percent.parse().ok().filter(|percent| digits && *percent <= 100);
+    share.map(CacheSize::Share).ok_or_else(|| format!("{text:?} is not a share such as \"10%\""))
+}
+
+/// A time span between these two, both included.
+pub(crate) fn duration_within(least: Duration, most: Duration) -> impl Fn(&DeValue<'_>) -> Parsed<Duration> {
+    move |value| {
+        let time = duration(value)?;
+        let within = (least..=most).contains(&time);
+        within.then_some(time).ok_or_else(|| format!("a duration from {least:?} to {most:?} is expected"))
+    }
+}
+
 /// Digits times a unit; `None` for anything else, an unknown unit or an overflow.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -208,6 +229,20 @@ mod tests {
         assert_eq!(of("\"2d\"", duration), Ok(Duration::from_secs(172_800)));
         for bad in ["\"0s\"", "\"1 fortnight\"", "30", "\"s\""] {
             assert!(of(bad, duration).is_err(), "{bad}");
+        }
+        let within = duration_within(Duration::from_secs(1), Duration::from_secs(600));
+        assert_eq!(of("\"10m\"", &within), Ok(Duration::from_secs(600)));
+        assert!(of("\"999ms\"", &within).is_err() && of("\"601s\"", &within).is_err());
+    }
+
+    #[test]
+    fn a_cache_has_bytes_or_a_share() {
+        assert_eq!(of("\"20GiB\"", cache_size), Ok(CacheSize::Bytes(20 << 30)));
+        for (good, percent) in [("\"10%\"", 10), ("\"0%\"", 0), ("\"100 %\"", 100)] {
+            assert_eq!(of(good, cache_size), Ok(CacheSize::Share(percent)), "{good}");
+        }
+        for bad in ["\"101%\"", "\"%\"", "\"-1%\"", "\"1.5%\"", "\"+5%\"", "true", "\"much\""] {
+            assert!(of(bad, cache_size).is_err(), "{bad}");
         }
     }
 

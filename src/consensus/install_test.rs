@@ -11,8 +11,8 @@ use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_state::cluster::{ClusterCmd, NodeSpec};
 use clawhub_state::{LogItem, Payload};
 use clawhub_types::{ClusterId, Durability, Location, Roles};
-use futures::executor::block_on;
 use futures::stream::{self, StreamExt};
+use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_tokio::TokioRuntime;
 use tempfile::TempDir;
 
@@ -154,7 +154,7 @@ fn attempt(node: &Path, leader: &Path) -> Result<usize, NotTaken> {
     let incoming = Incoming::open(node, announced(&header(files.manifest()))?, 0)?;
     let held = incoming.held();
     let sent = stream::iter(parts(&files, &held)).boxed();
-    let received = block_on(incoming.receive::<TokioRuntime>(Execution::Inline, sent))?;
+    let received = TokioRuntime::run(incoming.receive::<TokioRuntime>(Execution::Inline, sent))?;
     let arrived = make_ready(&store, &snapshots, &received).map_err(|unsound| match unsound {
         Unsound::Damaged(what) | Unsound::Unclear(what) => NotTaken::Damaged(what),
         Unsound::Io(e) => NotTaken::Io(e),

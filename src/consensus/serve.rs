@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
+use openraft::async_runtime::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 
 use crate::Consensus;

@@ -6,12 +6,14 @@
 
 mod acknowledgements;
 mod agreement;
+mod cache;
 mod failure;
 mod following;
 mod heartbeat;
 mod leadership;
 mod lost_copies;
 mod membership;
+mod orphans;
 mod registration;
 mod removal;
 mod replicas;
@@ -21,7 +23,7 @@ mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_blobs::BlobStore;
+use clawhub_blobs::{BlobStore, CacheUsage};
 use clawhub_cluster::{
     Acknowledgements, Agreement, Comparison, FailureNotice, Following, Leadership, Membership, Registration,
     RemovalWatch,
@@ -79,6 +81,7 @@ pub struct Findings {
     census: Arc<Mutex<Option<Census>>>,
     usage: Arc<Mutex<Usage>>,
     agreement: Arc<Mutex<Agreement>>,
+    cache: Arc<Mutex<CacheUsage>>,
     statuses: Statuses,
 }
 
@@ -104,7 +107,9 @@ impl Jobs {
         let registry = handles.registry;
         supervisor.start(replicas::Replicas::new(registry.clone(), applied, findings.census.clone()));
         supervisor.start(lost_copies::LostCopies { registry: registry.clone() });
+        supervisor.start(orphans::Orphans { registry: registry.clone() });
         supervisor.start(uploads::Uploads { registry });
+        supervisor.start(cache::Cache { blobs: handles.blobs.clone(), found: findings.cache.clone() });
         supervisor.start(usage::Count { blobs: handles.blobs, counted: findings.usage.clone() });
         Jobs { supervisor, findings }
     }
@@ -144,6 +149,11 @@ impl Findings {
     /// Whether the members' states are the same, as last compared.
     pub fn agreement(&self) -> Agreement {
         self.agreement.lock().clone()
+    }
+
+    /// What this node's cache has and did, a moment ago.
+    pub fn cache(&self) -> CacheUsage {
+        *self.cache.lock()
     }
 
     /// How the reconcilers do.

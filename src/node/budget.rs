@@ -22,6 +22,7 @@ pub(crate) fn rows(config: &Config) -> Vec<Row> {
         row("log lines that wait to be written", crate::logging::MEMORY),
         row("connections of nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
         row("pieces of blobs that are passed through", clawhub_replicate::RELAY_MEMORY),
+        row("the table of cached copies", clawhub_blobs::CACHE_MEMORY),
     ]
 }
 

@@ -96,7 +96,7 @@ impl Health {
     pub(crate) fn storage(&self) -> String {
         let condition = self.devices.condition();
         let full = self.member.get().is_some_and(|member| condition.is_sound() && !member.blobs.accepts());
-        if full { "below min_free: uploads are refused".to_owned() } else { condition.summary() }
+        if full { "below min_free: it takes no bytes".to_owned() } else { condition.summary() }
     }
 }
 

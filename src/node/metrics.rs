@@ -204,10 +204,15 @@ fn cluster(member: &Member) -> Vec<Gauge> {
 
 fn storage(member: &Member) -> Vec<Gauge> {
     let gauge = |name, help, value| Gauge { name, help, value };
-    let usage = member.findings.usage();
+    let (usage, cache) = (member.findings.usage(), member.findings.cache());
     let mut gauges = vec![
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),
+        gauge("cache_copies", "Copies that came for readers and may go", cache.copies),
+        gauge("cache_bytes", "Their bytes", cache.bytes),
+        gauge("cache_limit_bytes", "Most bytes that they may have", cache.limit),
+        gauge("cache_evicted_copies", "Copies that made way since the start", cache.evicted),
+        gauge("cache_evicted_bytes", "Their bytes", cache.evicted_bytes),
     ];
     if let Some(census) = member.findings.census() {
         let help =

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use clawhub_api_peer::Streams;
 use clawhub_auth::Authorizer;
-use clawhub_blobs::{BlobStore, StoreConfig};
+use clawhub_blobs::{BlobStore, CacheLimit, StoreConfig};
 use clawhub_cluster::{JoinService, MemberDirectory, Owner};
-use clawhub_config::RaftProfile;
+use clawhub_config::{CacheSize, RaftProfile};
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
@@ -67,6 +67,11 @@ impl Stack {
             dir: base.dir.root().to_owned(),
             min_free: base.config.storage.min_free,
             node: owner.node,
+            checks_good_for: base.config.storage.recheck,
+            cache: match base.config.storage.cache {
+                CacheSize::Bytes(bytes) => CacheLimit::Bytes(bytes),
+                CacheSize::Share(percent) => CacheLimit::Share(percent),
+            },
         };
         let blobs = BlobStore::open(store, base.local.clone()).await?;
         let members = Arc::new(MemberDirectory::new(state.clone(), base.store.peers()?));

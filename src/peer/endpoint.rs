@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
-use crate::authenticate::{Authenticator, Directory};
+use crate::authenticate::Authenticator;
 use crate::conn::Conn;
 use crate::connections::{Connections, Standing};
 use crate::limits::{
@@ -37,7 +37,7 @@ use crate::limits::{
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
 use crate::tls::Tls;
-use crate::{Class, Identity, PeerError, StreamHandler, socket};
+use crate::{Class, Directory, Identity, PeerError, StreamHandler, socket};
 
 /// Accepted connections waiting to be picked up by the server task.
 const ACCEPTED: usize = 16;

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authenticate::{Authenticator, PeerInfo};
+use crate::authenticate::Authenticator;
 use crate::connections::{Connection, Transport};
 use crate::handshakes::Handshakes;
 use crate::identity::Caller;
@@ -32,7 +32,7 @@ use crate::limits::{
 };
 use crate::tls::{NO_NAME, Tls};
 use crate::traffic::{Class, StreamHandler};
-use crate::{NodeKey, PeerError};
+use crate::{NodeKey, PeerError, PeerInfo};
 
 /// Bytes of packets kept for all connections that are not accepted yet.
 const PENDING_BYTES: u64 = 4 << 20;

@@ -139,7 +139,7 @@ impl Copies {
     /// Receipts for the root's present generation, beginning with this node's own copy.
     async fn renewed(&self, repo: &RepoName, stale: Vec<Receipt>) -> Result<Vec<Receipt>, Error> {
         let Some(root) = stale.first().map(|receipt| receipt.root) else { return Ok(stale) };
-        let own = self.core.blobs().receipt(&root, self.generation(&root)?);
+        let own = self.core.blobs().receipt(&root, self.generation(&root)?).await?;
         let gone = || Error::unavailable(RETRY, "the copy here was deleted meanwhile; upload the blob again");
         self.enough(repo, vec![own.ok_or_else(gone)?]).await
     }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_auth::Push;
+use clawhub_blobs::{CacheLimit, StoreConfig};
 use clawhub_peer::Class;
 use clawhub_state::artifact::Condition;
+use clawhub_state::blob::BlobCmd;
 use clawhub_state::cluster::ClusterCmd;
 use clawhub_state::{Command, LifecycleCmd};
-use clawhub_types::{Digest, NodeId, Reference, RepoName};
+use clawhub_types::{Digest, NodeId, Receipt, Reference, RepoName};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -58,6 +60,129 @@ async fn abandoned_uploads_keep_neither_streams_nor_memory() {
     assert_eq!(sessions.count(), (0, 0));
     push(here, &content(1, 100_000)).await;
     assert_eq!(sessions.count(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_no_bytes_sends_uploads_on() {
+    let world = World::start(&[true; 4]).await;
+    let store = |id: u64| world.node(id).use_cases.core.blobs();
+    let bytes = content(10, 200_000);
+    let open = async || target(world.node(1)).begin_upload(None).await;
+    assert_eq!(open().await.unwrap().id.node, NodeId(1));
+    store(1).hold_back(true);
+    // Whatever the others' last word was: one that has failed since is passed over.
+    store(2).hold_back(true);
+    assert_eq!(open().await.unwrap().id.node, NodeId(3));
+    store(2).hold_back(false);
+    eventually("they know", || world.node(1).use_cases.core.replicate.liveness().accepting().len() == 3)
+        .await;
+    let (id, digest) = push(world.node(1), &bytes).await;
+    assert_ne!(id.node, NodeId(1), "the owner is the node that has the bytes");
+    assert!(!world.holders(&digest).contains(&1) && pull(world.node(1), &digest).await == bytes);
+    assert!(store(1).inventory(None, 1).is_empty());
+
+    for id in [2, 3, 4] {
+        store(id).hold_back(true);
+    }
+    assert!(matches!(open().await.unwrap_err().kind, Kind::Unavailable { .. }), "nobody takes it");
+    for id in [1, 2, 3, 4] {
+        store(id).hold_back(false);
+    }
+    assert_eq!(open().await.unwrap().id.node, NodeId(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_space_only_where_no_node_has_any() {
+    fn full_but_for_the_third(store: StoreConfig) -> StoreConfig {
+        StoreConfig { min_free: if store.node == NodeId(3) { 0 } else { u64::MAX }, ..store }
+    }
+    let world = World::with_stores(&[true, true, true], full_but_for_the_third).await;
+    let alone = target(world.node(1)).begin_upload(None).await.unwrap_err();
+    assert!(matches!(alone.kind, Kind::Unavailable { .. }), "one zone of two: {alone:?}");
+    let world = World::with_stores(&[true, true], |store| StoreConfig { min_free: u64::MAX, ..store }).await;
+    assert_eq!(target(world.node(1)).begin_upload(None).await.unwrap_err().kind, Kind::NoSpace);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_through_a_node_stays_within_its_cache() {
+    const LIMIT: u64 = 250_000;
+    let world =
+        World::with_stores(&[true; 3], |store| StoreConfig { cache: CacheLimit::Bytes(LIMIT), ..store })
+            .await;
+    let mut pushed = Vec::new();
+    for seed in 20..30 {
+        pushed.push((push(world.node(1), &content(seed, 90_000)).await.1, content(seed, 90_000)));
+    }
+    let reads = |digest: &Digest| (1..=3).find(|id| !world.holders(digest).contains(id)).unwrap();
+    for (digest, bytes) in pushed.iter().chain(&pushed) {
+        let node = world.node(reads(digest));
+        assert!(pull(node, digest).await == *bytes);
+        let root = world.record(digest).0;
+        let store = node.use_cases.core.blobs();
+        eventually("the fetch ends", || store.holds(&root).is_some()).await;
+        let usage = store.cache().usage().unwrap();
+        assert!(usage.bytes <= LIMIT, "{usage:?}");
+    }
+    let (evicted, copies) = (1..=3).fold((0, 0), |(evicted, copies), id| {
+        let usage = world.node(id).use_cases.core.blobs().cache().usage().unwrap();
+        (evicted + usage.evicted, copies + usage.copies)
+    });
+    assert!(evicted >= 10 - copies && copies >= 2, "{evicted} {copies}");
+    for (digest, _) in &pushed {
+        let root = world.record(digest).0;
+        for holder in world.holders(digest) {
+            assert!(world.node(holder).use_cases.core.blobs().holds(&root).is_some(), "one that counts went");
+        }
+    }
+
+    let large = content(30, LIMIT as usize + 1);
+    let (_, digest) = push(world.node(1), &large).await;
+    let (reader, root) = (world.node(reads(&digest)), world.record(&digest).0);
+    assert!(pull(reader, &digest).await == large);
+    assert!(reader.use_cases.core.blobs().holds(&root).is_none(), "it would not fit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_commit_followed_is_swept_and_its_receipts_are_void() {
+    const AT_ONCE: Duration = Duration::ZERO;
+    let world = World::start(&[true, true, true]).await;
+    let here = world.node(1);
+    let blobs = here.use_cases.core.blobs();
+    let (_, committed) = push(here, &content(40, 50_000)).await;
+    let cached = content(41, 50_000);
+    let reader = (1..=3).find(|id| !world.holders(&committed).contains(id)).unwrap();
+    pull(world.node(reader), &committed).await;
+    let orphan = blobs.replicas().put(content(42, 50_000), 1).await.unwrap();
+    let promised = blobs.replicas().put(cached.clone(), 1).await.unwrap();
+    assert_eq!(here.orphans().sweep(DAY).await.unwrap(), 0, "its commit may be under way");
+
+    // A receipt that was made before the sweep and one that is made anew.
+    let commit = |receipt: &Receipt, bytes: &Bytes| {
+        let receipts = vec![receipt.clone(), Receipt { node: NodeId(2), epoch: 0, ..receipt.clone() }];
+        Command::Blob(BlobCmd::Commit { repo: crate::testing::repo(), digest: digest(bytes), receipts })
+    };
+    assert_eq!(here.orphans().sweep(AT_ONCE).await.unwrap(), 2);
+    assert!(blobs.holds(&orphan.root).is_none() && blobs.holds(&promised.root).is_none());
+    let refused = world.propose(commit(&orphan, &content(42, 50_000))).await.unwrap_err();
+    assert!(refused.contains("receipt"), "{refused}");
+    assert!(
+        world.holders(&committed).iter().all(|id| {
+            world.node(*id).use_cases.core.blobs().holds(&world.record(&committed).0).is_some()
+        })
+    );
+    let again = blobs.replicas().put(cached.clone(), 1).await.unwrap();
+    assert_eq!(again.epoch, 1);
+    let receipts = vec![again.clone()];
+    assert!(
+        here.use_cases
+            .copies
+            .commit_blob(&crate::testing::permit(here), &digest(&cached), receipts)
+            .await
+            .is_ok()
+    );
+    assert_eq!(here.orphans().sweep(AT_ONCE).await.unwrap(), 0);
+    assert!(blobs.holds(&again.root).is_some());
+    assert_eq!(world.node(reader).orphans().sweep(AT_ONCE).await.unwrap(), 0, "a cached copy is none");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +333,7 @@ async fn ranges_after_a_failed_fetch_come_from_elsewhere_at_once() {
     let mut wanted = reader.use_cases.core.spec(&root).unwrap().unwrap();
     wanted.holders.clear();
     let fetch = reader.use_cases.core.replicate.fetch(wanted, Class::Foreground).await.unwrap();
-    assert!(fetch.clone().receipt().await.is_err() && fetch.failed());
+    assert!(fetch.clone().ended().await.is_err() && fetch.failed());
     let source = Source::Coming(fetch);
     for range in [0..100, 200_000..200_100] {
         let piece = timeout(SOON, reader.use_cases.sources.read(&source, range.clone()).next())

@@ -27,6 +27,7 @@ mod guard;
 mod inventory;
 mod lost;
 mod manifest;
+mod orphans;
 #[cfg(test)]
 mod repeat_test;
 mod repo;
@@ -56,6 +57,7 @@ pub use error::{Error, Invalid, Kind, What};
 pub use inventory::{Copied, Inventory};
 pub use lost::LostCopies;
 pub use manifest::MAX_MANIFEST;
+pub use orphans::Orphans;
 pub use repo::{At, Reader, Repo, Repositories};
 pub use upload::UploadOp;
 
@@ -114,6 +116,11 @@ impl Registry {
     /// The copies here that readers found to be bad.
     pub fn lost_copies(&self) -> &LostCopies {
         &self.use_cases.lost
+    }
+
+    /// The copies here that nobody counts on.
+    pub fn orphans(&self) -> &Orphans {
+        &self.use_cases.orphans
     }
 
     /// The log index this node has applied; moves whenever there may be something new to reconcile.

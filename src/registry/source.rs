@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use clawhub_blobs::{Blob, BlobError};
 use clawhub_peer::Class;
+use clawhub_policy::needs_copy_here;
 use clawhub_replicate::{Fetch, Relay, ReplicaSpec, ReplicateError};
 use clawhub_state::View;
 use clawhub_state::blob::LinkRecord;
@@ -29,6 +30,17 @@ pub(crate) enum Source {
     Coming(Fetch),
     /// On other nodes, and not to be kept here.
     Through(Relay),
+}
+
+/// What a copy that a reader has brought here would be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It may not stay here.
+    None,
+    /// One that the policies ask for.
+    Copy,
+    /// One that goes again.
+    Cache,
 }
 
 /// How far a copy has been read.
@@ -115,27 +127,51 @@ impl Sources {
     /// supply is a 503 and not a broken body.
     pub(crate) async fn elsewhere(&self, root: &Root) -> Result<Source, Error> {
         let spec = self.core.spec(root)?.ok_or_else(|| Error::internal("a link names an unknown root"))?;
-        if self.keeps(root)? {
-            tokio::time::timeout(FIRST_BYTES, self.fetch(spec)).await.map_err(slow)?
-        } else {
-            self.through(spec).await.map(Source::Through)
+        match self.place_here(&spec).await? {
+            Place::None => self.through(spec).await.map(Source::Through),
+            place => tokio::time::timeout(FIRST_BYTES, self.fetch(spec, place)).await.map_err(slow)?,
         }
     }
 
-    /// Whether a blob that is read here is to stay here: there is room, and one of its projects admits it.
-    fn keeps(&self, root: &Root) -> Result<bool, Error> {
+    /// What a copy that a reader brings here would be: nothing if none of its projects admits it or there is no room.
+    async fn place_here(&self, spec: &ReplicaSpec) -> Result<Place, Error> {
+        let blobs = self.core.blobs();
+        if !blobs.accepts() {
+            return Ok(Place::None);
+        }
+        let place = self.place_by_policy(spec)?;
+        if place != Place::Cache {
+            return Ok(place);
+        }
+        let room = blobs.cache().make_room(&spec.root, spec.size).await.unwrap_or_else(|error| {
+            tracing::warn!(root = %spec.root, %error, "no room can be made in the cache");
+            false
+        });
+        Ok(if room { Place::Cache } else { Place::None })
+    }
+
+    /// The same whatever room there is.
+    fn place_by_policy(&self, spec: &ReplicaSpec) -> Result<Place, Error> {
         let state = self.core.snapshot();
         let view = View::new(&*state);
-        let layout = view.cluster().layout()?;
-        let policies = view.blob().policies(root)?;
-        let admitted = |me| policies.iter().any(|policy| policy.admits(me));
-        Ok(self.core.blobs().accepts() && layout.node(self.core.me()).is_some_and(admitted))
+        let (layout, me) = (view.cluster().layout()?, self.core.me());
+        let policies = view.blob().policies(&spec.root)?;
+        let admitted = |node| policies.iter().any(|policy| policy.admits(node));
+        if !layout.node(me).is_some_and(admitted) {
+            return Ok(Place::None);
+        }
+        let wanted =
+            spec.holders.contains(&me) || needs_copy_here(&policies, &layout, &spec.root, &spec.holders, me);
+        Ok(if wanted { Place::Copy } else { Place::Cache })
     }
 
     /// Starts or joins a fetch.
-    async fn fetch(&self, spec: ReplicaSpec) -> Result<Source, Error> {
+    async fn fetch(&self, spec: ReplicaSpec, place: Place) -> Result<Source, Error> {
         let flowing = async {
             let fetch = self.core.replicate.fetch(spec.clone(), Class::Foreground).await?;
+            if place == Place::Copy {
+                fetch.partial().promise();
+            }
             fetch.flowing().await?;
             Ok(fetch)
         };

@@ -85,6 +85,11 @@ pub(crate) struct World {
 impl World {
     /// One node for each role: whether it stores blobs. The first one does.
     pub(crate) async fn start(storage: &[bool]) -> World {
+        World::with_stores(storage, |store| store).await
+    }
+
+    /// The same with stores that are `set` up in some way of the test's.
+    pub(crate) async fn with_stores(storage: &[bool], set: fn(StoreConfig) -> StoreConfig) -> World {
         let dir = TempDir::new().unwrap();
         let (ca, members) = (Ca::create(CLUSTER).unwrap(), Arc::new(Members::default()));
         let mut endpoints = Vec::new();
@@ -98,7 +103,7 @@ impl World {
         for (endpoint, storage) in endpoints.into_iter().zip(storage) {
             let id = NodeId(world.nodes.len() as u64 + 1);
             world.admit(id, *storage).await;
-            let registry = world.registry(id, endpoint.clone()).await;
+            let registry = world.registry(id, endpoint.clone(), set).await;
             let log = if id == NodeId(1) { served(&world.consensus) } else { Routes::default() };
             let streams = Arc::new(Streams(registry.clone()));
             tokio::spawn(endpoint.serve(log, Routes::default(), streams, std::future::pending()));
@@ -112,7 +117,7 @@ impl World {
         for node in &world.nodes {
             eventually("all nodes see each other", || {
                 let liveness = node.use_cases.core.replicate.liveness();
-                liveness.reachable().len() == all && !liveness.accepting().is_empty()
+                liveness.reachable().len() == all
             })
             .await;
         }
@@ -153,10 +158,15 @@ impl World {
         }
     }
 
-    async fn registry(&self, id: NodeId, endpoint: Endpoint) -> Registry {
+    async fn registry(
+        &self,
+        id: NodeId,
+        endpoint: Endpoint,
+        set: fn(StoreConfig) -> StoreConfig,
+    ) -> Registry {
         let dir = self._dir.path().join(format!("n{id}"));
         std::fs::create_dir(&dir).unwrap();
-        let config = StoreConfig { dir, min_free: 0, node: id };
+        let config = set(StoreConfig::new(dir, id));
         let blobs = BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap();
         let source = self.consensus.clone();
         let members = move || {
@@ -196,6 +206,12 @@ impl World {
     /// Has the cluster do something.
     pub(crate) async fn system(&self, cmd: Command) -> Reply {
         self.consensus.propose(cmd, Who::system(), PATIENCE).await.unwrap().reply
+    }
+
+    /// The same for what may be refused, with the words of the refusal.
+    pub(crate) async fn propose(&self, cmd: Command) -> Result<Reply, String> {
+        let proposed = self.consensus.propose(cmd, Who::system(), PATIENCE).await;
+        proposed.map(|committed| committed.reply).map_err(|error| error.to_string())
     }
 
     /// Has the log forget a node's copy.

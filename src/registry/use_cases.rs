@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::copies::Copies;
 use crate::core::Core;
 use crate::lost::LostCopies;
+use crate::orphans::Orphans;
 use crate::source::Sources;
 use crate::upload::Uploads;
 
@@ -13,6 +14,7 @@ pub(crate) struct UseCases {
     pub(crate) copies: Copies,
     pub(crate) sources: Sources,
     pub(crate) lost: Arc<LostCopies>,
+    pub(crate) orphans: Orphans,
     pub(crate) uploads: Uploads,
 }
 
@@ -24,6 +26,7 @@ impl UseCases {
         UseCases {
             sources: Sources::new(core.clone(), lost.clone()),
             lost,
+            orphans: Orphans::new(core.clone()),
             uploads: Uploads::new(core.clone(), copies.clone()),
             copies,
             core,

@@ -5,10 +5,10 @@
 //! readers why.
 
 use bytes::BytesMut;
-use clawhub_blobs::{BlobError, Partial};
+use clawhub_blobs::{BlobError, Partial, Sealed};
 use clawhub_peer::Class;
 use clawhub_peer::frame::{STALL as STALLED, read_exact};
-use clawhub_types::{NodeId, Receipt, Root};
+use clawhub_types::{NodeId, Root};
 use clawhub_wire::blob as pb;
 use quinn::RecvStream;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ enum Progress {
     Searching,
     /// Verified bytes are arriving.
     Flowing,
-    Ended(Result<Receipt, Failure>),
+    Ended(Result<(), Failure>),
 }
 
 /// Why a fetch ended without a copy, in words that every reader can be given.
@@ -45,11 +45,17 @@ enum Failure {
     /// The store here failed: holders may well supply what is not to be kept.
     #[error("{0}")]
     Local(String),
+    /// There is no room for it here.
+    #[error("{0}")]
+    NoRoom(String),
 }
 
 impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
-        Failure::Local(error.to_string())
+        match error {
+            BlobError::NoSpace { .. } => Failure::NoRoom(error.to_string()),
+            error => Failure::Local(error.to_string()),
+        }
     }
 }
 
@@ -57,7 +63,7 @@ impl From<Failure> for ReplicateError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Exhausted(reason) => ReplicateError::Exhausted(reason),
-            Failure::Local(reason) => BlobError::FetchFailed(reason).into(),
+            Failure::Local(reason) | Failure::NoRoom(reason) => BlobError::FetchFailed(reason).into(),
         }
     }
 }
@@ -88,15 +94,15 @@ impl Fetch {
         matches!(*self.progress.borrow(), Progress::Ended(Err(_)))
     }
 
-    /// Waits for the end: the receipt of the full copy.
+    /// Waits for the end: the full copy is here, durably.
     ///
     /// # Errors
     /// [`ReplicateError::Exhausted`] if no holder could supply it, [`ReplicateError::Local`] if the store
     /// could not take it.
-    pub async fn receipt(mut self) -> Result<Receipt, ReplicateError> {
+    pub async fn ended(mut self) -> Result<(), ReplicateError> {
         let ended = self.progress.wait_for(|now| matches!(now, Progress::Ended(_))).await;
         match ended.as_deref() {
-            Ok(Progress::Ended(Ok(receipt))) => Ok(receipt.clone()),
+            Ok(Progress::Ended(Ok(()))) => Ok(()),
             Ok(Progress::Ended(Err(failure))) => Err(failure.clone().into()),
             _ => Err(dropped()),
         }
@@ -133,17 +139,22 @@ impl Replicate {
         let this = self.clone();
         tokio::spawn(async move {
             match this.run(&wanted, &partial, class, &tell).await {
-                Ok(receipt) => {
+                Ok(()) => {
                     this.inner.fetches.lock().remove(&wanted.root);
-                    tell.send_replace(Progress::Ended(Ok(receipt)));
+                    tell.send_replace(Progress::Ended(Ok(())));
                 }
                 Err(failure) => {
                     tracing::warn!(root = %wanted.root, error = %failure, "fetch failed");
                     let reason = failure.to_string();
+                    let full = matches!(failure, Failure::NoRoom(_));
                     // In this order: who begins to read between the two is told by both, and not by neither. The
                     // next fetch, which has the same partial, must not be told at all.
                     tell.send_replace(Progress::Ended(Err(failure)));
-                    partial.fail(reason);
+                    if full {
+                        partial.give_up(reason).await;
+                    } else {
+                        partial.fail(reason).await;
+                    }
                     this.inner.fetches.lock().remove(&wanted.root);
                 }
             }
@@ -161,12 +172,12 @@ impl Replicate {
         partial: &Partial,
         class: Class,
         tell: &watch::Sender<Progress>,
-    ) -> Result<Receipt, Failure> {
+    ) -> Result<(), Failure> {
         let holders = self.nearest_first(&wanted.holders);
         let mut last = "the state names no other holder".to_owned();
         for holder in holders.iter().cycle().take(holders.len() * ROUNDS) {
             match self.while_alive(*holder, self.copy(*holder, wanted, partial, class, tell)).await {
-                Ok(()) => return bound(wanted, partial.finish(wanted.generation).await?),
+                Ok(()) => return bound(wanted, &partial.finish().await?),
                 // Corrupt bytes are the holder's fault, anything else this node's.
                 Err(ReplicateError::Local(error)) if !matches!(error, BlobError::Corrupt { .. }) => {
                     return Err(error.into());
@@ -261,9 +272,9 @@ impl Replicate {
 }
 
 /// A full copy must have the digests that its root was bound to when it was pushed.
-fn bound(wanted: &ReplicaSpec, receipt: Receipt) -> Result<Receipt, Failure> {
-    if receipt.digests.sha256 == wanted.digests.sha256 {
-        return Ok(receipt);
+fn bound(wanted: &ReplicaSpec, copy: &Sealed) -> Result<(), Failure> {
+    if copy.digests.sha256 == wanted.digests.sha256 {
+        return Ok(());
     }
     tracing::error!(root = %wanted.root, "the bytes of this root do not have the digest they are bound to");
     Err(Failure::Exhausted("the content does not have the digest it is bound to".to_owned()))

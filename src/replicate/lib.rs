@@ -128,10 +128,14 @@ struct Inner {
 }
 
 impl Replicate {
-    /// Moves bytes between `blobs` and the peers that `endpoint` reaches.
+    /// Moves bytes between `blobs` and the peers that `endpoint` reaches. The cache of `blobs` looks at this state
+    /// before it deletes anything.
     pub fn new(blobs: BlobStore, endpoint: Endpoint, liveness: Liveness, state: StateSource) -> Self {
+        let me = liveness.me();
+        let record = state.clone();
+        blobs.cache().decide_by(move |root| is_holder(&*record(), me, root));
         let inner = Inner {
-            me: liveness.me(),
+            me,
             blobs,
             endpoint,
             state,
@@ -185,4 +189,12 @@ impl Replicate {
             () = self.inner.liveness.lost(node) => Err(ReplicateError::unreachable(node, "it stopped answering")),
         }
     }
+}
+
+/// Whether the state names a node as holder of a root; nothing if it cannot be read.
+fn is_holder(state: &dyn Kv, node: NodeId, root: &Root) -> Option<bool> {
+    let record = View::new(state).blob().root(root);
+    let record =
+        record.inspect_err(|error| tracing::error!(%root, %error, "the state cannot be read")).ok()?;
+    Some(record.is_some_and(|record| record.holders.contains(&node)))
 }

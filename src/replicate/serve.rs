@@ -114,19 +114,21 @@ impl Replicate {
     /// # Errors
     /// [`ReplicateError`] if no holder can supply the bytes or the store refuses them.
     pub async fn copy_here(&self, wanted: ReplicaSpec, class: Class) -> Result<Receipt, ReplicateError> {
-        if let Some(receipt) = self.inner.blobs.receipt(&wanted.root, wanted.generation) {
+        let (root, generation) = (wanted.root, wanted.generation);
+        if let Some(receipt) = self.inner.blobs.receipt(&root, generation).await? {
             return Ok(receipt);
         }
-        let root = wanted.root;
-        let generation = wanted.generation;
         match self.fetch(wanted, class).await {
-            Ok(fetch) => fetch.receipt().await,
-            // A fetch for a reader ended between the two looks.
-            Err(ReplicateError::Local(BlobError::Held(_))) => {
-                self.inner.blobs.receipt(&root, generation).ok_or(ReplicateError::NotHeld(self.inner.me))
+            Ok(fetch) => {
+                fetch.partial().promise();
+                fetch.ended().await?;
             }
-            Err(error) => Err(error),
+            // A fetch for a reader ended between the two looks.
+            Err(ReplicateError::Local(BlobError::Held(_))) => {}
+            Err(error) => return Err(error),
         }
+        let receipt = self.inner.blobs.receipt(&root, generation).await?;
+        receipt.ok_or(ReplicateError::NotHeld(self.inner.me))
     }
 
     /// Holds the partner's copy of an upload that another node owns.

@@ -69,7 +69,7 @@ macro_rules! commands {
                 }
             }
 
-            /// Who proposes it besides clients: see `forward.rs`.
+            /// Who proposes it besides clients: see `proposers.rs`.
             pub(crate) fn proposers(&self) -> Proposers {
                 match self {
                     $($(#[$of])* $name::$domain(cmd) => cmd.proposers(),)*

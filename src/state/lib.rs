@@ -29,6 +29,7 @@ mod meta;
 pub mod outbox;
 mod position;
 pub mod project;
+mod proposers;
 mod read;
 mod record;
 mod reply;

@@ -5,7 +5,7 @@
 use clawhub_types::{Action, NodeId, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::Proposers;
+use crate::proposers::Proposers;
 use crate::reply::Reply;
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};

@@ -9,6 +9,9 @@
 //! the file, so that the next reader of the blob does not meet it here. HTTP/1 in hyper does not look into what
 //! it writes; HTTP/2 copies the beginning of every frame, and gets no such body.
 //!
+//! A client may take any time for a body, so each piece is vouched for right before it is sent: what was not compared
+//! with its digest lately is compared once more, and a piece that fails ends the connection.
+//!
 //! Owns the table of live mappings, in memory only. An entry is removed before its mapping is.
 #![expect(unsafe_code, reason = "a file mapping; sound because replica files are never written or cut")]
 
@@ -34,7 +37,7 @@ use tokio::net::TcpStream;
 /// One frame of a body; one `sendfile` takes at most that much.
 const PIECE: usize = 1024 * 1024;
 
-/// Shorter slices are written as they are, unlooked-up: a copy is cheaper than a system call.
+/// Shorter slices are written as they are: a copy is cheaper than a system call.
 const WORTH_IT: usize = 16 * 1024;
 
 static LIVE: RwLock<BTreeMap<usize, Source>> = RwLock::new(BTreeMap::new());
@@ -91,6 +94,10 @@ fn file_bytes(file: &DataFile, range: Range<u64>) -> io::Result<Bytes> {
 fn source_of(slice: &[u8]) -> Option<(DataFile, u64)> {
     let at = slice.as_ptr() as usize;
     let live = LIVE.read();
+    // Most answers are short and come from no file.
+    if live.is_empty() {
+        return None;
+    }
     let (start, source) = live.range(..=at).next_back()?;
     let skipped = at - start;
     let inside = skipped.checked_add(slice.len())? <= source.length;
@@ -164,8 +171,13 @@ pub(crate) fn poll_write_vectored<S: Socket>(
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
-    let mut worth_it = slices.iter().enumerate().filter(|(_, slice)| slice.len() >= WORTH_IT);
-    let mapped = worth_it.find_map(|(i, slice)| Some((i, source_of(slice)?)));
+    let mapped = match first_to_send(slices) {
+        Ok(mapped) => mapped,
+        Err(error) => {
+            blame(socket, &error, slices);
+            return Poll::Ready(Err(error));
+        }
+    };
     let written = match mapped {
         None => Pin::new(&mut *socket).poll_write_vectored(cx, slices),
         Some((0, (file, offset))) => socket.poll_send_file(cx, &file, offset, slices[0].len()),
@@ -177,6 +189,19 @@ pub(crate) fn poll_write_vectored<S: Socket>(
         blame(socket, error, slices);
     }
     written
+}
+
+/// The first slice that is worth a `sendfile`, by its place, file and offset. It is vouched for, and so is each mapped
+/// one before it, which the system copies.
+fn first_to_send(slices: &[IoSlice<'_>]) -> io::Result<Option<(usize, (DataFile, u64))>> {
+    for (place, slice) in slices.iter().enumerate() {
+        let Some((file, offset)) = source_of(slice) else { continue };
+        file.vouch(offset..offset + slice.len() as u64)?;
+        if slice.len() >= WORTH_IT {
+            return Ok(Some((place, (file, offset))));
+        }
+    }
+    Ok(None)
 }
 
 /// Notes in the file whose bytes were to be sent first that it failed a send, unless the socket did.
@@ -212,14 +237,18 @@ mod tests {
     use clawhub_testkit::fuse::{Fault, Faulty};
     use std::io::Write;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    const LONG: Duration = Duration::from_secs(600);
 
     fn content(length: usize) -> (DataFile, Vec<u8>) {
         let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        (DataFile::new(file), bytes)
+        (DataFile::of(file, LONG).unwrap(), bytes)
     }
 
     async fn connection() -> (TcpStream, TcpStream) {
@@ -291,7 +320,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("data"), content(1_000_000).1).unwrap();
         let faulty = Faulty::mount(home.path(), home.path()).unwrap();
-        let opened = || DataFile::new(File::open(home.path().join("data")).unwrap());
+        let opened = || DataFile::of(File::open(home.path().join("data")).unwrap(), LONG).unwrap();
         let header = b"header".as_slice();
         for (how, range, headed) in [
             ("sendfile", 0..1_000_000, false),
@@ -323,6 +352,26 @@ mod tests {
         let (mut server, _client) = connection().await;
         assert_eq!(write(&mut server, &[&body]).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert!(!file.is_sound());
+    }
+
+    #[tokio::test]
+    async fn what_rotted_while_its_client_was_slow_is_not_sent() {
+        const FLIPPED: u64 = 300_000;
+        let (file, bytes) = content(1_000_000);
+        let (mut server, _client) = connection().await;
+        let body = file_bytes(&file, 0..1_000_000).unwrap();
+        let tail = FLIPPED as usize - 10..FLIPPED as usize + 10;
+        assert!(write(&mut server, &[&body[..WORTH_IT]]).await.is_ok());
+        file.write_all_at(&[bytes[FLIPPED as usize] ^ 1], FLIPPED).unwrap();
+        tokio::time::pause();
+        tokio::time::advance(LONG).await;
+        tokio::time::resume();
+        assert!(write(&mut server, &[&body[WORTH_IT..2 * WORTH_IT]]).await.is_ok(), "checked anew");
+        for slices in [&[&body[WORTH_IT..]][..], &[b"header", &body[tail.clone()]], &[&body[tail.clone()]]] {
+            let refused = write(&mut server, slices).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidData);
+        }
+        assert!(!file.is_sound(), "the next reader looks");
     }
 
     #[tokio::test]

@@ -52,6 +52,10 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
     reply.tick = tick;
     reply.links = links.into_iter().map(link).collect();
     reply.round_trip_limit_ms = u64::try_from(limit.length().as_millis()).unwrap_or(u64::MAX);
+    let cache = member.findings.cache();
+    reply.cache_bytes = cache.bytes;
+    reply.cache_limit_bytes = cache.limit;
+    reply.cache_evicted_bytes = cache.evicted_bytes;
     if let Some(census) = member.findings.census() {
         reply.under_target = Some(census.under_replicated);
         reply.counted_at = census.index;

@@ -44,6 +44,9 @@ use crate::core::Core;
 use crate::error::RETRY;
 use crate::{BodyStream, Chunk, Error, Invalid, Kind, UploadView, What};
 
+/// So many nodes are asked to open a session.
+const OWNERS: usize = 3;
+
 /// The owner of every upload that this node takes part in.
 pub(crate) struct Uploads {
     core: Arc<Core>,
@@ -58,7 +61,7 @@ impl Uploads {
     }
 
     /// Does a step: here, if this node owns the session, else by having its owner do it. A new session is opened on
-    /// a node that the project's policy lets hold a copy. Answers where the session stands then, unless it ended.
+    /// a node that the project's policy lets hold a copy and that takes bytes. Answers where the session stands then, unless it ended.
     ///
     /// # Errors
     /// Those of the step; unavailable if the owner cannot be reached.
@@ -67,10 +70,37 @@ impl Uploads {
         permit: &Permit<Push>,
         op: UploadOp,
     ) -> Result<Option<UploadView>, Error> {
-        let owner = match op.session() {
-            Some(id) => id.node,
-            None => self.owner_of_a_new_one(permit.on())?,
-        };
+        match op {
+            UploadOp::Begin { sha512 } => self.open(permit, sha512).await,
+            op => {
+                let owner = op.session().map_or(self.core.me(), |id| id.node);
+                self.step_at(owner, permit, op).await
+            }
+        }
+    }
+
+    /// Opens a session on the first node that takes it: one that is full, or whose storage fails, sends its clients'
+    /// uploads on to others that are not.
+    async fn open(&self, permit: &Permit<Push>, sha512: bool) -> Result<Option<UploadView>, Error> {
+        let mut refused = Error::unavailable(RETRY, "no storage node is alive");
+        for owner in self.owners_of_a_new_one(permit.on())? {
+            match self.step_at(owner, permit, UploadOp::Begin { sha512 }).await {
+                Err(error @ Error { kind: Kind::NoSpace | Kind::Unavailable { .. }, .. }) => {
+                    tracing::info!(%owner, %error, "an upload is not opened there");
+                    refused = error;
+                }
+                opened => return opened,
+            }
+        }
+        Err(refused)
+    }
+
+    async fn step_at(
+        &self,
+        owner: NodeId,
+        permit: &Permit<Push>,
+        op: UploadOp,
+    ) -> Result<Option<UploadView>, Error> {
         if owner == self.core.me() {
             return self.run(permit, op).await;
         }
@@ -113,18 +143,22 @@ impl Uploads {
         finished?.map_or(Ok(()), |_| Err(confused()))
     }
 
-    /// The node to open a session on: this one, if the project's policy lets it hold a copy.
-    fn owner_of_a_new_one(&self, repo: &RepoName) -> Result<NodeId, Error> {
+    /// The nodes to open a session on, in this order: this one, then the nearest others, of those that the project's
+    /// policy lets hold a copy and that take bytes. If none does, this one may say why.
+    fn owners_of_a_new_one(&self, repo: &RepoName) -> Result<Vec<NodeId>, Error> {
         let (policy, layout) = self.core.placement(repo)?;
-        let stores = |id: NodeId| layout.node(id).is_some_and(|node| policy.admits(node));
-        if stores(self.core.me()) {
-            return Ok(self.core.me());
-        }
+        let stores = |id: &NodeId| layout.node(*id).is_some_and(|node| policy.admits(node));
+        let me = self.core.me();
         let replicate = &self.core.replicate;
         let accepting = replicate.liveness().accepting();
-        let nodes: Vec<NodeId> = accepting.into_iter().filter(|id| stores(*id)).collect();
-        let nearest = replicate.nearest_first(&nodes);
-        nearest.first().copied().ok_or_else(|| Error::unavailable(RETRY, "no storage node is alive"))
+        let (mine, others): (Vec<_>, Vec<_>) = accepting.into_iter().filter(stores).partition(|id| *id == me);
+        let mut owners = mine;
+        owners.extend(replicate.nearest_first(&others));
+        if owners.is_empty() && stores(&me) {
+            owners.push(me);
+        }
+        owners.truncate(OWNERS);
+        Ok(owners)
     }
 
     /// Forgets uploads that nobody has touched for `idle`, and ends the mirrors of those that no step has used
@@ -274,7 +308,7 @@ impl Uploads {
         while let Some(piece) = body.next().await {
             piece?;
         }
-        match core.blobs().receipt(&finished.root, copies.generation(&finished.root)?) {
+        match core.blobs().receipt(&finished.root, copies.generation(&finished.root)?).await? {
             Some(receipt) => copies.commit_blob(permit, digest, vec![receipt]).await,
             None if copies.is_complete(permit.on(), digest).await? => Ok(()),
             None => Err(Error::upload_unknown()),

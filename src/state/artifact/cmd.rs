@@ -4,7 +4,7 @@ use clawhub_types::{Action, Digest, MediaType, RepoName, Resource, Tag, Touched}
 use serde::{Deserialize, Serialize};
 
 use crate::blob::StoredBytes;
-use crate::forward::Proposers;
+use crate::proposers::Proposers;
 
 /// Where the manifest's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,9 +144,10 @@ impl ArtifactCmd {
     /// Who proposes it, besides clients.
     pub(crate) fn proposers(&self) -> Proposers {
         match self {
-            ArtifactCmd::Put { .. } | ArtifactCmd::Delete { .. } | ArtifactCmd::Untag { .. } => {
-                Proposers::CLIENTS
-            }
+            ArtifactCmd::Stage { .. }
+            | ArtifactCmd::Put { .. }
+            | ArtifactCmd::Delete { .. }
+            | ArtifactCmd::Untag { .. } => Proposers::CLIENTS,
         }
     }
 

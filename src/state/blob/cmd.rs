@@ -3,7 +3,7 @@
 use clawhub_types::{Action, Digest, Digests, NodeId, Receipt, RepoName, Resource, Root, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::{Members, Proposers};
+use crate::proposers::{Members, Proposers};
 
 /// Roots that one `Review` looks at.
 pub const REVIEW: usize = 512;

@@ -3,8 +3,8 @@
 use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::{Members, Proposers};
 use crate::position::LogMark;
+use crate::proposers::{Members, Proposers};
 
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

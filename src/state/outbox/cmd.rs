@@ -3,7 +3,7 @@
 use clawhub_types::{Action, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::{Members, Proposers};
+use crate::proposers::{Members, Proposers};
 
 /// A command of those who read events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

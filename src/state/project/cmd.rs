@@ -3,7 +3,7 @@
 use clawhub_types::{Action, Durability, ProjectName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::Proposers;
+use crate::proposers::Proposers;
 
 /// Where and how durably a project's blobs are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

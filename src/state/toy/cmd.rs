@@ -3,7 +3,7 @@
 use clawhub_types::{Action, RepoName, Resource, Touched};
 use serde::{Deserialize, Serialize};
 
-use crate::forward::Proposers;
+use crate::proposers::Proposers;
 
 /// See the variants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -70,7 +70,7 @@ async fn after_the_renames_the_replica_is_finished_and_the_session_is_over() {
     let store = home.open().await;
     assert!(store.uploads().status(id(1)).is_none());
     assert!(home.names("uploads").is_empty());
-    let receipt = store.receipt(&sealed.root, 1).unwrap();
+    let receipt = store.receipt(&sealed.root, 1).await.unwrap().unwrap();
     assert_eq!((receipt.size, receipt.digests), (sealed.size, sealed.digests));
     home.kv.crash();
     assert_eq!(store.holds(&sealed.root), Some(bytes.len() as u64), "the new row is synced");
@@ -111,7 +111,7 @@ async fn after_the_row_only_the_directory_is_left_to_clean() {
     fs::create_dir(home.dir.path().join("uploads/put-0123")).unwrap();
     let store = home.open().await;
     assert!(home.names("uploads").is_empty());
-    assert_eq!(store.receipt(&receipt.root, 1).unwrap(), receipt);
+    assert_eq!(store.receipt(&receipt.root, 1).await.unwrap().unwrap(), receipt);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn a_receipt_is_never_ahead_of_the_disk() {
         home.kv.crash();
         drop(store);
         let store = home.open().await;
-        assert_eq!(store.receipt(&receipt.root, 1).unwrap(), receipt);
+        assert_eq!(store.receipt(&receipt.root, 1).await.unwrap().unwrap(), receipt);
         assert!(read_all(&store, &receipt.root).await == bytes);
     }
 }

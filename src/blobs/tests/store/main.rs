@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod again;
+mod cached;
 mod crashes;
 mod partials;
 mod reads;
@@ -40,7 +41,7 @@ impl Home {
     }
 
     async fn open_with(&self, min_free: u64) -> Result<BlobStore, BlobError> {
-        let config = StoreConfig { dir: self.dir.path().to_owned(), min_free, node: NodeId(7) };
+        let config = StoreConfig { min_free, ..StoreConfig::new(self.dir.path().to_owned(), NodeId(7)) };
         BlobStore::open(config, self.kv.clone()).await
     }
 

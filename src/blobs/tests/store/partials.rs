@@ -67,9 +67,9 @@ async fn readers_follow_a_fetch_in_any_order_to_its_end() {
     middle.await.unwrap();
     assert_eq!(partial.missing(0), None);
     let late = partial.read(3..bytes.len() as u64);
-    let receipt = partial.finish(4).await.unwrap();
-    assert_eq!((receipt.root, receipt.size, receipt.generation), (root, bytes.len() as u64, 4));
-    assert!(receipt.digests.contains(&sha256_of(&bytes)));
+    let copy = partial.finish().await.unwrap();
+    assert_eq!((copy.root, copy.size), (root, bytes.len() as u64));
+    assert!(copy.digests.contains(&sha256_of(&bytes)));
     for reader in readers {
         reader.await.unwrap();
     }
@@ -107,12 +107,12 @@ async fn small_blobs_need_no_list() {
         assert!(partial.has_groups());
         partial.set_groups(Bytes::new()).await.unwrap();
         fill(&partial, &bytes, 1).await;
-        let receipt = partial.finish(1).await.unwrap();
+        let receipt = partial.finish().await.unwrap();
         assert!(receipt.digests.contains(&sha256_of(&bytes)), "{size}");
         assert!(read_all(&store, &receipt.root).await == bytes, "{size}");
     }
     let lie = store.partials().open(root_of(b"something"), 0).await.unwrap();
-    assert!(matches!(lie.finish(1).await, Err(BlobError::Corrupt { .. })), "nothing is not something");
+    assert!(matches!(lie.finish().await, Err(BlobError::Corrupt { .. })), "nothing is not something");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,9 +149,9 @@ async fn bad_groups_lists_and_ranges_are_refused_and_change_nothing() {
         Err(BlobError::Range { .. })
     ));
     assert_eq!(partial.missing(0), Some(0..bytes.len() as u64));
-    assert!(matches!(partial.finish(1).await, Err(BlobError::Incomplete(_))));
+    assert!(matches!(partial.finish().await, Err(BlobError::Incomplete(_))));
     fill(&partial, &bytes, 2).await;
-    partial.finish(1).await.unwrap();
+    partial.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +189,7 @@ async fn a_fetch_survives_a_restart_with_what_was_saved() {
     assert_eq!(partial.missing(0), Some(12 * GROUP..bytes.len() as u64));
     let reader = tokio::spawn(drain(partial.read(0..bytes.len() as u64)));
     fill(&partial, &bytes, 3).await;
-    assert!(partial.finish(1).await.unwrap().digests.contains(&sha256_of(&bytes)));
+    assert!(partial.finish().await.unwrap().digests.contains(&sha256_of(&bytes)));
     assert!(reader.await.unwrap().0 == bytes);
 }
 
@@ -248,12 +248,12 @@ async fn a_group_that_went_bad_during_a_restart_is_fetched_again() {
     let store = home.open().await;
     let partial = store.partials().open(root, 6 * GROUP).await.unwrap();
     assert_eq!(partial.missing(0), None, "nothing looks wrong yet");
-    assert!(matches!(partial.finish(1).await, Err(BlobError::Incomplete(_))));
+    assert!(matches!(partial.finish().await, Err(BlobError::Incomplete(_))));
     assert_eq!(partial.missing(0), Some(3 * GROUP..4 * GROUP));
     let reader = tokio::spawn(drain(partial.read(0..6 * GROUP)));
     fill(&partial, &bytes, 1).await;
     assert!(reader.await.unwrap().0 == bytes);
-    partial.finish(1).await.unwrap();
+    partial.finish().await.unwrap();
     assert!(read_all(&store, &root).await == bytes);
 }
 
@@ -268,7 +268,7 @@ async fn a_failure_reaches_the_readers_of_then_and_the_bytes_stay() {
     let mut behind = std::pin::pin!(partial.read(0..4 * GROUP));
     assert!(behind.next().await.unwrap().unwrap() == bytes[..2 * G]);
     assert!(futures::poll!(behind.next()).is_pending());
-    partial.fail("every source is gone".into());
+    partial.fail("every source is gone".into()).await;
     let error = behind.next().await.unwrap().unwrap_err();
     assert!(
         matches!(&error, BlobError::FetchFailed(reason) if reason == "every source is gone"),
@@ -296,6 +296,45 @@ async fn a_reader_does_not_wait_for_ever() {
     assert!(before.elapsed() >= Duration::from_secs(60));
 }
 
+/// Blocks that a file takes, in bytes.
+fn taken(path: &std::path::Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_takes_room_as_its_bytes_come_and_none_if_none_come() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(64 * G);
+    let (root, size) = (root_of(&bytes), bytes.len() as u64);
+    let partial = begun(&store, &bytes).await;
+    let file = home.partial(&root, "data");
+    assert!(taken(&file) < GROUP, "{} bytes for nothing", taken(&file));
+    partial.write(0, bytes.slice(..8 * G)).await.unwrap();
+    store.close().await.unwrap();
+    assert!((8 * GROUP..16 * GROUP).contains(&taken(&file)), "{} bytes for half a MiB", taken(&file));
+    partial.fail("gone".into()).await;
+    assert_eq!(home.names("partial").len(), 2, "what came is kept");
+    partial.give_up("no room".into()).await;
+    assert!(home.names("partial").is_empty());
+    let late = partial.write(8 * GROUP, bytes.slice(8 * G..9 * G)).await;
+    assert!(matches!(late, Err(BlobError::FetchFailed(_))), "{late:?}");
+
+    // One that gets nothing leaves nothing, and the next one begins anew although the old one is still held.
+    let none = begun(&store, &bytes).await;
+    assert_eq!(none.missing(0), Some(0..size));
+    none.fail("every holder is away".into()).await;
+    assert!(home.names("partial").is_empty());
+    let next = begun(&store, &bytes).await;
+    none.fail("once more".into()).await;
+    fill(&next, &bytes, 8).await;
+    next.finish().await.unwrap();
+    assert!(read_all(&store, &root).await == bytes);
+    assert!(home.names("partial").is_empty());
+    drop((partial, none, next, store));
+    assert!(read_all(&home.open().await, &root).await == bytes);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_root_is_not_fetched_and_an_upload_may_overtake_a_fetch() {
     let home = Home::new();
@@ -309,8 +348,8 @@ async fn a_held_root_is_not_fetched_and_an_upload_may_overtake_a_fetch() {
     stored(&store, 1, &bytes).await;
     let held = store.partials().open(root, 3 * GROUP).await.map(|_| ());
     assert!(matches!(held, Err(BlobError::Held(it)) if it == root));
-    let receipt = partial.finish(2).await.unwrap();
-    assert_eq!(receipt, store.receipt(&root, 2).unwrap());
+    assert_eq!(partial.finish().await.unwrap().root, root);
+    assert!(store.cache().usage().unwrap().copies == 0, "the upload's copy stands");
     assert!(home.names("partial").is_empty());
     assert!(read_all(&store, &root).await == bytes);
 }
@@ -323,7 +362,7 @@ async fn sha512_is_computed_where_it_is_wanted() {
     let partial = begun(&store, &bytes).await;
     fill(&partial, &bytes, 1).await;
     partial.want_sha512();
-    assert!(partial.finish(1).await.unwrap().digests.contains(&sha512_of(&bytes)));
+    assert!(partial.finish().await.unwrap().digests.contains(&sha512_of(&bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,9 +378,9 @@ async fn forgotten_fetches_expire_and_those_in_use_do_not() {
     assert_eq!(store.expire(Duration::ZERO).await, 1);
     assert_eq!(home.names("partial").len(), 2, "data and list of the one in use");
     fill(&used, &b, 1).await;
-    used.finish(1).await.unwrap();
+    used.finish().await.unwrap();
 
-    // One that only its row remembers.
+    // One that only its row remembers, whatever the machine's clock said when it was written.
     let partial = begun(&store, &a).await;
     partial.write(0, a.slice(..G)).await.unwrap();
     store.close().await.unwrap();

@@ -82,7 +82,7 @@ async fn a_flipped_bit_is_never_served_and_the_copy_goes_to_quarantine() {
     assert!(matches!(error, Some(BlobError::Corrupt { at, .. }) if at == 20 * GROUP), "{error:?}");
     assert!(good == bytes[..good.len()] && good.len() <= 20 * G);
     assert_eq!(store.holds(&root), None);
-    assert!(store.receipt(&root, 1).is_none());
+    assert!(store.receipt(&root, 1).await.unwrap().is_none());
     assert!(store.open_blob(&root).await.unwrap().is_none());
     assert!(!home.blob(&root, "data").exists() && !home.blob(&root, "ob").exists());
     let kept = ["data", "ob"].map(|kind| format!("{}.0.{kind}", root.hex()));
@@ -207,25 +207,118 @@ async fn a_copy_that_the_device_does_not_give_back_is_not_held() {
     assert!(read_all(&home.open().await, &root).await == bytes, "the next start looks at it again");
 }
 
+async fn ahead(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
 #[tokio::test(flavor = "current_thread")]
-async fn checks_are_forgotten_after_ten_idle_minutes() {
+async fn rot_in_a_blob_that_is_always_read_is_served_for_ten_minutes_at_most() {
     let home = Home::new();
     let store = home.open().await;
-    let root = stored(&store, 1, &content(2 * G)).await.root;
-    let blob = store.open_blob(&root).await.unwrap().unwrap();
-    blob.check(0..2 * GROUP).await.unwrap();
+    let bytes = content(12 * G + 5);
+    let root = stored(&store, 1, &bytes).await.root;
+    let kept = store.open_blob(&root).await.unwrap().unwrap();
+    kept.check(0..kept.size()).await.unwrap();
+    let file = kept.straight(0..kept.size()).unwrap();
     flip(&home.blob(&root, "data"), 3);
-    let ahead = async |seconds| {
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-        tokio::time::resume();
+    for _ in 0..10 {
+        let blob = store.open_blob(&root).await.unwrap().unwrap();
+        assert!(blob.check(0..blob.size()).await.is_ok() && blob.straight(0..1).is_some(), "checked lately");
+        assert!(file.vouch(0..1).is_ok());
+        ahead(60).await;
+    }
+    // The other groups were not touched, and are good again once somebody has looked.
+    assert!(file.vouch(GROUP..kept.size()).is_ok());
+    assert!(kept.straight(GROUP..kept.size()).is_some() && kept.straight(0..1).is_none());
+    assert_eq!(file.vouch(0..1).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    let (got, error) = drain(kept.read(0..kept.size())).await;
+    assert!(got.is_empty() && matches!(error, Some(BlobError::Corrupt { at: 0, .. })), "{error:?}");
+    assert!(store.open_blob(&root).await.unwrap().is_none(), "and given up");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_partial_that_is_always_read_is_checked_anew_too() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(G / 2);
+    let partial = store.partials().open(root_of(&bytes), bytes.len() as u64).await.unwrap();
+    partial.write(0, bytes.clone()).await.unwrap();
+    flip(&home.partial(&root_of(&bytes), "data"), 3);
+    ahead(600).await;
+    let mut reader = std::pin::pin!(partial.read(0..bytes.len() as u64));
+    assert!(futures::poll!(reader.next()).is_pending());
+    let lost = async {
+        while partial.missing(0).is_none() {
+            assert!(futures::poll!(reader.next()).is_pending(), "a rotten group was read");
+            tokio::task::yield_now().await;
+        }
     };
-    ahead(599).await;
-    let blob = store.open_blob(&root).await.unwrap().unwrap();
-    assert!(blob.check(0..2 * GROUP).await.is_ok(), "checked since it was opened");
-    ahead(601).await;
-    let blob = store.open_blob(&root).await.unwrap().unwrap();
-    assert!(matches!(blob.check(0..2 * GROUP).await, Err(BlobError::Corrupt { at: 0, .. })));
+    tokio::time::timeout(Duration::from_secs(20), lost).await.unwrap();
+    // Another reader of the same rot may still find it, and the group is missing once more.
+    let again = async {
+        loop {
+            partial.write(0, bytes.clone()).await.unwrap();
+            if let Ok(read) = tokio::time::timeout(Duration::from_secs(1), reader.next()).await {
+                break read.unwrap().unwrap();
+            }
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+    assert!(read == bytes, "fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_nobody_has_checked_lately_is_replaced_when_its_bytes_come_again() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(5 * G + 1);
+    let first = stored(&store, 1, &bytes).await;
+    let root = first.root;
+    // Somebody reads the rotten copy, from a file that was opened before.
+    let old = store.open_blob(&root).await.unwrap().unwrap();
+    flip(&home.blob(&root, "data"), 2 * GROUP);
+    let sealed = staged(&store, id(2), &bytes).await;
+    store.uploads().seal(id(2), &sha512_of(&bytes)).await.unwrap();
+    let again = store.uploads().keep(id(2), &sealed, 1).await.unwrap();
+    assert_eq!((again.root, again.epoch), (root, first.epoch));
+    assert!(read_all(&store, &root).await == bytes, "healed");
+    assert!(drain(old.read(0..old.size())).await.1.is_some(), "nobody heals an open file");
+    assert_eq!(store.holds(&root), Some(bytes.len() as u64), "which says nothing about the new one");
+    assert!(home.names("quarantine").is_empty() && home.names("uploads").is_empty());
+
+    // Now all of it was checked, and that copy stands, with what it is known by.
+    let inode = |path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let before = inode(home.blob(&root, "data"));
+    let third = stored(&store, 3, &bytes).await;
+    assert_eq!(inode(home.blob(&root, "data")), before);
+    assert!(third.digests.contains(&sha512_of(&bytes)));
+
+    // Not for a small one either, nor after a restart.
+    let small = store.replicas().put(content(9), 1).await.unwrap().root;
+    flip(&home.blob(&small, "data"), 2);
+    store.replicas().put(content(9), 1).await.unwrap();
+    assert!(read_all(&store, &small).await == content(9));
+    drop(store);
+    let store = home.open().await;
+    flip(&home.blob(&root, "data"), 1);
+    let receipt = stored(&store, 4, &bytes).await;
+    assert!(read_all(&store, &root).await == bytes);
+    assert!(receipt.digests.contains(&sha512_of(&bytes)), "names are kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_copy_ends_the_plan_to_remove_the_one_before() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content(2 * G);
+    let root = stored(&store, 1, &bytes).await.root;
+    store.replicas().plan_removal(&[root]).await.unwrap();
+    store.replicas().quarantine(&root).await.unwrap();
+    assert_eq!(stored(&store, 2, &bytes).await.epoch, 1);
+    assert!(!store.replicas().remove(&root).await.unwrap(), "its receipt is of the new epoch");
+    assert!(read_all(&store, &root).await == bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +335,7 @@ async fn removal_is_planned_and_a_receipt_in_between_calls_it_off() {
     assert_eq!(store.epoch(), 1);
     // b is uploaded again, c is asked for: both now have receipts that the new epoch does not void.
     assert_eq!(stored(&store, 4, &b).await.epoch, 1);
-    assert_eq!(store.receipt(&rc, 1).unwrap().epoch, 1);
+    assert_eq!(store.receipt(&rc, 1).await.unwrap().unwrap().epoch, 1);
 
     let blob = store.open_blob(&ra).await.unwrap().unwrap();
     assert!(store.replicas().remove(&ra).await.unwrap());

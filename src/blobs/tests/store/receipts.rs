@@ -82,7 +82,7 @@ impl Kv for Gated {
 }
 
 async fn opened(dir: &Path, kv: &Arc<Gated>) -> BlobStore {
-    let config = StoreConfig { dir: dir.to_owned(), min_free: 0, node: NodeId(7) };
+    let config = StoreConfig::new(dir.to_owned(), NodeId(7));
     BlobStore::open(config, kv.clone()).await.unwrap()
 }
 
@@ -99,13 +99,13 @@ async fn nobody_gets_a_receipt_before_the_row_is_synced() {
     });
     kv.someone_waits().await;
     assert_eq!(store.holds(&root), None);
-    assert!(store.receipt(&root, 1).is_none());
+    assert!(store.receipt(&root, 1).await.unwrap().is_none());
     assert!(store.open_blob(&root).await.unwrap().is_none());
     assert!(store.inventory(None, 9).is_empty());
     assert!(!put.is_finished());
     kv.shut(false);
     let receipt = put.await.unwrap().unwrap();
-    assert_eq!(store.receipt(&root, 1).unwrap(), receipt);
+    assert_eq!(store.receipt(&root, 1).await.unwrap().unwrap(), receipt);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,6 +143,23 @@ async fn waiting_commits_share_one_sync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_begins_and_goes_on_while_another_one_waits_for_the_disk() {
+    let (dir, kv) = (tempfile::tempdir().unwrap(), Arc::new(Gated::default()));
+    let store = opened(dir.path(), &kv).await;
+    let (one, other) = (content(100), content(101));
+    let first = store.partials().open(root_of(&one), 100).await.unwrap();
+    first.write(0, one).await.unwrap();
+    kv.shut(true);
+    let finish = tokio::spawn(async move { first.finish().await });
+    kv.someone_waits().await;
+    let second = tokio::time::timeout(Duration::from_secs(20), store.partials().open(root_of(&other), 101));
+    second.await.expect("it does not wait for the other one").unwrap().write(0, other).await.unwrap();
+    assert!(!finish.is_finished());
+    kv.shut(false);
+    finish.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_makes_no_receipt_and_a_later_upload_repairs() {
     let (dir, kv) = (tempfile::tempdir().unwrap(), Arc::new(Gated::default()));
     let store = opened(dir.path(), &kv).await;
@@ -152,7 +169,7 @@ async fn a_failed_sync_makes_no_receipt_and_a_later_upload_repairs() {
     kv.broken.store(true, Ordering::SeqCst);
     assert!(matches!(store.uploads().keep(id(1), &sealed, 1).await, Err(BlobError::Index(_))));
     assert_eq!(store.holds(&root), None);
-    assert!(store.receipt(&root, 1).is_none());
+    assert!(store.receipt(&root, 1).await.unwrap().is_none());
     // The session's bytes have moved; what it appends now must not reach the replica's file.
     assert!(matches!(
         store.uploads().append(id(1), 3 * GROUP, content(1)).await,

@@ -75,7 +75,7 @@ async fn sha512_is_the_same_on_the_way_and_afterwards() {
     }
     // A later upload under SHA-256 alone does not lose the other name.
     stored(&store, 3, &bytes).await;
-    let receipt = store.receipt(&root_of(&bytes), 1).unwrap();
+    let receipt = store.receipt(&root_of(&bytes), 1).await.unwrap().unwrap();
     assert!(receipt.digests.contains(&sha512_of(&bytes)));
 }
 
@@ -91,7 +91,7 @@ async fn a_second_name_is_added_to_a_held_blob() {
     store.uploads().keep(id(2), &sealed, 1).await.unwrap();
     home.kv.crash();
     let store = home.open().await;
-    assert!(store.receipt(&root_of(&bytes), 1).unwrap().digests.contains(&sha512_of(&bytes)));
+    assert!(store.receipt(&root_of(&bytes), 1).await.unwrap().unwrap().digests.contains(&sha512_of(&bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -327,6 +327,57 @@ async fn idle_sessions_expire_by_their_last_use() {
     assert!(home.names("uploads").is_empty());
     drop(store);
     assert!(home.open().await.uploads().status(id(1)).is_none());
+}
+
+/// What the store keeps of a session, with this in place of the time at which it was last used.
+fn row_touched_at(id: UploadId, durable: u64, touched_at: u64) -> (Vec<u8>, Vec<u8>) {
+    let key = [&b"upload/"[..], &id.node.0.to_be_bytes(), &id.random].concat();
+    let row = (repo(), false, 7u64, touched_at, durable);
+    (key, postcard::to_extend(&row, vec![0, 1]).unwrap())
+}
+
+/// How many sessions and fetches end that were idle for a day, after so many seconds more.
+async fn expire_after(store: &BlobStore, seconds: u64) -> usize {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+    store.expire(Duration::from_secs(24 * 3600)).await
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_wrong_clock_at_a_start_ends_no_session() {
+    const HOUR: u64 = 3600;
+    let home = Home::new();
+    let store = home.open().await;
+    staged(&store, id(1), &content(G)).await;
+    store.uploads().flush(id(1)).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    // Some time of the machine's that is not now: two days ago, and one to come.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_millis() as u64;
+    for touched_at in [now - 2 * 24 * HOUR * 1000, now + 2 * 24 * HOUR * 1000] {
+        let mut batch = clawhub_kv::Batch::default();
+        let (key, row) = row_touched_at(id(1), GROUP, touched_at);
+        batch.put(key, row);
+        clawhub_kv::Kv::write(&*home.kv, batch).unwrap();
+        let store = home.open().await;
+        assert_eq!(expire_after(&store, 0).await, 0);
+        assert_eq!(store.uploads().status(id(1)).unwrap().durable, GROUP);
+    }
+
+    // What counts is the time in which the store is open, over all its lives.
+    let store = home.open().await;
+    staged(&store, id(2), &content(G)).await;
+    store.uploads().flush(id(2)).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    home.open().await.uploads().cancel(id(1)).await.unwrap();
+    for (hours, left) in [(12, true), (11, true), (2, false)] {
+        let store = home.open().await;
+        assert_eq!(expire_after(&store, hours * HOUR).await, usize::from(!left));
+        assert_eq!(store.uploads().status(id(2)).is_some(), left);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

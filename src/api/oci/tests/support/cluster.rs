@@ -78,7 +78,7 @@ impl Cluster {
         consensus.initialize().await.unwrap();
         consensus.propose(Command::Cluster(init(spki)), Who::system(), PATIENCE).await.unwrap();
 
-        let store = StoreConfig { dir: dir.path().join("blobs"), min_free: 0, node: ME };
+        let store = StoreConfig::new(dir.path().join("blobs"), ME);
         std::fs::create_dir_all(&store.dir).unwrap();
         let blobs = BlobStore::open(store, Arc::new(MemoryKv::new())).await.unwrap();
         let store = blobs.clone();

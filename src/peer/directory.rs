@@ -1,0 +1,39 @@
+//! What this crate asks about members: who is one, where it is, and what may be asked by whoever connects. The answers
+//! are the replicated state's; nothing is kept here.
+
+use clawhub_types::NodeId;
+
+use crate::{Hello, Refusal};
+
+/// How to reach and recognise a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// `host:port`, TCP and UDP.
+    pub addr: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub spki: [u8; 32],
+}
+
+/// What a node that is let in may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is a member: whatever members ask of each other.
+    Member,
+    /// This node is behind and cannot know whether it is a member: it may bring the log (votes, entries, snapshots),
+    /// by which this node learns who is, and nothing else.
+    LogOnly,
+}
+
+/// What the replicated state says about members. Asked on every connection, and again about those that live whenever
+/// its answers may have changed ([`Endpoint::review`](crate::Endpoint::review)).
+pub trait Directory: Send + Sync + 'static {
+    /// Where a member is; `None` if there is no such member.
+    fn lookup(&self, node: NodeId) -> Option<PeerInfo>;
+
+    /// Whether a node whose certificate holds this key, and which says this of itself, may connect, or be
+    /// connected to, and what for. Cluster, epoch, and that the certificate is the named node's were checked before.
+    ///
+    /// # Errors
+    /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.
+    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal>;
+}
