@@ -109,6 +109,13 @@ pub(crate) fn make_ready(
     Ok(Arrived { next, sealed })
 }
 
+/// A snapshot of a state that came from one which is not the current one here.
+fn seal(snapshots: &Snapshots, next: &Prepared, files: &SnapshotFiles) -> io::Result<Sealed> {
+    let manifest = files.manifest();
+    let staged = snapshots.stage(&**next.kv()?, manifest.last, manifest.membership.clone())?;
+    snapshots.seal(staged, None)
+}
+
 /// Puts a snapshot in the place of the live state.
 ///
 /// # Errors
@@ -124,7 +131,10 @@ pub(crate) fn install(
         None => {
             // Made here, some time ago, and wanted because the live state fell behind it.
             files.verify()?;
-            (store.prepare(&files.data())?, None)
+            let next = store.prepare(&files.data())?;
+            let own = snapshots.current().is_some_and(|current| Arc::ptr_eq(&current, files));
+            let sealed = if own { None } else { Some(seal(snapshots, &next, files)?) };
+            (next, sealed)
         }
     };
     let machine = Machine::open(Arc::clone(next.kv()?)).map_err(fault)?;

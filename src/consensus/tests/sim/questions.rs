@@ -79,7 +79,7 @@ fn a_proposal_that_comes_late_is_not_applied() {
         assert_eq!(follower.status().leader, Some(NODES[0]), "the first node leads");
         let token = |hash: u8| ClusterCmd::TokenCreate { hash: [hash; 32], ttl: 60_000 };
         let propose = async |hash: u8, wait: u64| {
-            follower.propose(token(hash).into(), Who::system(), Duration::from_millis(wait)).await
+            follower.propose(token(hash).into(), Who::operator(), Duration::from_millis(wait)).await
         };
         let before = propose(1, 500).await.unwrap();
         cluster.net.hold(Some(NODES[1]));
