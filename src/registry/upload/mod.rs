@@ -23,7 +23,7 @@ mod turn;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawhub_auth::{Permit, Push};
 use clawhub_blobs::BlobError;
@@ -83,9 +83,13 @@ impl Uploads {
     /// uploads on to others that are not.
     async fn open(&self, permit: &Permit<Push>, sha512: bool) -> Result<Option<UploadView>, Error> {
         let mut refused = Error::unavailable(RETRY, "no storage node is alive");
+        let began = Instant::now();
         for owner in self.owners_of_a_new_one(permit.on())? {
             match self.step_at(owner, permit, UploadOp::Begin { sha512 }).await {
-                Err(error @ Error { kind: Kind::NoSpace | Kind::Unavailable { .. }, .. }) => {
+                // One that has waited for the cluster in vain has waited for all of them.
+                Err(error @ Error { kind: Kind::NoSpace | Kind::Unavailable { .. }, .. })
+                    if began.elapsed() < self.core.limits.wait =>
+                {
                     tracing::info!(%owner, %error, "an upload is not opened there");
                     refused = error;
                 }

@@ -332,7 +332,7 @@ async fn idle_sessions_expire_by_their_last_use() {
 /// What the store keeps of a session, with this in place of the time at which it was last used.
 fn row_touched_at(id: UploadId, durable: u64, touched_at: u64) -> (Vec<u8>, Vec<u8>) {
     let key = [&b"upload/"[..], &id.node.0.to_be_bytes(), &id.random].concat();
-    let row = (repo(), false, 7u64, touched_at, durable);
+    let row = (repo(), false, 7u64, touched_at, durable, 0u64);
     (key, postcard::to_extend(&row, vec![0, 1]).unwrap())
 }
 
