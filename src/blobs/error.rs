@@ -14,6 +14,9 @@ pub enum BlobError {
     /// No such session on this node: never opened, cancelled, expired, or already kept.
     #[error("unknown upload session {0}")]
     UploadUnknown(UploadId),
+    /// There are as many sessions with bytes as a node may have.
+    #[error("this node has as many uploads under way as it takes")]
+    TooManyUploads,
     /// The session id is in use for another repository.
     #[error("upload session {0} belongs to another repository")]
     UploadTaken(UploadId),

@@ -10,8 +10,8 @@
 //! renamed into `blobs/` → directory fsynced → row written and synced → receipt. So a receipt is never
 //! ahead of the disk, and module `recover` can tell from what it finds how far a crash let the order come.
 //!
-//! A crash loses: bytes of an upload after the last `flush`; sessions never flushed, if the machine
-//! went down; up to 64 MiB of a fetch. It never loses what a receipt was given for.
+//! A crash loses: bytes of an upload after the last `flush`; sessions without a byte; sessions never flushed, if the
+//! machine went down; up to 64 MiB of a fetch. It never loses what a receipt was given for.
 //!
 //! Nothing read from disk leaves before its group was compared with the root since the file was opened, and lately
 //! ([`StoreConfig::checks_good_for`]).
@@ -37,6 +37,7 @@ mod recover;
 mod replicas;
 mod serial;
 mod session;
+mod sessions;
 mod space;
 mod store;
 mod tree;

@@ -17,6 +17,7 @@ use crate::finished::Finished;
 use crate::index::Index;
 use crate::paths::Paths;
 use crate::recover;
+use crate::sessions::Sessions;
 use crate::space::Space;
 use crate::store::{RootLocks, Shared, StoreConfig, asking};
 use crate::uptime::StoreClock;
@@ -39,7 +40,7 @@ impl BlobStore {
             let paths = Paths::open(config.dir.clone()).map_err(BlobError::io("opening the blob store"))?;
             let index = Index::open(index)?;
             let clock = StoreClock::open(&index)?;
-            let sessions = recover::uploads(&paths, &index, &clock)?;
+            let sessions = Sessions::new(config.node, recover::uploads(&paths, &index, &clock)?);
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
             let finished = Finished::open(&index)?;
@@ -66,8 +67,9 @@ impl BlobStore {
         .await
     }
 
-    /// Cancels the sessions and drops the fetches that nobody touched for `older_than` of the time in which the store
-    /// was open, and answers how many. To be called every minute: that time is written down here. Those in use at this moment are left alone. Also closes files that nobody reads any more.
+    /// Cancels the sessions and drops the fetches that nobody touched for `older_than`, or, without a byte, for ten
+    /// minutes, of the time in which the store was open, and answers how many. To be called every minute: that time is
+    /// written down here. Those in use at this moment are left alone. Also closes files that nobody reads any more.
     pub async fn expire(&self, older_than: Duration) -> usize {
         if let Err(error) = self.shared.clock.keep(&self.shared.index) {
             tracing::warn!(%error, "how long the store has been open is not written down");

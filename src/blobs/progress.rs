@@ -21,6 +21,9 @@ impl Uploads<'_> {
     pub async fn flush(self, id: UploadId) -> Result<u64, BlobError> {
         let store = self.store.clone();
         detached(async move {
+            if store.uploads().session(id)?.is_untouched() {
+                return Ok(0);
+            }
             // Opens the files: a partner finds out by this whether they still have what is durable.
             let mut entered = store.uploads().enter(id).await?;
             store.uploads().flush_entered(&mut entered).await

@@ -3,6 +3,7 @@
 //!
 //! | left behind | then |
 //! |---|---|
+//! | no session row, no bytes | nothing: the client begins anew |
 //! | session row, no bytes flushed | the session, empty |
 //! | session row, bytes beyond the durable offset | the session, cut to it when it is used |
 //! | session row, fewer bytes than durable, or moved away | dropped |

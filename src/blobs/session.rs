@@ -1,11 +1,13 @@
 //! One upload session: what is known of it in memory, and who is using it.
 //!
-//! A session is its row in the index, its directory, and, while it is in use, an [`Ingest`]. A crash loses what
-//! is here; the row says where the session resumes.
+//! A session is its row in the index, its directory, and, while it is in use, an [`Ingest`]; one without bytes is
+//! what is here and nothing else. A crash loses what is here; the row says where the session resumes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use clawhub_durable::now_millis;
 use clawhub_types::{RepoName, UploadId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
@@ -34,10 +36,14 @@ pub struct UploadStatus {
 }
 
 pub(crate) struct Session {
+    /// Which of the empty ones it was; says nothing of one that had a row at the start.
+    pub(crate) number: u64,
     pub(crate) id: UploadId,
     pub(crate) repo: RepoName,
     pub(crate) sha512: bool,
     pub(crate) opened_at: u64,
+    /// Whether the index has its row.
+    pub(crate) recorded: AtomicBool,
     pub(crate) progress: Mutex<Progress>,
     pub(crate) work: Arc<tokio::sync::Mutex<Work>>,
 }
@@ -68,9 +74,12 @@ impl Session {
         Session::from_row(id, row, idle)
     }
 
-    /// One that is opened now.
-    pub(crate) fn begun(id: UploadId, row: UploadRow) -> Session {
-        Session::from_row(id, row, Duration::ZERO)
+    /// One that is opened now, without bytes and without a row.
+    pub(crate) fn empty(number: u64, id: UploadId, repo: RepoName, sha512: bool) -> Session {
+        let row =
+            UploadRow { repo, sha512, opened_at: now_millis(), touched_at: 0, durable: 0, acknowledged: 0 };
+        let recorded = AtomicBool::new(false);
+        Session { number, recorded, ..Session::from_row(id, row, Duration::ZERO) }
     }
 
     fn from_row(id: UploadId, row: UploadRow, idle_before: Duration) -> Session {
@@ -79,7 +88,16 @@ impl Session {
         let progress = Progress { offset: durable, durable, acknowledged, touched, idle_before };
         let progress = Mutex::new(progress);
         let work = Arc::new(tokio::sync::Mutex::new(Work::Cold));
-        Session { id, repo, sha512, opened_at, progress, work }
+        Session {
+            number: u64::MAX,
+            id,
+            repo,
+            sha512,
+            opened_at,
+            recorded: AtomicBool::new(true),
+            progress,
+            work,
+        }
     }
 
     /// Its row, as it is used now.
@@ -92,6 +110,11 @@ impl Session {
             durable,
             acknowledged,
         }
+    }
+
+    /// Whether it has no row, and so no bytes and no files. A question alone does not change that.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.recorded.load(Ordering::Acquire)
     }
 
     pub(crate) fn touch(&self) {

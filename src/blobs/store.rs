@@ -3,14 +3,14 @@
 //! Owns the table of what is open and under way, in memory; a crash loses that, and what counts is in the
 //! index and on disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawhub_durable::task::detached;
-use clawhub_types::{NodeId, Receipt, Root, UploadId};
+use clawhub_types::{NodeId, Receipt, Root};
 use parking_lot::Mutex;
 
 use crate::BlobError;
@@ -21,7 +21,7 @@ use crate::fetch::Fetches;
 use crate::finished::Finished;
 use crate::index::{BlobRow, Index, successor};
 use crate::paths::Paths;
-use crate::session::Session;
+use crate::sessions::Sessions;
 use crate::space::Space;
 use crate::uptime::StoreClock;
 
@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) index: Index,
     pub(crate) clock: StoreClock,
-    pub(crate) sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+    pub(crate) sessions: Mutex<Sessions>,
     pub(crate) finished: Finished,
     pub(crate) open: OpenFiles,
     pub(crate) cached: CachedCopies,

@@ -1,17 +1,18 @@
 //! Upload sessions as callers use them.
 //!
 //! The row in the index is the truth across restarts: a session resumes at the row's durable offset, however
-//! many bytes follow in the file. Until its first flush a session survives the process but not the machine.
+//! many bytes follow in the file. It is written ahead of the session's first bytes. Until its first flush a session
+//! survives the process but not the machine, and without bytes neither.
 //!
 //! One caller at a time is let in. Steps that must not stop half-way when a client disconnects run
 //! detached.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use clawhub_durable::now_millis;
 use clawhub_durable::task::{blocking, detached};
 use clawhub_kv::Batch;
 use clawhub_types::{Algorithm, Digest, Receipt, RepoName, UploadId};
@@ -19,7 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::buffers::READ_BYTES;
 use crate::finished::FinishedUpload;
-use crate::index::{UploadRow, delete_upload, put_upload};
+use crate::index::{delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE, digest_file};
 use crate::paths::{Files, remove_dir};
 use crate::replicas::Staged;
@@ -46,21 +47,20 @@ impl Uploads<'_> {
     /// Opens a session. `sha512` adds SHA-512 to the pass over the bytes; without it a client that names
     /// the blob by SHA-512 costs a second pass at the end. Opening an open session again is fine.
     ///
+    /// Until its first byte the session is in memory only, for minutes, and for less while very many are opened.
+    ///
     /// # Errors
-    /// [`BlobError::NoSpace`]; [`BlobError::UploadTaken`] if the id is another repository's.
+    /// [`BlobError::NoSpace`]; [`BlobError::TooManyUploads`]; [`BlobError::UploadTaken`] if the id is another
+    /// repository's.
     pub async fn begin(self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<(), BlobError> {
         self.store.ensure_room(0).await?;
-        let (opened_at, touched_at) = (now_millis(), self.store.shared.clock.now());
-        let row =
-            UploadRow { repo: repo.clone(), sha512, opened_at, touched_at, durable: 0, acknowledged: 0 };
         let mut sessions = self.store.shared.sessions.lock();
-        if let Some(session) = sessions.get(&id) {
+        if let Some(session) = sessions.get(id) {
             return if session.repo == *repo { Ok(()) } else { Err(BlobError::UploadTaken(id)) };
         }
-        let mut batch = Batch::default();
-        put_upload(&mut batch, &id, &row);
-        self.store.shared.index.write(batch)?;
-        sessions.insert(id, Arc::new(Session::begun(id, row)));
+        // Told now, not when its bytes are here.
+        sessions.ensure_room(id)?;
+        sessions.open(|number| Session::empty(number, id, repo.clone(), sha512));
         Ok(())
     }
 
@@ -69,8 +69,8 @@ impl Uploads<'_> {
     /// durable. A caller that gives up midway may have appended a part.
     ///
     /// # Errors
-    /// [`BlobError::Offset`], [`BlobError::NoSpace`], [`BlobError::UploadUnknown`]; after
-    /// [`BlobError::Io`] the session stands at its durable offset.
+    /// [`BlobError::Offset`], [`BlobError::NoSpace`], [`BlobError::UploadUnknown`]; with the first bytes
+    /// [`BlobError::TooManyUploads`]; after [`BlobError::Io`] the session stands at its durable offset.
     pub async fn append(self, id: UploadId, at: u64, mut bytes: Bytes) -> Result<u64, BlobError> {
         let mut entered = self.enter(id).await?;
         let expected = entered.ingest()?.end();
@@ -222,16 +222,26 @@ impl Uploads<'_> {
     async fn discard(self, entered: Entered) -> Result<(), BlobError> {
         let mut batch = Batch::default();
         delete_upload(&mut batch, &entered.session.id);
-        self.store.shared.index.write(batch)?;
+        if entered.session.recorded.load(Ordering::Acquire) {
+            self.write(batch).await?;
+        }
         self.end(entered).await
+    }
+
+    /// Writes rows of sessions: they survive the process, not yet the machine.
+    async fn write(self, batch: Batch) -> Result<(), BlobError> {
+        let store = self.store.clone();
+        blocking(move || store.shared.index.write(batch)).await
     }
 
     /// The session's row is gone; so go the rest of it.
     async fn end(self, mut entered: Entered) -> Result<(), BlobError> {
-        let id = entered.session.id;
         *entered.work = Work::Gone;
-        self.store.shared.sessions.lock().remove(&id);
-        let dir = self.store.shared.paths.upload(&id);
+        self.store.shared.sessions.lock().remove(&entered.session);
+        let dir = self.store.shared.paths.upload(&entered.session.id);
+        if !entered.session.recorded.load(Ordering::Acquire) {
+            return Ok(());
+        }
         blocking(move || remove_dir(&dir).map_err(BlobError::io("deleting an upload"))).await
     }
 
@@ -247,8 +257,8 @@ impl Uploads<'_> {
     /// Cancels the sessions that nobody touched for `older_than`, and answers how many. Those in use at this
     /// moment are left alone.
     pub(crate) async fn expire(self, older_than: Duration) -> usize {
-        let sessions: Vec<_> = self.store.shared.sessions.lock().values().cloned().collect();
-        let mut count = 0;
+        let mut count = self.store.shared.sessions.lock().expire_empty(older_than);
+        let sessions = self.used();
         for session in sessions {
             let Ok(work) = session.work.clone().try_lock_owned() else { continue };
             let store = self.store.clone();
@@ -297,9 +307,8 @@ impl Uploads<'_> {
 
     /// Flushes every session in use.
     pub(crate) async fn flush_all(self) -> Result<(), BlobError> {
-        let sessions: Vec<_> = self.store.shared.sessions.lock().values().cloned().collect();
         let mut outcome = Ok(());
-        for session in sessions {
+        for session in self.used() {
             let work = session.work.clone().lock_owned().await;
             if matches!(*work, Work::Hot(_)) {
                 outcome = outcome.and(self.flush_entered(&mut Entered { session, work }).await.map(drop));
@@ -309,10 +318,15 @@ impl Uploads<'_> {
     }
 
     pub(crate) fn session(self, id: UploadId) -> Result<Arc<Session>, BlobError> {
-        self.store.shared.sessions.lock().get(&id).cloned().ok_or(BlobError::UploadUnknown(id))
+        self.store.shared.sessions.lock().get(id).cloned().ok_or(BlobError::UploadUnknown(id))
     }
 
-    /// Waits for the session and resumes it if its files are closed.
+    /// Every session with bytes.
+    fn used(self) -> Vec<Arc<Session>> {
+        self.store.shared.sessions.lock().used().cloned().collect()
+    }
+
+    /// Waits for the session and resumes it if its files are closed. One without a row gets it first.
     pub(crate) async fn enter(self, id: UploadId) -> Result<Entered, BlobError> {
         let session = self.session(id)?;
         let work = session.work.clone().lock_owned().await;
@@ -323,9 +337,26 @@ impl Uploads<'_> {
             Work::Cold => {
                 let store = self.store.clone();
                 // Two resumptions of the same files would ruin each other, so one is never given up.
-                detached(async move { store.uploads().resume(session, work).await }).await
+                detached(async move {
+                    store.uploads().record(&session).await?;
+                    store.uploads().resume(session, work).await
+                })
+                .await
             }
         }
+    }
+
+    /// Has the index know of a session. The caller has the session's work.
+    async fn record(self, session: &Session) -> Result<(), BlobError> {
+        if session.recorded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.store.shared.sessions.lock().occupy(session)?;
+        let mut batch = Batch::default();
+        put_upload(&mut batch, &session.id, &session.row(0, 0, &self.store.shared.clock));
+        self.write(batch).await?;
+        session.recorded.store(true, Ordering::Release);
+        Ok(())
     }
 
     async fn resume(

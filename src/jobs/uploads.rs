@@ -8,7 +8,7 @@ use clawhub_registry::Registry;
 /// Also what closes files that nobody reads any more. A mirror is ended within twice this after its upload's
 /// last step.
 const EVERY: Duration = Duration::from_secs(60);
-/// A session lives this long after its last step.
+/// A session with bytes lives this long after its last step.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Uploads {

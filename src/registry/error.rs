@@ -23,6 +23,9 @@ use crate::body::{BodyError, UploadView};
 /// When to come back where nothing better is known: about one election.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
+/// When to come back to a node that has as much under way as it takes: other clients have to finish first.
+pub(crate) const CROWDED: Duration = Duration::from_secs(5);
+
 /// Why a request was not done. The edge chooses the form.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -229,6 +232,8 @@ impl From<BlobError> for Error {
             BlobError::DigestMismatch { .. } => Error::invalid(Invalid::Digest, text),
             BlobError::NoSpace { .. } => Error::new(Kind::NoSpace, text),
             BlobError::UploadUnknown(_) => Error::not_found(What::Upload, text),
+            // The node's limit, not the client's: 503 and not 429, which clients take for their own fault.
+            BlobError::TooManyUploads => Error::unavailable(CROWDED, text),
             // The device fails, and other nodes have others. An upload stays where it is.
             BlobError::HeldBack | BlobError::Io { .. } | BlobError::Index(_) | BlobError::Worker(_) => {
                 tracing::error!(error = text, "the blob store failed");

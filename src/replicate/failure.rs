@@ -40,6 +40,7 @@ impl CopyFailure {
             | BlobError::Held(_)
             | BlobError::Incomplete(_)
             | BlobError::FetchFailed(_)
+            | BlobError::TooManyUploads
             | BlobError::Stalled(_)
             | BlobError::Record(_) => CopyFailure::Other,
         }

@@ -47,12 +47,17 @@ use crate::{BodyStream, Chunk, Error, Invalid, Kind, UploadView, What};
 /// So many nodes are asked to open a session.
 const OWNERS: usize = 3;
 
+/// At so many, those that have ended are looked for. More than the store has sessions.
+const OPEN: usize = 32 * 1024;
+
+type Open = HashMap<UploadId, Session>;
+
 /// The owner of every upload that this node takes part in.
 pub(crate) struct Uploads {
     core: Arc<Core>,
     copies: Copies,
     places: Places,
-    open: Mutex<HashMap<UploadId, Session>>,
+    open: Mutex<Open>,
 }
 
 impl Uploads {
@@ -170,7 +175,7 @@ impl Uploads {
     pub(crate) async fn expire(&self, idle: Duration) -> usize {
         let expired = self.core.blobs().expire(idle).await;
         let mut open = self.open.lock();
-        open.retain(|id, _| self.core.blobs().uploads().status(*id).is_some());
+        self.forget_ended(&mut open);
         for session in open.values() {
             if let Some(mut unused) = session.unused() {
                 unused.rest();
@@ -188,7 +193,16 @@ impl Uploads {
     }
 
     fn session(&self, id: UploadId) -> Session {
-        self.open.lock().entry(id).or_default().clone()
+        let mut open = self.open.lock();
+        if open.len() >= OPEN {
+            self.forget_ended(&mut open);
+        }
+        open.entry(id).or_default().clone()
+    }
+
+    /// Drops what is kept beside sessions that the store has given up since.
+    fn forget_ended(&self, open: &mut Open) {
+        open.retain(|id, _| self.core.blobs().uploads().status(*id).is_some());
     }
 
     fn close(&self, id: UploadId) {

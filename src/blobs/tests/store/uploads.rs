@@ -312,12 +312,35 @@ async fn a_session_never_flushed_survives_the_process_but_not_the_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_without_a_byte_leaves_nothing_on_disk() {
+    let home = Home::new();
+    let store = home.open().await;
+    store.uploads().begin(id(1), &repo(), false).await.unwrap();
+    // Asking how far it has got is no use of it.
+    assert_eq!(store.uploads().flush(id(1)).await.unwrap(), 0);
+    assert!(home.names("uploads").is_empty(), "a directory");
+    store.close().await.unwrap();
+    drop(store);
+    let store = home.open().await;
+    assert!(store.uploads().status(id(1)).is_none(), "a row");
+
+    store.uploads().begin(id(2), &repo(), false).await.unwrap();
+    store.uploads().append(id(2), 0, content(1)).await.unwrap();
+    drop(store);
+    assert_eq!(
+        home.open().await.uploads().status(id(2)).unwrap().offset,
+        0,
+        "the row comes with the first byte"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_sessions_expire_by_their_last_use() {
     let home = Home::new();
     let store = home.open().await;
     staged(&store, id(1), &content(G)).await;
     store.uploads().flush(id(1)).await.unwrap();
-    store.uploads().begin(id(2), &repo(), false).await.unwrap();
+    staged(&store, id(2), &content(1)).await;
     assert_eq!(store.expire(Duration::from_secs(3600)).await, 0);
     drop(store);
     let store = home.open().await;
