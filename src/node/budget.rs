@@ -19,7 +19,7 @@ pub(crate) fn rows(config: &Config) -> Vec<Row> {
         row("metadata caches and memtables", crate::stores::MEMORY),
         row("proposals under way, own and forwarded", 2 * config.limits.proposals),
         row("client connections", config.limits.connections as u64 * crate::http::CONNECTION_MEMORY),
-        row("log lines that wait to be written", crate::logging::MEMORY),
+        row("log lines that wait to be written", crate::log_queue::MEMORY),
         row("connections of nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
         row("pieces of blobs that are passed through", clawhub_replicate::RELAY_MEMORY),
         row("the table of cached copies", clawhub_blobs::CACHE_MEMORY),

@@ -15,6 +15,7 @@ pub mod data_dir;
 mod error;
 mod health;
 mod http;
+mod log_queue;
 mod logging;
 mod member;
 mod metrics;
@@ -64,7 +65,10 @@ pub fn serve(config: &Path) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    logging::init(&config.log);
+    if let Err(error) = logging::init(&config.log) {
+        say(&error);
+        return ExitCode::FAILURE;
+    }
     logging::abort_on_panic();
     raise_descriptors();
     let done = run_to_end(&config);

@@ -1,56 +1,54 @@
 //! Log lines on standard error, and what becomes of a panic.
 //!
-//! A thread of its own writes them: whoever reads standard error (a pipe, a terminal, a full disk) must
-//! not be able to hold up requests. Lines that find the queue full are dropped and counted. A killed
-//! process loses the lines of its last moment; one that stops, or panics, does not.
+//! They wait in a [`LogQueue`]. A killed process loses the lines of its last moment; one that stops, or panics, does
+//! not.
 
-use std::io::{BufWriter, IsTerminal};
+use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use clawhub_config::{LogConfig, LogFormat};
-use parking_lot::Mutex;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// Lines that may wait to be written.
-const WAITING_LINES: usize = 16 * 1024;
-/// What they take, at 256 bytes each; a line is seldom longer.
-pub(crate) const MEMORY: u64 = WAITING_LINES as u64 * 256;
-/// What is written at once while many lines wait.
-const WRITE_BYTES: usize = 64 * 1024;
+use crate::log_queue::LogQueue;
 
-/// The writing thread, until [`flush`] ends it.
-static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// How long the last lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Sends log lines to standard error from here on. Called once, before anything logs.
-pub(crate) fn init(config: &LogConfig) {
+///
+/// # Errors
+/// If the system gives no thread.
+pub(crate) fn init(config: &LogConfig) -> std::io::Result<()> {
     let errors = std::io::stderr();
     let colours = errors.is_terminal();
-    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES);
-    let (writer, guard) = queue.thread_name("log").finish(BufWriter::with_capacity(WRITE_BYTES, errors));
-    *WRITER.lock() = Some(guard);
+    let queue = LogQueue::start(errors)?;
     // Set once, since this is called once.
-    let _ = DROPPED.set(writer.error_counter());
+    let _ = QUEUE.set(queue.clone());
     // openraft tells every step it takes, and every message to a dead peer that failed. A directive of
     // the file's own overrides this one. The level was checked when the file was read.
     let filter = EnvFilter::try_new(format!("openraft=error,{}", config.level));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
     match config.format {
         LogFormat::Text => lines.with_ansi(colours).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
+    Ok(())
 }
 
 /// Writes what is still waiting, for a second at most. What is logged afterwards is lost.
 pub(crate) fn flush() {
-    drop(WRITER.lock().take());
+    if let Some(queue) = QUEUE.get() {
+        queue.close(LAST_LINES);
+    }
 }
 
 /// Lines that were dropped because nobody took those before them.
 pub(crate) fn dropped() -> u64 {
-    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
+    QUEUE.get().map_or(0, LogQueue::dropped)
 }
 
 /// Ends the process at the first panic, anywhere: half a node, say one that answers clients and has

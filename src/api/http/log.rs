@@ -18,6 +18,8 @@ use crate::connection::Flight;
 
 /// What the log shows when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
+/// Bytes of a path that the log shows: every name that exists is shorter.
+const SHOWN: usize = 1024;
 
 /// Names one request in answers (`X-Request-Id`) and in the log. Unique per process, and unlikely to
 /// repeat across restarts.
@@ -73,7 +75,7 @@ impl Record {
     pub(crate) fn new<B>(request: &Request<B>, id: RequestId) -> Record {
         Record {
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: shown(request.uri().path()),
             id,
             started: Instant::now(),
             status: CLIENT_LEFT,
@@ -89,6 +91,14 @@ impl Record {
             StatusCode::PARTIAL_CONTENT => response.extensions().get().copied(),
             _ => None,
         };
+    }
+}
+
+/// A path as it is logged. A request target is ASCII, so that it can be cut anywhere.
+fn shown(path: &str) -> String {
+    match path.get(..SHOWN) {
+        Some(start) if path.len() > SHOWN => format!("{start}…"),
+        _ => path.to_owned(),
     }
 }
 
@@ -171,5 +181,12 @@ mod tests {
         let (a, b) = (RequestId::next(), RequestId::next());
         assert_ne!(a, b);
         assert_eq!(a.to_string().len(), 16);
+    }
+
+    #[test]
+    fn a_long_path_is_cut_for_the_log() {
+        let path = "/".repeat(SHOWN);
+        assert_eq!(shown(&path), path);
+        assert_eq!(shown(&"/".repeat(60_000)).len(), SHOWN + "…".len());
     }
 }
