@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connections::{Connection, Connections, Transport};
+use crate::handshakes::KnownAddresses;
 use crate::hello::{self, Frame};
 use crate::identity::subject;
 use crate::{Admission, Directory, Hello, PeerError, PeerInfo, Refusal, RefusalCode};
@@ -23,6 +24,7 @@ pub(crate) struct Authenticator {
     own: Hello,
     directory: Arc<dyn Directory>,
     connections: Arc<Connections>,
+    known: Arc<KnownAddresses>,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -32,12 +34,17 @@ impl Authenticator {
         directory: Arc<dyn Directory>,
         connections: Arc<Connections>,
     ) -> Authenticator {
-        Authenticator { own, directory, connections, warned: Mutex::new(None) }
+        Authenticator { own, directory, connections, known: Arc::default(), warned: Mutex::new(None) }
     }
 
     /// The table of live connections.
     pub(crate) fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// Where members are.
+    pub(crate) fn known(&self) -> &Arc<KnownAddresses> {
+        &self.known
     }
 
     pub(crate) fn lookup(&self, node: NodeId) -> Result<PeerInfo, PeerError> {

@@ -30,6 +30,7 @@ use tonic::transport::{Channel, Server};
 use crate::authenticate::Authenticator;
 use crate::conn::Conn;
 use crate::connections::{Connections, Standing};
+use crate::handshakes::Handshakes;
 use crate::limits::{
     DRAIN, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW, HANDSHAKE, REQUESTS,
     STRANGER_LIFETIME, STRANGERS,
@@ -199,7 +200,7 @@ impl Endpoint {
         let acceptor = tcp::Acceptor {
             authenticator: inner.dialer.authenticator.clone(),
             tls: TlsAcceptor::from(inner.tls.tcp_server.clone()),
-            handshakes: Arc::default(),
+            handshakes: Handshakes::new(inner.dialer.authenticator.known().clone()),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             to_peers,
             to_join,

@@ -12,8 +12,18 @@ pub const OPEN: Duration = Duration::from_secs(10);
 /// Handshakes under way at once, TCP and QUIC each. What comes on top is dropped at once.
 pub const HANDSHAKES: usize = 256;
 
-/// Handshakes under way at once from one address, so that one host cannot fill all of them.
-pub const HANDSHAKES_PER_ADDRESS: usize = 64;
+/// Handshakes beside those, from addresses where members were last, TCP and QUIC each: strangers cannot keep members
+/// from coming back.
+pub const MEMBERS_HANDSHAKES: usize = 64;
+
+/// What a handshake takes in memory, about: the state of TLS, and of a QUIC connection that begins.
+pub const HANDSHAKE_BYTES: usize = 64 << 10;
+
+/// Bytes of packets kept for all QUIC connections that are not accepted yet.
+pub const QUIC_PENDING_BYTES: u64 = 4 << 20;
+
+/// Addresses of members that are remembered.
+pub const MEMBERS_ADDRESSES: usize = 1024;
 
 /// Live connections with one peer, both directions, TCP and QUIC together. The cluster needs twelve.
 pub const CONNECTIONS_PER_PEER: usize = 64;

@@ -27,16 +27,15 @@ use crate::connections::{Connection, Transport};
 use crate::handshakes::Handshakes;
 use crate::identity::Caller;
 use crate::limits::{
-    HANDSHAKE, HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
-    QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION, UDP_PAYLOAD,
+    HANDSHAKE, HANDSHAKES, MEMBERS_HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_PENDING_BYTES,
+    QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW, QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION,
+    UDP_PAYLOAD,
 };
 use crate::tls::{NO_NAME, Tls};
 use crate::traffic::{Class, StreamHandler};
 use crate::{NodeKey, PeerError, PeerInfo};
 
-/// Bytes of packets kept for all connections that are not accepted yet.
-const PENDING_BYTES: u64 = 4 << 20;
-/// The same, for one of them.
+/// Bytes of packets kept for one connection that is not accepted yet.
 const PENDING_BYTES_EACH: u64 = 64 << 10;
 
 /// Close codes; the peer's log shows them.
@@ -78,9 +77,9 @@ impl Quic {
         server
             .transport_config(Arc::new(transport(STREAMS_PER_CONNECTION)?))
             .migration(false)
-            .max_incoming(HANDSHAKES)
+            .max_incoming(HANDSHAKES + MEMBERS_HANDSHAKES)
             .incoming_buffer_size(PENDING_BYTES_EACH)
-            .incoming_buffer_size_total(PENDING_BYTES);
+            .incoming_buffer_size_total(QUIC_PENDING_BYTES);
         let mut client = quinn::ClientConfig::new(tls.quic_client.clone());
         client.transport_config(Arc::new(transport(0)?));
         let endpoint =
@@ -158,6 +157,7 @@ impl Quic {
         let connection = connecting.await.map_err(failed)?;
         match self.introduce(&connection, node, &info).await {
             Ok(row) => {
+                self.authenticator.known().note(connection.remote_address().ip());
                 tokio::spawn(watch(connection.clone(), row));
                 Ok(connection)
             }
@@ -255,7 +255,7 @@ impl Acceptor {
         handler: Arc<dyn StreamHandler>,
         serving: TaskTracker,
     ) -> Acceptor {
-        let handshakes = Arc::default();
+        let handshakes = Handshakes::new(authenticator.known().clone());
         let places = Arc::new(Semaphore::new(STREAMS));
         Acceptor { authenticator, handshakes, handler, places, serving }
     }
@@ -309,7 +309,10 @@ impl Acceptor {
         let (mut send, mut recv) = connection.accept_bi().await.map_err(failed)?;
         let mut stream = tokio::io::join(&mut recv, &mut send);
         match self.authenticator.answer(&chain(&connection), &mut stream, Transport::Quic).await {
-            Ok(row) => Ok((connection, row)),
+            Ok(row) => {
+                self.authenticator.known().note(connection.remote_address().ip());
+                Ok((connection, row))
+            }
             Err(e) => {
                 // The reason is delivered once the peer has it all, or hung up.
                 if send.finish().is_ok() {

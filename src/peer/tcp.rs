@@ -58,6 +58,7 @@ impl Dialer {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let connection =
             self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
+        note(&self.authenticator, stream.get_ref().0);
         Ok(Conn::peer(stream.into(), connection))
     }
 }
@@ -159,6 +160,7 @@ impl Acceptor {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         match self.authenticator.answer(&chain, &mut stream, Transport::Tcp).await {
             Ok(connection) => {
+                note(&self.authenticator, stream.get_ref().0);
                 let conn = Conn::peer(stream.into(), connection);
                 self.to_peers.send(conn).await.map_err(|_| PeerError::Closed)
             }
@@ -178,6 +180,13 @@ impl Acceptor {
         let from = stream.get_ref().0.peer_addr().map_err(PeerError::io("accepting"))?;
         let conn = Conn::stranger(stream.into(), from.ip(), place, self.all.clone());
         self.to_join.send(conn).await.map_err(|_| PeerError::Closed)
+    }
+}
+
+/// Remembers where a member is.
+fn note(authenticator: &Authenticator, stream: &TcpStream) {
+    if let Ok(there) = stream.peer_addr() {
+        authenticator.known().note(there.ip());
     }
 }
 
