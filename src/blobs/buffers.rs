@@ -12,6 +12,8 @@ pub(crate) const READ_BYTES: usize = 512 << 10;
 const SMALL: usize = 32 << 10;
 /// Most buffers kept idle: 16 MiB.
 const IDLE: usize = 32;
+/// The same in bytes.
+pub(crate) const IDLE_BYTES: usize = IDLE * READ_BYTES;
 
 /// Idle buffers. Buffers on loan belong to whoever holds the [`Bytes`].
 #[derive(Default)]

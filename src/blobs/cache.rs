@@ -11,6 +11,7 @@ use clawhub_types::Root;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::buffers::IDLE_BYTES;
 use crate::checked::CheckedFile;
 
 /// How long an unused file stays open.
@@ -19,6 +20,8 @@ const IDLE: Duration = Duration::from_secs(600);
 const FILES: usize = 1024;
 /// Most bytes of group lists and check times kept here; both together are 9/16384 of their blob.
 const LISTS: usize = 64 << 20;
+/// What open files and idle read buffers take in memory, in bytes.
+pub const READ_MEMORY: u64 = (LISTS + IDLE_BYTES) as u64;
 
 #[derive(Default)]
 pub(crate) struct OpenFiles {

@@ -2,7 +2,8 @@
 //!
 //! A chunk goes to three [strands](crate::serial) at once, which write it, feed the group hashes, and feed
 //! SHA-256; a fourth feeds SHA-512 if the client named it. `push` returns when the chunk is queued, so
-//! receiving, hashing and writing overlap and use all cores; at most [`ROOM`] bytes are queued.
+//! receiving, hashing and writing overlap and use all cores; at most [`ROOM`] bytes of one upload are queued, and of
+//! all together what [`Room`] has.
 //!
 //! A failed write or fdatasync ends the pass ([`Disk::check`]); the session falls back to its durable
 //! offset. A crash loses everything here: the pass is rebuilt by rehashing the durable prefix.
@@ -19,10 +20,11 @@ use clawhub_durable::task::blocking;
 use clawhub_types::{Digests, Root};
 use sha2::digest::Output;
 use sha2::{Digest, Sha256, Sha512};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::BlobError;
 use crate::paths::Files;
+use crate::room::Room;
 use crate::serial::{Chunk, Serial, Worker};
 use crate::tree::{GROUP_VALUE, Tree, TreeHasher, list_len};
 use crate::writer::{Disk, Writer};
@@ -118,6 +120,9 @@ pub(crate) struct Ingest {
     sha256: Serial<Sha<Sha256>>,
     sha512: Option<Serial<Sha<Sha512>>>,
     room: Arc<Semaphore>,
+    /// The same for all uploads.
+    shared: Room,
+    _open: OwnedSemaphorePermit,
     end: u64,
     /// What `seal` found, until more bytes come.
     sealed: Option<Sealed>,
@@ -128,13 +133,20 @@ impl Ingest {
     ///
     /// # Errors
     /// `UnexpectedEof` as [`BlobError::Io`] if less than the durable prefix is there.
-    pub(crate) fn resume(dir: &Path, durable: u64, sha512: bool) -> Result<Ingest, BlobError> {
+    pub(crate) fn resume(
+        dir: &Path,
+        durable: u64,
+        sha512: bool,
+        room: &Room,
+        open: OwnedSemaphorePermit,
+    ) -> Result<Ingest, BlobError> {
         let failed = |error| BlobError::io("opening an upload")(error);
         std::fs::create_dir_all(dir).map_err(failed)?;
         let files = Files::in_dir(dir);
-        let open = |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = open(&files.data).map_err(failed)?;
-        let ob = open(&files.ob).map_err(failed)?;
+        let file_at =
+            |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file_at(&files.data).map_err(failed)?;
+        let ob = file_at(&files.ob).map_err(failed)?;
         if file.metadata().map_err(failed)?.len() < durable {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -155,12 +167,14 @@ impl Ingest {
         })
         .map_err(failed)?;
         Ok(Ingest {
-            writer: Serial::new(Writer::new(disk.clone(), &files.data, durable)),
+            writer: Serial::new(Writer::new(disk.clone(), &files.data, durable, room.clone())),
             lister: Serial::new(lister),
             disk,
             sha256: Serial::new(Sha(sha256)),
             sha512: sha512.map(|sha512| Serial::new(Sha(sha512))),
             room: Arc::new(Semaphore::new(ROOM)),
+            shared: room.clone(),
+            _open: open,
             end: durable,
             sealed: None,
         })
@@ -177,10 +191,11 @@ impl Ingest {
         let need = bytes.len().max(LEAST) as u32;
         let room = self.room.clone().acquire_many_owned(need).await;
         let room = room.map_err(|closed| BlobError::Worker(closed.to_string()))?;
+        let shared = self.shared.queue(need).await?;
         self.disk.check()?;
         self.end += bytes.len() as u64;
         self.sealed = None;
-        let chunk = Arc::new(Chunk { bytes, _room: room });
+        let chunk = Arc::new(Chunk { bytes, _room: [room, shared] });
         if let Some(sha512) = &self.sha512 {
             sha512.push(chunk.clone());
         }

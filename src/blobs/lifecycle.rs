@@ -17,6 +17,7 @@ use crate::finished::Finished;
 use crate::index::Index;
 use crate::paths::Paths;
 use crate::recover;
+use crate::room::Room;
 use crate::sessions::Sessions;
 use crate::space::Space;
 use crate::store::{RootLocks, Shared, StoreConfig, asking};
@@ -57,6 +58,7 @@ impl BlobStore {
                 cached,
                 fetches: Fetches::default(),
                 buffers: Arc::default(),
+                room: Room::default(),
                 locks: RootLocks::default(),
                 planned: Mutex::default(),
                 space,

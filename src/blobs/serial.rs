@@ -16,7 +16,8 @@ use crate::BlobError;
 /// Bytes on their way through the strands, and the room they take.
 pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
-    pub(crate) _room: OwnedSemaphorePermit,
+    /// Of its upload, and of all.
+    pub(crate) _room: [OwnedSemaphorePermit; 2],
 }
 
 /// What is done with each chunk.
@@ -117,7 +118,8 @@ mod tests {
     }
 
     async fn push(serial: &Serial<Sum>, byte: u8) {
-        let room = Arc::new(tokio::sync::Semaphore::new(1)).acquire_owned().await.unwrap();
+        let all = Arc::new(tokio::sync::Semaphore::new(2));
+        let room = [all.clone().acquire_owned().await.unwrap(), all.acquire_owned().await.unwrap()];
         serial.push(Arc::new(Chunk { bytes: Bytes::from(vec![byte]), _room: room }));
     }
 

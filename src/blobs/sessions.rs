@@ -21,6 +21,10 @@ use crate::session::{Session, Work};
 pub(crate) const EMPTY: usize = 16 * 1024;
 /// Sessions with bytes: this node's own, and, beside them, copies of other nodes'.
 pub(crate) const USED: usize = 8 * 1024;
+/// What an entry takes, here and where a session is used: names, offsets, locks.
+const ENTRY: usize = 1024;
+/// What all entries take in memory, in bytes.
+pub const SESSION_MEMORY: u64 = ((EMPTY + 2 * USED) * ENTRY) as u64;
 /// How long a session waits for its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10 * 60);
 

@@ -21,6 +21,7 @@ use crate::fetch::Fetches;
 use crate::finished::Finished;
 use crate::index::{BlobRow, Index, successor};
 use crate::paths::Paths;
+use crate::room::Room;
 use crate::sessions::Sessions;
 use crate::space::Space;
 use crate::uptime::StoreClock;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) cached: CachedCopies,
     pub(crate) fetches: Fetches,
     pub(crate) buffers: Arc<Buffers>,
+    /// Memory of all uploads.
+    pub(crate) room: Room,
     pub(crate) locks: RootLocks,
     /// Replicas that are to be deleted unless a receipt is made for them first. A crash forgets the
     /// plan, and whoever made it begins again.

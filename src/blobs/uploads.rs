@@ -298,6 +298,22 @@ impl Uploads<'_> {
         }
     }
 
+    /// Closes the files of the session that has not been used for longest, of those that are not in use.
+    async fn rest_the_idlest(self) {
+        let open = |session: &Arc<Session>| {
+            let work = session.work.clone().try_lock_owned().ok()?;
+            matches!(*work, Work::Hot(_)).then(|| Entered { session: session.clone(), work })
+        };
+        let idlest = {
+            let sessions = self.store.shared.sessions.lock();
+            sessions.used().filter_map(open).max_by_key(|entered| entered.session.idle())
+        };
+        let Some(entered) = idlest else { return };
+        if let Err(error) = self.rest(entered).await {
+            tracing::warn!(%error, "closing the files of an upload that is not used");
+        }
+    }
+
     /// Closes the files of a session that is not used at present.
     async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
         let flushed = self.flush_entered(&mut entered).await;
@@ -367,7 +383,15 @@ impl Uploads<'_> {
         let dir = self.store.shared.paths.upload(&session.id);
         let durable = session.progress.lock().durable;
         let sha512 = session.sha512;
-        match blocking(move || Ingest::resume(&dir, durable, sha512)).await {
+        let room = self.store.shared.room.clone();
+        let open = match room.open() {
+            Some(open) => open,
+            None => {
+                self.rest_the_idlest().await;
+                room.open().ok_or(BlobError::TooManyUploads)?
+            }
+        };
+        match blocking(move || Ingest::resume(&dir, durable, sha512, &room, open)).await {
             Ok(ingest) => {
                 *work = Work::Hot(Box::new(ingest));
                 Ok(Entered { session, work })

@@ -3,7 +3,8 @@
 //! The first [`CACHED`] bytes go through the page cache: most blobs are smaller, and are read soon after
 //! they were pushed. The rest of a larger one goes straight to the device, a [`BLOCK`] at a time: in the
 //! cache it would take the place of what clients do read, and a copy into fresh pages costs more than the
-//! hashes do. Where a file system refuses, everything goes through the cache; write-back then starts early:
+//! hashes do. Where a file system refuses, or too many files are
+//! written so at once, everything goes through the cache; write-back then starts early:
 //! after every [`STEP`] bytes an fdatasync runs beside the writer, so that the last one finds little left.
 //!
 //! All fdatasyncs of a file go through one lock: a failed one is reported once per open file, and nobody
@@ -20,8 +21,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clawhub_durable::promised::sync_blob;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::BlobError;
+use crate::room::Room;
 use crate::serial::Worker;
 
 /// Bytes of every file that go through the page cache.
@@ -106,12 +109,13 @@ pub(crate) struct Writer {
     end: u64,
     early_at: u64,
     mode: WriteMode,
+    room: Room,
 }
 
 impl Writer {
     /// Goes on writing the file at `path`, which `disk` has open, at `end`.
-    pub(crate) fn new(disk: Arc<Disk>, path: &Path, end: u64) -> Writer {
-        Writer { disk, path: path.to_owned(), end, early_at: end, mode: WriteMode::Cache }
+    pub(crate) fn new(disk: Arc<Disk>, path: &Path, end: u64, room: Room) -> Writer {
+        Writer { disk, path: path.to_owned(), end, early_at: end, mode: WriteMode::Cache, room }
     }
 
     /// Puts into the file what still waits for a full block, and answers where it ends then. Blocking.
@@ -142,7 +146,7 @@ impl Writer {
     /// Changes over once the file is large, at a place where a direct write may begin.
     fn choose_mode(&mut self) {
         if matches!(self.mode, WriteMode::Cache) && self.until_direct() == 0 {
-            let block = Block::open(&self.path, self.end);
+            let block = self.room.block().and_then(|room| Block::open(&self.path, self.end, room).ok());
             self.mode = block.map_or(WriteMode::CacheOnly, |block| WriteMode::Direct(Box::new(block)));
         }
     }
@@ -215,10 +219,11 @@ struct Block {
     filled: usize,
     /// How much of it is in the file already, through the cache.
     written: usize,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Block {
-    fn open(path: &Path, at: u64) -> io::Result<Block> {
+    fn open(path: &Path, at: u64, room: OwnedSemaphorePermit) -> io::Result<Block> {
         let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
         let memory = vec![0; BLOCK + ALIGN].into_boxed_slice();
@@ -226,7 +231,7 @@ impl Block {
         if start > ALIGN {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(Block { file, memory, start, at, filled: 0, written: 0 })
+        Ok(Block { file, memory, start, at, filled: 0, written: 0, _room: room })
     }
 
     /// Copies as much as fits, and answers how much that was.
@@ -273,7 +278,7 @@ mod tests {
     fn writer(dir: &Path, end: u64) -> Writer {
         let path = dir.join("data");
         let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        Writer::new(Arc::new(Disk::new(open.unwrap(), end)), &path, end)
+        Writer::new(Arc::new(Disk::new(open.unwrap(), end)), &path, end, Room::default())
     }
 
     fn read(dir: &Path) -> Vec<u8> {

@@ -88,6 +88,7 @@ pub use snapshot::SnapshotFiles;
 pub use status::{Role, Status, Watcher};
 pub use store::{OpenKv, Purpose, StateStore};
 pub use types::{Applied, Proposal, Types};
+pub use window::LIMIT as IN_FLIGHT_BYTES;
 
 use transport::Transport;
 

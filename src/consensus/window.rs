@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 /// Bytes of entries sent and not answered, of one stream. One request always fits.
-const LIMIT: usize = 4 << 20;
+pub const LIMIT: usize = 4 << 20;
 
 /// The requests of one stream that wait for their answers. `I` is an instant.
 pub(crate) struct Window<I> {

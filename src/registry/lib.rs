@@ -34,6 +34,8 @@ mod repo;
 #[cfg(test)]
 mod rights_test;
 #[cfg(test)]
+mod slow_test;
+#[cfg(test)]
 mod snapshot_test;
 mod source;
 #[cfg(test)]
@@ -59,7 +61,7 @@ pub use lost::LostCopies;
 pub use manifest::MAX_MANIFEST;
 pub use orphans::Orphans;
 pub use repo::{At, Reader, Repo, Repositories};
-pub use upload::UploadOp;
+pub use upload::{GATHER_MEMORY, UploadOp};
 
 use crate::core::Core;
 use crate::use_cases::UseCases;

@@ -17,6 +17,10 @@ use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, wr
 
 /// Verified and written in pieces of this size: whole groups, few system calls.
 const WRITE_BYTES: usize = 1024 * 1024;
+/// Copies that receive at once; further ones wait.
+pub(crate) const RECEIVING: usize = 128;
+/// What they take in memory.
+pub const MEMORY: u64 = (RECEIVING * WRITE_BYTES) as u64;
 /// Each holder is asked this often before the fetch gives up.
 const ROUNDS: usize = 2;
 
@@ -235,6 +239,8 @@ impl Replicate {
         tell: &watch::Sender<Progress>,
     ) -> Result<(), ReplicateError> {
         let mut at = run.start;
+        // Never closed. What comes meanwhile waits in the stream.
+        let _memory = self.inner.receiving.acquire().await.ok();
         let mut piece = BytesMut::with_capacity(WRITE_BYTES);
         while at < run.end {
             let want = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(WRITE_BYTES);

@@ -34,9 +34,10 @@ pub use clawhub_peer::frame::{
     BodyFrame, FrameError, read_body, read_message, write_body, write_body_end, write_message,
 };
 pub use failure::CopyFailure;
-pub use fetch::Fetch;
+pub use fetch::{Fetch, MEMORY as FETCH_MEMORY};
 pub use mirror::Mirror;
 pub use relay::{MEMORY as RELAY_MEMORY, Relay};
+pub use serve::STREAM_MEMORY;
 pub use step::{Asked, Refused, StepAnswer, StepBody, StepError, StepOp, UploadStep, Vouched};
 
 /// Why bytes could not be moved.
@@ -123,8 +124,10 @@ struct Inner {
     liveness: Liveness,
     /// One fetch per root; an entry leaves when its fetch ends.
     fetches: Mutex<HashMap<Root, Fetch>>,
-    /// Places for blobs that are passed through.
-    relays: Arc<Semaphore>,
+    /// Memory for blobs that are passed through.
+    relays: relay::Places,
+    /// Memory for copies that are received.
+    receiving: Semaphore,
 }
 
 impl Replicate {
@@ -141,7 +144,8 @@ impl Replicate {
             state,
             liveness,
             fetches: Mutex::default(),
-            relays: Arc::new(Semaphore::new(relay::RELAYS)),
+            relays: relay::Places::default(),
+            receiving: Semaphore::new(fetch::RECEIVING),
         };
         Replicate { inner: Arc::new(inner) }
     }

@@ -5,11 +5,12 @@
 //!
 //! A holder is asked only for what the reader has room for, and that is read at once. Bytes that wait for a
 //! slow reader wait here, in a few pieces of memory: left in the stream they would fill the connection's
-//! window, which everything else between the two nodes needs too. How many blobs are passed through at once is
-//! limited, so that those pieces are. Nothing here is durable.
+//! window, which everything else between the two nodes needs too. How many pieces there are is limited, and not how many
+//! readers: a slow one holds few, and holds up nobody. Nothing here is durable.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_blobs::{GROUP, Groups, list_len};
@@ -20,30 +21,92 @@ use clawhub_wire::blob as pb;
 use futures::Stream;
 use futures::stream;
 use quinn::RecvStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// Checked and passed on in pieces of this size: whole groups.
 const RELAY_PIECE_BYTES: u64 = 8 * GROUP;
-/// Pieces that may be asked for or wait for the reader.
+/// Pieces that may be asked for or wait for the reader, if it is fast.
 const ROOM: usize = 8;
-/// The next pieces are asked for once there is room for so many, so that they come while the reader takes
-/// the others.
-const AT_ONCE: usize = ROOM / 2;
+/// The same at the beginning.
+const FIRST: usize = 2;
+/// A reader that is not waited for longer than this is fast. The next pieces are asked for while it takes the others.
+const FAST: Duration = Duration::from_millis(250);
 /// Each holder is asked this often for the same bytes before the reader is told that there is none.
 const ROUNDS: usize = 2;
-/// Blobs passed through at the same time, each to a reader of its own; further ones wait.
-pub(crate) const RELAYS: usize = 64;
-/// Bytes of the pieces that all of them hold. Beside these each has its blob's group list, a 2048th of it.
-pub const MEMORY: u64 = (RELAYS * ROOM) as u64 * RELAY_PIECE_BYTES;
+/// Pieces that all readers together may have asked for or not taken yet. A reader is given a part of those that are
+/// free, so that a slow one holds one or two of them when they are scarce.
+const PIECES: usize = 512;
+/// The part that one reader may have of the free ones.
+const PART: usize = 16;
+/// Bytes of the group lists of blobs that are passed through, a 2048th of each, in units of a KiB.
+const LIST_KIB: usize = 128 << 10;
+/// What passing through takes in memory.
+pub const MEMORY: u64 = PIECES as u64 * RELAY_PIECE_BYTES + ((LIST_KIB as u64) << 10);
 
 type Piece = Result<Bytes, ReplicateError>;
-/// Room at the reader for as many pieces as a holder is asked for.
-type Room<'a> = mpsc::PermitIterator<'a, Piece>;
 
-/// A blob that is passed through. Takes one of the node's places for as long as it, a clone or something that
-/// reads it is there, so that one reader at a time should use it.
+/// What there is for all blobs that are passed through.
+pub(crate) struct Places {
+    pieces: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places { pieces: Arc::new(Semaphore::new(PIECES)), lists: Arc::new(Semaphore::new(LIST_KIB)) }
+    }
+}
+
+impl Places {
+    /// Waits for at least one piece, and takes at most `most`.
+    async fn pieces(&self, most: usize) -> Option<OwnedSemaphorePermit> {
+        let part = most.min(self.pieces.available_permits() / PART).max(1);
+        let part = u32::try_from(part).ok()?;
+        self.pieces.clone().acquire_many_owned(part).await.ok()
+    }
+
+    /// Waits for the memory of a blob's group list.
+    async fn list(&self, size: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = usize::try_from(list_len(size).div_ceil(1024)).unwrap_or(LIST_KIB).clamp(1, LIST_KIB);
+        self.lists.clone().acquire_many_owned(u32::try_from(kib).ok()?).await.ok()
+    }
+}
+
+/// Room at the reader for as many pieces as a holder is asked for, and the memory that they take.
+struct Room<'a> {
+    places: mpsc::PermitIterator<'a, Piece>,
+    memory: OwnedSemaphorePermit,
+}
+
+impl Room<'_> {
+    fn pieces(&self) -> usize {
+        self.memory.num_permits().min(self.places.len())
+    }
+
+    /// Hands over the next piece, whose memory is free once the reader has dropped it.
+    fn send(&mut self, piece: Bytes) {
+        if let (Some(place), Some(memory)) = (self.places.next(), self.memory.split(1)) {
+            place.send(Ok(Bytes::from_owner(Held { piece, _memory: memory })));
+        }
+    }
+}
+
+struct Held {
+    piece: Bytes,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
+}
+
+/// A blob that is passed through. Its group list takes memory for as long as it, a clone or something that reads it is
+/// there.
 #[derive(Clone)]
 pub struct Relay(Arc<Open>);
 
@@ -51,7 +114,7 @@ struct Open {
     replicate: Replicate,
     wanted: ReplicaSpec,
     groups: Option<Groups>,
-    _place: OwnedSemaphorePermit,
+    _list: OwnedSemaphorePermit,
 }
 
 impl Relay {
@@ -68,7 +131,7 @@ impl Relay {
                 let _ = reader.send(Err(error)).await;
             }
         });
-        // The pieces that wait keep the place, too.
+        // The pieces that wait keep the list, too.
         let relay = self.clone();
         stream::unfold((pieces, relay), |(mut pieces, relay)| async move {
             Some((pieces.recv().await?, (pieces, relay)))
@@ -81,13 +144,17 @@ struct Passing {
     wanted: ReplicaSpec,
     groups: Option<Groups>,
     left: Range<u64>,
+    /// Pieces that may be on their way to the reader or wait for it: more while it is fast, fewer while it is slow.
+    window: usize,
+    /// Whether any were asked for.
+    begun: bool,
 }
 
 impl Passing {
     fn new(wanted: ReplicaSpec, groups: Option<Groups>, range: Range<u64>) -> Passing {
         // Beyond its end no holder could ever supply anything.
         let left = range.start..range.end.min(wanted.size);
-        Passing { wanted, groups, left }
+        Passing { wanted, groups, left, window: FIRST, begun: false }
     }
 
     /// What is left, in whole groups.
@@ -96,29 +163,42 @@ impl Passing {
         self.left.start / GROUP * GROUP..end
     }
 
-    /// Waits until the reader can take the next pieces, however long that is; `None` if it left.
-    async fn room<'a>(&self, reader: &'a mpsc::Sender<Piece>) -> Option<Room<'a>> {
+    /// Waits until the reader can take the next pieces and there is memory for them, however long that is; `None` if
+    /// it left.
+    async fn room<'a>(&mut self, places: &Places, reader: &'a mpsc::Sender<Piece>) -> Option<Room<'a>> {
+        let waiting = self.window / 2;
+        let since = Instant::now();
+        let room = reader.reserve_many(ROOM - waiting).await.ok()?;
+        if std::mem::replace(&mut self.begun, true) {
+            let fast = since.elapsed() < FAST;
+            self.window = if fast { (2 * self.window).min(ROOM) } else { (self.window / 2).max(1) };
+        }
         let missing = self.missing();
         let pieces = missing.end.saturating_sub(missing.start).div_ceil(RELAY_PIECE_BYTES);
-        let most = reader.capacity().max(AT_ONCE);
-        reader.reserve_many(usize::try_from(pieces).map_or(most, |pieces| pieces.min(most))).await.ok()
+        let most =
+            self.window.saturating_sub(waiting).max(1).min(usize::try_from(pieces).unwrap_or(ROOM).max(1));
+        let memory = tokio::select! {
+            memory = places.pieces(most) => memory?,
+            () = reader.closed() => return None,
+        };
+        Some(Room { places: room, memory })
     }
 }
 
 impl Replicate {
-    /// Opens a blob that is to be passed through: waits for a place, however long that is, and for the first
-    /// verified bytes, so that a caller can still answer that there are none.
+    /// Opens a blob that is to be passed through: waits for memory, however long that is, and for the first verified
+    /// bytes, so that a caller can still answer that there are none.
     ///
     /// # Errors
     /// [`ReplicateError::Exhausted`] if no holder could supply them.
     pub async fn relay(&self, wanted: ReplicaSpec) -> Result<Relay, ReplicateError> {
-        let place = self.inner.relays.clone().acquire_owned().await;
-        let place = place.map_err(|_| ReplicateError::Exhausted("the node is stopping".to_owned()))?;
+        let list = self.inner.relays.list(wanted.size).await;
+        let list = list.ok_or_else(|| ReplicateError::Exhausted("the node is stopping".to_owned()))?;
         let mut first = Passing::new(wanted, None, 0..1);
         let (reader, _pieces) = mpsc::channel(ROOM);
         self.pass_on(&mut first, &reader).await?;
         let Passing { wanted, groups, .. } = first;
-        Ok(Relay(Arc::new(Open { replicate: self.clone(), wanted, groups, _place: place })))
+        Ok(Relay(Arc::new(Open { replicate: self.clone(), wanted, groups, _list: list })))
     }
 
     /// Passes on all that is left, or as much as the reader stays for.
@@ -137,7 +217,8 @@ impl Replicate {
                 return Err(ReplicateError::Exhausted(last));
             };
             // Nothing is asked for yet, so no holder's patience and no connection's window is used up.
-            let Some(room) = passing.room(reader).await else { return Ok(()) };
+            let room = passing.room(&self.inner.relays, reader).await;
+            let Some(room) = room else { return Ok(()) };
             let before = passing.left.start;
             let passed = self.while_alive(*holder, self.pass_from(*holder, passing, room)).await;
             if passing.left.start > before {
@@ -162,7 +243,7 @@ impl Replicate {
     ) -> Result<(), ReplicateError> {
         let ReplicaSpec { root, size, .. } = passing.wanted;
         let Range { start, end } = passing.missing();
-        let end = end.min(start.saturating_add(room.len() as u64 * RELAY_PIECE_BYTES));
+        let end = end.min(start.saturating_add(room.pieces() as u64 * RELAY_PIECE_BYTES));
         let gone = |error: FrameError| ReplicateError::unreachable(holder, error);
         let open = self.inner.endpoint.open(holder, Class::Foreground).await;
         let (mut send, mut recv) = open.map_err(|error| ReplicateError::peer(holder, error))?;
@@ -191,10 +272,10 @@ async fn pass_pieces(
     groups: &Groups,
     recv: &mut RecvStream,
     coming: Range<u64>,
-    room: Room<'_>,
+    mut room: Room<'_>,
 ) -> Result<(), ReplicateError> {
     let mut at = coming.start;
-    for place in room {
+    while at < coming.end {
         // Never more than RELAY_PIECE_BYTES, which fits.
         let length = (coming.end - at).min(RELAY_PIECE_BYTES) as usize;
         let piece = read_exact(recv, length).await;
@@ -206,7 +287,7 @@ async fn pass_pieces(
         // Whole groups arrive; the range may begin and end within one.
         let wanted = passing.left.start.saturating_sub(at) as usize
             ..length - next.saturating_sub(passing.left.end) as usize;
-        place.send(Ok(piece.slice(wanted)));
+        room.send(piece.slice(wanted));
         passing.left.start = next.min(passing.left.end);
         at = next;
     }

@@ -25,8 +25,10 @@ const REQUEST: Duration = Duration::from_secs(10);
 const MIRROR_IDLE: Duration = Duration::from_secs(10 * 60);
 /// How often a copy in progress is reported.
 const REPORT: Duration = Duration::from_secs(2);
-/// Mirror data is appended in pieces of this size.
-const APPEND_BYTES: usize = 1024 * 1024;
+/// Mirror data is appended in pieces of this size, and what is sent is read in such.
+const APPEND_BYTES: usize = 512 * 1024;
+/// What a stream that is served for a member takes in memory, beside the connection's windows.
+pub const STREAM_MEMORY: u64 = APPEND_BYTES as u64;
 
 impl Replicate {
     /// Serves a stream that a member opened. What is not about bytes alone, a step of an upload, is handed back to

@@ -236,11 +236,11 @@ impl<'u> Step<'u> {
 
     /// Sends the mirror everything that it lacks. That may take as long as it makes progress.
     async fn catch_up(&mut self, at: u64) -> Result<(), Error> {
-        if self.lacks(at).is_none() {
-            return Ok(());
+        while self.lacks(at).is_some() {
+            let _active = self.places.active().await?;
+            self.send_backlog(at, 8 * PIECE).await?;
         }
-        let _active = self.places.active().await?;
-        self.send_backlog(at, usize::MAX).await
+        Ok(())
     }
 
     /// Fsyncs here and on the partner, as far as each has got, and records it here.

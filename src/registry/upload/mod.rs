@@ -8,13 +8,14 @@
 //! again.
 //!
 //! # Rooms
-//! [`Uploads`] decides which node does a step. `turn` says when, `receive` takes a chunk in, `again` says what goes
-//! because it is sent again, `mirror` keeps a partner level with the file here, `places` bounds what both use at
-//! once, and `forward` sends a step to the node that owns the session: they work for [`Uploads`] and know nothing
-//! of it.
+//! [`Uploads`] decides which node does a step. `turn` says when, `receive` takes a chunk in, which `gather` makes
+//! pieces of, `again` says what goes because it is sent again, `mirror` keeps a partner level with the file here,
+//! `places` bounds what all use at once, and `forward` sends a step to the node that owns the session: they work for
+//! [`Uploads`] and know nothing of it.
 
 mod again;
 mod forward;
+mod gather;
 mod mirror;
 mod op;
 mod places;
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 use forward::forward;
 use mirror::Step;
 pub use op::UploadOp;
+pub use places::GATHER_MEMORY;
 use places::Places;
 use receive::{Received, receive};
 use turn::Session;

@@ -8,12 +8,12 @@
 //! answer its client has not got, so it sends all of it again: the rest goes when the first byte of the new one is
 //! here (`docs/protocols/oci.md`, "Requests that are sent again").
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use super::gather::Gather;
 use super::mirror::Step;
-use super::places::PIECE;
 use crate::{BodyError, BodyStream, Chunk, Error, Invalid, Kind, UploadView};
 
 /// How the taking of a chunk ended.
@@ -33,9 +33,11 @@ enum Next {
     Superseded,
 }
 
-/// Streams a chunk into the store and the mirror. What arrived before an error, or before a newer step, stays.
+/// Streams a chunk into the store and the mirror. What arrived before an error, or before a newer step, stays. A
+/// client that is slow takes a little memory meanwhile; the disk and the partner are waited for, and held, a piece at
+/// a time.
 pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Received, Error> {
-    let _active = step.places.active().await?;
+    let mut gather = Gather::begin(step.places).await?;
     let id = step.id;
     let mut at = step.offset()?;
     let expected = expected_length(&chunk, UploadView { id, offset: at });
@@ -52,7 +54,6 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
     }
     let mut body = chunk.body;
     let mut left = expected.unwrap_or(u64::MAX);
-    let mut piece = BytesMut::new();
     loop {
         let next = next(step, &mut body).await;
         if matches!(&next, Next::Bytes(bytes) if !bytes.is_empty()) && !std::mem::replace(&mut begun, true) {
@@ -64,22 +65,19 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
             }
             Next::Bytes(bytes) => {
                 left -= bytes.len() as u64;
-                piece.extend_from_slice(&bytes);
-                if piece.len() >= PIECE {
-                    at = step.store(at, piece.split().freeze()).await?;
-                }
+                at = store(step, at, gather.add(&bytes)).await?;
             }
             Next::End => {
-                step.store(at, piece.freeze()).await?;
+                store(step, at, gather.take()).await?;
                 break;
             }
             Next::Broken(error) => {
-                keep(step, at, piece).await?;
+                keep(step, at, gather.take()).await?;
                 tracing::info!(upload = %id, %error, "the client left in the middle of an upload");
                 return Err(error.into());
             }
             Next::Superseded => {
-                keep(step, at, piece).await?;
+                keep(step, at, gather.take()).await?;
                 tracing::info!(upload = %id, "a newer request takes over from one whose client is silent");
                 return Ok(Received::Superseded);
             }
@@ -115,9 +113,16 @@ async fn next(step: &Step<'_>, body: &mut BodyStream) -> Next {
     }
 }
 
+/// Stores a piece, if there is one, once it is its turn. Answers where the session ends then.
+async fn store(step: &mut Step<'_>, at: u64, piece: Option<Bytes>) -> Result<u64, Error> {
+    let Some(piece) = piece else { return Ok(at) };
+    let _active = step.places.active().await?;
+    step.store(at, piece).await
+}
+
 /// What has come is kept: the client can go on from there once it has asked where that is.
-async fn keep(step: &mut Step<'_>, at: u64, piece: BytesMut) -> Result<(), Error> {
-    step.store(at, piece.freeze()).await?;
+async fn keep(step: &mut Step<'_>, at: u64, piece: Option<Bytes>) -> Result<(), Error> {
+    store(step, at, piece).await?;
     // What is not durable now is received again.
     let _ = step.flush().await;
     Ok(())

@@ -1,0 +1,65 @@
+//! Clients that are slow, many at once: they hold up nobody.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::testing::{World, content, pull, push, reader, target};
+use crate::{Chunk, Intent};
+
+/// Shorter than what waits for a place is made to wait.
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_uploads_hold_up_nobody() {
+    // More than may move pieces at once.
+    const SLOW: usize = 400;
+    let world = World::start(&[true, true]).await;
+    let here = world.node(1);
+    let mut slow = JoinSet::new();
+    let (begun, mut has_begun) = tokio::sync::mpsc::channel(SLOW);
+    for _ in 0..SLOW {
+        let target = target(here);
+        let id = target.begin_upload(None).await.unwrap().id;
+        let begun = begun.clone();
+        slow.spawn(async move {
+            let first = stream::once(async move {
+                begun.send(()).await.unwrap();
+                Ok(Bytes::from_static(b"x"))
+            });
+            let body = Box::pin(first.chain(stream::pending()));
+            target.append(id, Chunk { range: None, length: None, body }).await
+        });
+    }
+    for _ in 0..SLOW {
+        timeout(SOON, has_begun.recv()).await.expect("all of them send").unwrap();
+    }
+    let bytes = content(1, 3_000_000);
+    let (_, digest) = timeout(SOON, push(here, &bytes)).await.expect("a fast client is served");
+    assert!(pull(here, &digest).await == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_of_what_is_passed_through_hold_up_nobody() {
+    const SLOW: usize = 100;
+    let world = World::start(&[true, true, false]).await;
+    let witness = world.node(3);
+    let bytes = content(1, 12_000_000);
+    let (_, digest) = push(witness, &bytes).await;
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let blob =
+            timeout(SOON, reader(witness).blob(&digest, Intent::Read)).await.expect("it is opened").unwrap();
+        let mut pieces = blob.read(0..blob.size);
+        let first = timeout(SOON, pieces.next()).await.expect("it begins").unwrap().unwrap();
+        // Neither taken further nor given up.
+        slow.push((first, pieces));
+    }
+    let pulled = timeout(SOON, pull(witness, &digest)).await.expect("a fast client is served");
+    assert!(pulled == bytes);
+    let (_, mut pieces) = slow.pop().unwrap();
+    assert!(timeout(SOON, pieces.next()).await.expect("and a slow one goes on").unwrap().is_ok());
+}
