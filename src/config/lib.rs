@@ -130,12 +130,14 @@ pub enum CacheSize {
 /// `[limits]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Client connections at once; further ones wait. 1024.
+    /// Client connections at once; for a further one the quietest gives way, or it waits. 1024.
     pub connections: usize,
     /// Memory for proposals under way; beyond it writes are refused. 32 MiB.
     pub proposals: u64,
-    /// How long a client's body may stand still, in either direction; 5 minutes.
+    /// The period that `min_rate` is an average over; 60 s.
     pub idle: Duration,
+    /// Bytes a second that a client's body must move, in either direction; 1 KiB.
+    pub min_rate: u64,
     /// How long requests under way may take to finish when the node is told to stop; 60 s.
     pub drain: Duration,
 }
@@ -290,13 +292,15 @@ fn limits(mut section: Section<'_, '_>) -> Option<Limits> {
     let connections = section.defaulted("connections", 1024, value::integer(1, 65_536));
     let proposals =
         section.defaulted("proposals", 32 << 20, value::size_within(MIN_PROPOSALS, MAX_PROPOSALS));
-    let idle = section.defaulted("idle", Duration::from_secs(300), value::duration);
+    let idle = section.defaulted("idle", Duration::from_secs(60), value::duration);
+    let min_rate = section.defaulted("min_rate", 1 << 10, value::size_within(0, 1 << 20));
     let drain = section.defaulted("drain", Duration::from_secs(60), value::duration);
     section.finish();
     Some(Limits {
         connections: usize::try_from(connections?).ok()?,
         proposals: proposals?,
         idle: idle?,
+        min_rate: min_rate?,
         drain: drain?,
     })
 }

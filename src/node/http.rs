@@ -18,9 +18,6 @@ use tower::ServiceExt;
 use crate::health::{self, Health};
 use crate::metrics::{self, Metrics, Sources};
 
-/// Memory that a client connection may take: what HTTP/1 buffers, unread and unsent.
-pub(crate) const CONNECTION_MEMORY: u64 = (128 + 512) << 10;
-
 /// How long a client should stay away from a node that is not a member yet.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -87,7 +84,8 @@ pub(crate) fn site(gates: &ReadyGates, health: Health, sources: Sources) -> Site
     let counters = sources.counters.clone();
     let ops = ops.merge(Router::new().route("/metrics", get(metrics::render)).with_state(sources));
     let mut site = Site::new(PROTOCOLS, gates.routes(), ops);
-    site.router = site.router.layer(from_fn_with_state(counters, count));
+    site.router = site.router.layer(from_fn_with_state(counters.clone(), count));
+    site.own = site.own.layer(from_fn_with_state(counters, count));
     site
 }
 
@@ -102,6 +100,7 @@ pub(crate) fn limits(limits: &Limits) -> clawhub_api_http::Limits {
     clawhub_api_http::Limits {
         connections: limits.connections,
         idle: limits.idle,
+        min_rate: limits.min_rate,
         drain: limits.drain,
         ..clawhub_api_http::Limits::default()
     }

@@ -57,10 +57,19 @@ pub struct ManifestView {
     pub media_type: MediaType,
     /// Length in bytes.
     pub size: u64,
-    /// The exact bytes pushed, if they were asked for.
-    pub bytes: Option<Bytes>,
+    /// What was pushed, byte for byte, if it was asked for.
+    pub body: Option<ManifestBody>,
     /// How current the answer is.
     pub fresh: Freshness,
+}
+
+/// A manifest's bytes.
+#[derive(Clone, Debug)]
+pub enum ManifestBody {
+    /// They travelled in the log.
+    Whole(Bytes),
+    /// They are too many for that, and lie where a blob's do.
+    Stored(BlobView),
 }
 
 type ReadBlob = dyn Fn(Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> + Send + Sync;

@@ -17,8 +17,8 @@ pub enum BodyError {
     /// The connection broke, or the framing was wrong.
     #[error("the request body broke off: {0}")]
     Broken(String),
-    /// No byte came for the idle limit.
-    #[error("the request body stood still for too long")]
+    /// Too few bytes came for too long.
+    #[error("the request body came too slowly")]
     Idle,
     /// More or fewer bytes than `Content-Range` or `Content-Length` announced.
     #[error("the request body is not as long as announced")]

@@ -52,7 +52,9 @@ use clawhub_replicate::Replicate;
 use clawhub_types::RepoName;
 
 pub use crate::core::Limits;
-pub use api::{BlobView, Freshness, Intent, ManifestView, Page, PageBudget, PutManifest, PutView, Referrer};
+pub use api::{
+    BlobView, Freshness, Intent, ManifestBody, ManifestView, Page, PageBudget, PutManifest, PutView, Referrer,
+};
 pub use body::{BodyError, BodyStream, Chunk, UploadView};
 pub use clawhub_blobs::DataFile;
 pub use error::{Error, Invalid, Kind, What};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use clawhub_state::artifact::Condition;
 use clawhub_types::{Digest, MediaType, Reference};
 
-use crate::testing::{UNBOUNDED, World, digest, permit, reader, target};
+use crate::testing::{UNBOUNDED, World, digest, permit, reader, target, whole};
 use crate::{Kind, PutManifest, Registry, What};
 
 /// A manifest like no other, which names `subject` if there is one.
@@ -56,7 +56,7 @@ async fn a_reader_reads_the_moment_it_was_made_at() {
     let new = retag(here, &tag, 1, &subject, old.clone()).await;
 
     let view = by_tag.manifest(&tag, true).await.unwrap();
-    assert_eq!((view.digest, view.bytes), (old.clone(), Some(first.bytes)));
+    assert_eq!((&view.digest, whole(&view).await), (&old, first.bytes));
     let page = of_subject.referrers(&subject, &[], None, UNBOUNDED).await.unwrap();
     assert_eq!(page.items.iter().map(|item| &item.digest).collect::<Vec<_>>(), [&old]);
     assert_eq!(names.tags(None, 9).await.unwrap().items.len(), 1);
@@ -74,7 +74,7 @@ async fn a_digest_that_is_not_in_the_snapshot_is_looked_for_after_a_barrier() {
     let put = manifest(0, None);
     let by_digest = Reference::Digest(digest(&put.bytes));
     target(here).put_manifest(&by_digest, put.clone()).await.unwrap();
-    assert_eq!(before.manifest(&by_digest, true).await.unwrap().bytes, Some(put.bytes));
+    assert_eq!(whole(&before.manifest(&by_digest, true).await.unwrap()).await, put.bytes);
     let absent = digest(b"absent");
     let error = reader(here).manifest(&Reference::Digest(absent.clone()), true).await.unwrap_err();
     assert_eq!(error.kind, Kind::NotFound(What::Manifest(Some(absent))));
@@ -102,7 +102,7 @@ async fn nothing_is_torn_under_a_writer() {
             while !over.load(Ordering::Relaxed) {
                 let reader = here.latest().await.unwrap().reader(permit(&here));
                 if number % 2 == 0 {
-                    assert!(reader.manifest(&tag, true).await.unwrap().bytes.is_some());
+                    assert!(reader.manifest(&tag, true).await.unwrap().body.is_some());
                 } else {
                     let page = reader.referrers(&subject, &[], None, UNBOUNDED).await.unwrap();
                     assert!((1..=2).contains(&page.items.len()), "{page:?}");

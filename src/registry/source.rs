@@ -81,6 +81,27 @@ impl Sources {
         Ok(bytes.freeze())
     }
 
+    /// The bytes of a manifest too large for the log, from wherever they are.
+    pub(crate) async fn view(
+        &self,
+        digest: &Digest,
+        root: &Root,
+        size: u64,
+        fresh: Freshness,
+    ) -> Result<BlobView, Error> {
+        let source = match self.open_local(root).await? {
+            Some(blob) => Source::Here(blob),
+            None => self.elsewhere(root).await?,
+        };
+        Ok(self.read_view(digest, size, source, fresh))
+    }
+
+    /// What a source has, read through this process.
+    pub(crate) fn read_view(&self, digest: &Digest, size: u64, source: Source, fresh: Freshness) -> BlobView {
+        let sources = self.clone();
+        BlobView::readable(digest.clone(), size, fresh, move |range| sources.read(&source, range))
+    }
+
     /// A copy here, with its file if the whole of it may be sent straight from there.
     pub(crate) fn local_view(
         &self,

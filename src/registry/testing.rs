@@ -32,13 +32,27 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use tonic::service::Routes;
 
-use crate::{BodyError, BodyStream, Chunk, Intent, Limits, PageBudget, Reader, Registry, Repo, UploadOp};
+use crate::{
+    BodyError, BodyStream, Chunk, Intent, Limits, ManifestBody, ManifestView, PageBudget, Reader, Registry,
+    Repo, UploadOp,
+};
 
 /// Nodes that vote beside the first one: with fewer than three votes nothing is durable as `zone` has it.
 const ELECTORS: usize = 2;
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A manifest's bytes, wherever they are.
+pub(crate) async fn whole(view: &ManifestView) -> Bytes {
+    match view.body.as_ref().unwrap() {
+        ManifestBody::Whole(bytes) => bytes.clone(),
+        ManifestBody::Stored(blob) => {
+            let pieces: Vec<_> = blob.read(0..blob.size).map(|piece| piece.unwrap()).collect().await;
+            pieces.concat().into()
+        }
+    }
+}
 
 /// All of a list in one page.
 pub(crate) const UNBOUNDED: PageBudget<'static> = PageBudget { bytes: usize::MAX, length: &|_| 0 };

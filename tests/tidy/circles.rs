@@ -18,11 +18,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         &["endpoint.rs", "quic.rs", "tcp.rs", "tls.rs"],
         "the two listeners are the endpoint's halves",
     ),
-    (
-        "src/api/http",
-        &["app.rs", "connection.rs", "log.rs", "server.rs"],
-        "a listener's limits reach down to each of its connections",
-    ),
 ];
 
 /// The modules of one crate: what a path that begins at the crate's root leads to.

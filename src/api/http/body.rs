@@ -1,4 +1,4 @@
-//! Request bodies: a limit on standing still, and two ways to read them.
+//! Request bodies: a limit on being slow, and two ways to read them.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -14,26 +14,27 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
+
+use crate::memory::BodyMemory;
+use crate::pace::{Pace, Slowest};
 
 /// So much of an unread body is read to keep its connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// A client's body that fails once no byte has come for the idle limit. There is no limit on the
-/// whole: a large layer over a slow line takes as long as it takes.
+/// A client's body that fails once its client is too slow. There is no limit on the whole: a large layer over a
+/// thin line takes as long as it takes.
 pub(crate) struct ClientBody {
     /// There until the body is dropped.
     inner: Option<Incoming>,
     rest: Rest,
-    idle: Duration,
-    timer: Pin<Box<Sleep>>,
-    waiting: bool,
+    pace: Pace,
 }
 
 impl ClientBody {
-    pub(crate) fn new(inner: Incoming, idle: Duration, rest: Rest) -> ClientBody {
-        ClientBody { inner: Some(inner), rest, idle, timer: Box::pin(sleep(idle)), waiting: false }
+    pub(crate) fn new(inner: Incoming, slowest: Slowest, rest: Rest) -> ClientBody {
+        ClientBody { inner: Some(inner), rest, pace: Pace::new(slowest) }
     }
 }
 
@@ -85,19 +86,13 @@ impl HttpBody for ClientBody {
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(frame) => {
-                this.waiting = false;
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                this.pace.moved(data.map_or(0, Bytes::len));
                 let broken = |error: hyper::Error| BodyError::Broken(error.to_string());
                 Poll::Ready(frame.map(|frame| frame.map_err(broken)))
             }
             Poll::Pending => {
-                if !this.waiting {
-                    // The clock runs only while this side waits for the client, never while the
-                    // client waits for a slow disk.
-                    this.waiting = true;
-                    this.timer.as_mut().reset(Instant::now() + this.idle);
-                }
-                ready!(this.timer.as_mut().poll(cx));
-                this.waiting = false;
+                ready!(this.pace.poll_too_slow(cx, || 0));
                 Poll::Ready(Some(Err(BodyError::Idle)))
             }
         }
@@ -117,29 +112,40 @@ pub fn body_stream(body: Body) -> BodyStream {
     Box::pin(body.into_data_stream().map(|chunk| chunk.map_err(body_error)))
 }
 
-/// Why [`read_whole`] gave up: the body is longer than its limit.
+/// Why [`read_whole`] gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLarge;
+pub enum NotRead {
+    /// The body is longer than the limit.
+    TooLarge,
+    /// Other bodies take the memory that there is for them.
+    NoMemory,
+}
 
-/// Reads a body of at most `limit` bytes into memory. One that announces more is refused before its
-/// first byte, so that a client waiting for `100 Continue` need not send it.
+/// Reads a body of at most `limit` bytes into memory, which is given back with the last of the bytes. A body that
+/// announces more is refused before its first byte, as is one that there is no memory for, so that a client waiting
+/// for `100 Continue` need not send it.
 ///
 /// # Errors
-/// The outer error if the body broke off, the inner one if it is longer than `limit`.
-pub async fn read_whole(mut body: Body, limit: usize) -> Result<Result<Bytes, TooLarge>, BodyError> {
+/// The outer error if the body broke off, the inner one if it is not taken.
+pub async fn read_whole(
+    mut body: Body,
+    limit: usize,
+    memory: &BodyMemory,
+) -> Result<Result<Bytes, NotRead>, BodyError> {
     let announced = body.size_hint();
     if announced.lower() > limit as u64 {
-        return Ok(Err(TooLarge));
+        return Ok(Err(NotRead::TooLarge));
     }
-    let mut whole = BytesMut::with_capacity(announced.exact().unwrap_or(0) as usize);
+    let Some(share) = memory.body(announced.exact(), limit).await else { return Ok(Err(NotRead::NoMemory)) };
+    let mut bytes = BytesMut::with_capacity(announced.exact().unwrap_or(0) as usize);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(body_error)?.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Ok(Err(TooLarge));
+        if bytes.len() + data.len() > limit {
+            return Ok(Err(NotRead::TooLarge));
         }
-        whole.extend_from_slice(&data);
+        bytes.extend_from_slice(&data);
     }
-    Ok(Ok(whole.freeze()))
+    Ok(Ok(share.hold(bytes)))
 }
 
 /// Digs the reason out of whatever layers have wrapped it on the way.
@@ -174,16 +180,17 @@ mod tests {
             (vec![2, 3], 4, None),
             (vec![5], 4, None),
         ] {
-            let got = read_whole(chunked(&sizes), limit).await.unwrap();
+            let got = read_whole(chunked(&sizes), limit, &BodyMemory::default()).await.unwrap();
             assert_eq!(got.ok().map(|b| b.len()), length, "{sizes:?} of {limit}");
         }
-        assert_eq!(read_whole(Body::from("12345"), 4).await, Ok(Err(TooLarge)));
+        let memory = BodyMemory::default();
+        assert_eq!(read_whole(Body::from("12345"), 4, &memory).await, Ok(Err(NotRead::TooLarge)));
     }
 
     #[tokio::test]
     async fn the_reason_of_a_broken_body_survives_the_layers() {
         let broken = || Body::from_stream(stream::iter([Ok(Bytes::from("a")), Err(BodyError::Idle)]));
-        assert_eq!(read_whole(broken(), 9).await, Err(BodyError::Idle));
+        assert_eq!(read_whole(broken(), 9, &BodyMemory::default()).await, Err(BodyError::Idle));
         let chunks: Vec<_> = body_stream(broken()).collect().await;
         assert_eq!(chunks, [Ok(Bytes::from("a")), Err(BodyError::Idle)]);
     }

@@ -1,4 +1,4 @@
-//! The socket below hyper: writes that stand still fail, and closing lets the client read the answer.
+//! The socket below hyper: writes that a client takes too slowly fail, and closing lets the client read the answer.
 
 use std::io;
 use std::pin::Pin;
@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::pace::{Pace, Slowest};
 use crate::sendfile::{self, Socket};
 
 /// What is read and thrown away after the last answer, at most: a manifest several times over the limit
@@ -23,36 +24,47 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// reads on for a bounded while, until the client closes its own.
 pub(crate) struct ClientIo<S> {
     inner: S,
-    stall: Duration,
-    timer: Pin<Box<Sleep>>,
-    stalled: bool,
+    pace: Pace,
+    /// What the system had not delivered yet when the period of waiting began.
+    queued: Option<u64>,
     linger: Option<Linger>,
 }
 
 struct Linger {
     left: usize,
+    timer: Pin<Box<Sleep>>,
 }
 
-impl<S> ClientIo<S> {
-    /// `stall`: how long the client may refuse to take a single byte of an answer.
-    pub(crate) fn new(inner: S, stall: Duration) -> ClientIo<S> {
-        ClientIo { inner, stall, timer: Box::pin(sleep(stall)), stalled: false, linger: None }
+impl<S: Socket> ClientIo<S> {
+    /// `slowest`: how slowly the client may take an answer.
+    pub(crate) fn new(inner: S, slowest: Slowest) -> ClientIo<S> {
+        ClientIo { inner, pace: Pace::new(slowest), queued: None, linger: None }
     }
 
-    /// Turns a pending write into an error once nothing has moved for the limit.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = false;
+    /// Turns a pending write into an error once the client is too slow. The system takes more only when a good part
+    /// of its buffer is delivered, which on a thin line takes minutes: what it delivers counts.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        let ClientIo { inner, pace, queued, .. } = self;
+        if let Poll::Ready(outcome) = &written {
+            pace.moved(outcome.as_ref().map_or(0, bytes));
             return written;
         }
-        if !self.stalled {
-            self.stalled = true;
-            self.timer.as_mut().reset(Instant::now() + self.stall);
-        }
-        match self.timer.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        queued.get_or_insert_with(|| inner.undelivered());
+        let delivered = || {
+            let now = inner.undelivered();
+            let before = queued.replace(now).unwrap_or(now);
+            before.saturating_sub(now)
+        };
+        pace.poll_too_slow(cx, delivered).map(|()| {
+            // Else the system goes on for as long as the client likes, with all that it has taken.
+            inner.give_up();
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 }
 
@@ -66,7 +78,7 @@ impl<S: AsyncRead + Unpin> ClientIo<S> {
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => linger.left = linger.left.saturating_sub(buf.filled().len()),
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return self.timer.as_mut().poll(cx),
+                Poll::Pending => return linger.timer.as_mut().poll(cx),
             }
         }
         Poll::Ready(())
@@ -94,7 +106,7 @@ impl<S: Socket> AsyncWrite for ClientIo<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = sendfile::poll_write_vectored(&mut self.inner, cx, bufs);
-        self.watch(cx, written)
+        self.watch(cx, written, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -103,7 +115,7 @@ impl<S: Socket> AsyncWrite for ClientIo<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.watch(cx, flushed)
+        self.watch(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -113,8 +125,8 @@ impl<S: Socket> AsyncWrite for ClientIo<S> {
                 Poll::Ready(Ok(())) => {}
                 other => return other,
             }
-            this.linger = Some(Linger { left: LINGER_BYTES });
-            this.timer.as_mut().reset(Instant::now() + LINGER_TIME);
+            let timer = Box::pin(sleep_until(Instant::now() + LINGER_TIME));
+            this.linger = Some(Linger { left: LINGER_BYTES, timer });
         }
         this.poll_linger(cx).map(Ok)
     }
@@ -129,7 +141,7 @@ mod tests {
     async fn a_client_that_takes_nothing_is_given_up() {
         let (_client, server) = duplex(16);
         let stall = Duration::from_millis(100);
-        let mut io = ClientIo::new(server, stall);
+        let mut io = ClientIo::new(server, Slowest::new(stall, 0));
         let started = Instant::now();
         let error = io.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -140,7 +152,7 @@ mod tests {
     async fn a_slow_client_is_not() {
         let (mut client, server) = duplex(16);
         let stall = Duration::from_secs(2);
-        let mut io = ClientIo::new(server, stall);
+        let mut io = ClientIo::new(server, Slowest::new(stall, 8));
         let writer = tokio::spawn(async move { io.write_all(&[0; 160]).await });
         let started = Instant::now();
         for _ in 0..10 {
@@ -154,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn closing_reads_on_for_a_second_at_most() {
         let (_silent, server) = duplex(16);
-        let mut io = ClientIo::new(server, Duration::from_secs(300));
+        let mut io = ClientIo::new(server, Slowest::new(Duration::from_secs(300), 0));
         let started = Instant::now();
         io.shutdown().await.unwrap();
         assert!(started.elapsed() >= LINGER_TIME);
@@ -163,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn closing_reads_on_for_a_limited_number_of_bytes() {
         let (mut client, server) = duplex(64 * 1024);
-        let mut io = ClientIo::new(server, Duration::from_secs(300));
+        let mut io = ClientIo::new(server, Slowest::new(Duration::from_secs(300), 0));
         let endless = tokio::spawn(async move {
             let mut sent = 0;
             while let Ok(n) = client.write(&[0; 4096]).await {
@@ -180,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn closing_is_over_when_the_client_closes() {
         let (client, server) = duplex(16);
-        let mut io = ClientIo::new(server, Duration::from_secs(300));
+        let mut io = ClientIo::new(server, Slowest::new(Duration::from_secs(300), 0));
         drop(client);
         let started = Instant::now();
         io.shutdown().await.unwrap();

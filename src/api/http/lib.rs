@@ -6,20 +6,32 @@
 //! which paths are its own and how the listener refuses a request in its name; none of them sees a socket, and
 //! nothing here knows any of them.
 //!
-//! What a client may take, all in [`Limits`]: connections, header bytes and how long they may take,
-//! how long a body may stand still, how long a drain waits.
+//! What a client may take is in [`Limits`]: connections, header bytes and how long they may take, how slow a body may
+//! be, how long a drain waits. Who has a connection and who gives way is `places`, who waits for one `waiting`, how slow
+//! a client may be `pace`, and what whole bodies take together `memory`.
 
 mod app;
 mod body;
 mod connection;
+mod flight;
 mod io;
+mod limits;
 mod log;
+mod memory;
+mod pace;
+mod places;
 mod protocol;
 mod sendfile;
 mod server;
+mod traffic;
+mod waiting;
 
-pub use body::{TooLarge, body_stream, read_whole};
+pub use body::{NotRead, body_stream, read_whole};
+pub use connection::{H1_MEMORY, H2_MEMORY};
+pub use limits::Limits;
 pub use log::{Partial, RequestId};
+pub use memory::{BODY_MEMORY, BodyMemory, Share};
 pub use protocol::{Protocol, Refusal, Site};
 pub use sendfile::file_body;
-pub use server::{Drained, Limits, serve};
+pub use server::{Drained, serve};
+pub use waiting::WAITING_MEMORY;

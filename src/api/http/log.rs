@@ -4,17 +4,20 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::PollSemaphore;
 
-use crate::connection::Flight;
+use crate::flight::Flight;
+use crate::traffic::Meter;
 
 /// What the log shows when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
@@ -119,21 +122,91 @@ impl Drop for Record {
     }
 }
 
+/// What an answer's pieces take of the memory of all answers over HTTP/2. hyper takes the next piece of one as soon as
+/// the client has room for some of it, and keeps the rest.
+struct Pieces {
+    all: PollSemaphore,
+    held: Option<OwnedSemaphorePermit>,
+    meter: Arc<Meter>,
+    offered: bool,
+}
+
+/// Pieces below this are not worth a permit.
+const SMALL: usize = 16 * 1024;
+
+impl Pieces {
+    fn new(all: Arc<Semaphore>, meter: Arc<Meter>) -> Pieces {
+        Pieces { all: PollSemaphore::new(all), held: None, meter, offered: false }
+    }
+
+    /// The last piece is gone; ready when there is room for the next.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.taken();
+        if self.held.is_none() {
+            self.held = ready!(self.all.poll_acquire(cx));
+        }
+        Poll::Ready(())
+    }
+
+    fn offer(&mut self, bytes: Bytes) -> Bytes {
+        self.meter.offer(bytes.len());
+        self.offered = true;
+        match self.held.take() {
+            Some(room) if bytes.len() >= SMALL => Bytes::from_owner(Piece { bytes, _room: room }),
+            _ => bytes,
+        }
+    }
+
+    fn taken(&mut self) {
+        if std::mem::take(&mut self.offered) {
+            self.meter.taken();
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.taken();
+    }
+}
+
+struct Piece {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// An answer's body that counts what it hands to the connection, and keeps the request in flight until
 /// it ends.
 pub(crate) struct Logged {
     inner: Body,
     record: Record,
-    _flight: Flight,
+    /// Over HTTP/2 only.
+    pieces: Option<Pieces>,
+    /// None of a connection that has no place.
+    _flight: Option<Flight>,
 }
 
 impl Logged {
-    pub(crate) fn response(response: Response<Body>, mut record: Record, flight: Flight) -> Response<Logged> {
+    /// `pieces` is the memory for those of all answers over HTTP/2, if this is one.
+    pub(crate) fn response(
+        response: Response<Body>,
+        mut record: Record,
+        flight: Option<Flight>,
+        pieces: Option<Arc<Semaphore>>,
+    ) -> Response<Logged> {
         record.answered(&response);
+        let meter = flight.as_ref().map(|flight| flight.meter.clone()).unwrap_or_default();
+        let pieces = pieces.map(|all| Pieces::new(all, meter));
         response.map(|inner| {
             // hyper does not poll a body that says it has ended, nor one that answers HEAD.
             record.complete = inner.is_end_stream() || record.method == Method::HEAD;
-            Logged { inner, record, _flight: flight }
+            Logged { inner, record, pieces, _flight: flight }
         })
     }
 }
@@ -146,7 +219,22 @@ impl HttpBody for Logged {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let this = &mut *self;
+        if let Some(pieces) = &mut this.pieces {
+            ready!(pieces.poll_room(cx));
+        }
+        let frame = match (Pin::new(&mut this.inner).poll_frame(cx), &mut this.pieces) {
+            // Another answer may have the room while this one waits for its source.
+            (Poll::Pending, Some(pieces)) => {
+                pieces.held = None;
+                return Poll::Pending;
+            }
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Ready(frame), None) => frame,
+            (Poll::Ready(frame), Some(pieces)) => {
+                frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| pieces.offer(bytes))))
+            }
+        };
         match &frame {
             Some(Ok(frame)) => {
                 self.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);

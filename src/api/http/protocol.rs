@@ -41,6 +41,11 @@ pub enum Refusal {
         /// Why, for people.
         reason: &'static str,
     },
+    /// All connections that the listener may have are at work.
+    Crowded {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// A handler did not come to an end.
     Internal,
 }
@@ -57,6 +62,8 @@ impl Protocol {
 pub struct Site {
     /// Answers.
     pub router: Router,
+    /// Answers for the node's own pages alone.
+    pub own: Router,
     /// Whose paths they are. The first one also speaks for paths that are nobody's.
     pub protocols: &'static [&'static Protocol],
 }
@@ -68,10 +75,15 @@ impl Site {
         let refuse = |refusal| {
             move |request: axum::extract::Request| async move { refused(protocols, request.uri().path(), refusal) }
         };
-        let router = ops.merge(api);
-        let router =
-            router.fallback(refuse(Refusal::NoRoute)).method_not_allowed_fallback(refuse(Refusal::Method));
-        Site { router, protocols }
+        let whole = |router: Router| {
+            router.fallback(refuse(Refusal::NoRoute)).method_not_allowed_fallback(refuse(Refusal::Method))
+        };
+        Site { router: whole(ops.clone().merge(api)), own: whole(ops), protocols }
+    }
+
+    /// Whether a path is for a page of the node's own, if for any.
+    pub(crate) fn is_own(&self, path: &str) -> bool {
+        owner(self.protocols, path).is_none()
     }
 }
 
@@ -96,7 +108,7 @@ fn bare(refusal: Refusal) -> Response {
         Refusal::NoRoute => StatusCode::NOT_FOUND,
         Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
         Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Refusal::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NotReady { .. } | Refusal::Crowded { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
     .into_response()

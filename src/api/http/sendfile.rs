@@ -13,15 +13,20 @@
 //! with its digest lately is compared once more, and a piece that fails ends the connection.
 //!
 //! Owns the table of live mappings, in memory only. An entry is removed before its mapping is.
-#![expect(unsafe_code, reason = "a file mapping; sound because replica files are never written or cut")]
+#![expect(
+    unsafe_code,
+    reason = "a file mapping, sound because replica files are never written or cut; and a question to a socket"
+)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -30,7 +35,9 @@ use futures::stream;
 use http::Version;
 use memmap2::{Mmap, MmapOptions};
 use parking_lot::RwLock;
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::SendFlags;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
@@ -39,6 +46,9 @@ const PIECE: usize = 1024 * 1024;
 
 /// Shorter slices are written as they are: a copy is cheaper than a system call.
 const WORTH_IT: usize = 16 * 1024;
+
+/// Bytes in the send queue: asm-generic/ioctls.h, the same on every architecture that this builds for.
+const TIOCOUTQ: Opcode = 0x5411;
 
 static LIVE: RwLock<BTreeMap<usize, Source>> = RwLock::new(BTreeMap::new());
 
@@ -118,6 +128,12 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin {
     /// Writes bytes that more will follow at once.
     fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// Bytes that were written and that the other side has not acknowledged.
+    fn undelivered(&self) -> u64;
+
+    /// Has what is undelivered thrown away when the socket is closed, with a reset.
+    fn give_up(&self);
+
     /// Whether the other side is still there, after a send that failed.
     fn is_connected(&self) -> bool;
 }
@@ -144,6 +160,18 @@ impl Socket for TcpStream {
         poll_io(self, cx, |socket| {
             Ok(rustix::net::send(socket, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?)
         })
+    }
+
+    fn undelivered(&self) -> u64 {
+        // SAFETY: TIOCOUTQ, which sockets know as SIOCOUTQ, writes one int (tcp(7)).
+        let queued = unsafe { ioctl(self, Getter::<TIOCOUTQ, c_int>::new()) };
+        queued.ok().and_then(|queued| u64::try_from(queued).ok()).unwrap_or(0)
+    }
+
+    fn give_up(&self) {
+        if let Err(error) = set_socket_linger(self, Some(Duration::ZERO)) {
+            tracing::debug!(%error, "SO_LINGER refused");
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -226,6 +254,12 @@ impl Socket for tokio::io::DuplexStream {
         Pin::new(self).poll_write(cx, bytes)
     }
 
+    fn undelivered(&self) -> u64 {
+        0
+    }
+
+    fn give_up(&self) {}
+
     fn is_connected(&self) -> bool {
         true
     }
@@ -238,7 +272,6 @@ mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
+use clawhub_api_http::BodyMemory;
 use clawhub_auth::{Act, Catalog, Cluster, Permit, Principal, Pull};
 use clawhub_registry::{Reader, Registry, Repo, Repositories};
 use clawhub_types::{Digest, RepoName};
@@ -19,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
+    /// For a body that is collected.
+    pub(crate) memory: BodyMemory,
     principal: Principal,
 }
 
@@ -28,6 +31,7 @@ impl Call {
         let call = Call {
             registry,
             query: Query::parse(parts.uri.query()),
+            memory: parts.extensions.remove().unwrap_or_default(),
             principal: parts.extensions.remove().unwrap_or_default(),
             method: parts.method,
             version: parts.version,

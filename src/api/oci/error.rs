@@ -178,6 +178,9 @@ pub(crate) fn refuse(refusal: Refusal) -> Response {
             "the headers are too large",
         ),
         Refusal::NotReady { retry_after, reason } => Error::unavailable(retry_after, reason).into(),
+        Refusal::Crowded { retry_after } => {
+            Error::unavailable(retry_after, "this node has as many requests under way as it takes").into()
+        }
         Refusal::Internal => Error::internal("internal error").into(),
     }
     .into_response()

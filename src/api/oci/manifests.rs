@@ -2,13 +2,18 @@
 //!
 //! The `Accept` header is not consulted: a manifest is stored as it was pushed and sent as it is stored.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::Response;
-use clawhub_api_http::{TooLarge, read_whole};
+use clawhub_api_http::{NotRead, read_whole};
 use clawhub_auth::{Delete, Push};
-use clawhub_registry::{Error, Kind, MAX_MANIFEST, ManifestView, PutManifest, PutView};
+use clawhub_registry::{
+    BlobView, Error, Kind, MAX_MANIFEST, ManifestBody, ManifestView, PutManifest, PutView,
+};
 use clawhub_state::artifact::Condition;
 use clawhub_types::{Digest, Reference, RepoName, Tag};
+use futures::stream::{self, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -18,6 +23,9 @@ use crate::error::ApiError;
 use crate::path::PREFIX;
 use crate::query::Query;
 use crate::{etag, render};
+
+/// When to come back to a node that has no memory for a manifest.
+const CROWDED: Duration = Duration::from_secs(2);
 
 /// The most `tag` parameters of one push (distribution-spec: at least 10).
 const MAX_TAGS: usize = 50;
@@ -35,10 +43,20 @@ pub(crate) async fn get(call: &Call, repo: &RepoName, reference: &Reference) -> 
     if let Some(answer) = conditional(call, &view) {
         return answer;
     }
-    let Some(bytes) = view.bytes.clone() else {
-        return Err(Error::internal("the manifest came without its bytes").into());
+    let body = match view.body.clone() {
+        Some(ManifestBody::Whole(bytes)) => Body::from(bytes),
+        Some(ManifestBody::Stored(blob)) => stored(&blob).await?,
+        None => return Err(Error::internal("the manifest came without its bytes").into()),
     };
-    Ok(render_view(&view, Body::from(bytes)))
+    Ok(render_view(&view, body))
+}
+
+/// A large manifest's bytes. The first of them are here before the answer begins, so that a manifest that nobody can
+/// supply is a 503 and not a broken body.
+async fn stored(blob: &BlobView) -> Result<Body, ApiError> {
+    let mut pieces = blob.read(0..blob.size);
+    let first = pieces.next().await.transpose()?;
+    Ok(Body::from_stream(stream::iter(first.map(Ok)).chain(pieces)))
 }
 
 /// Whether the manifest exists, and what it is.
@@ -61,10 +79,13 @@ pub(crate) async fn put(
         Reference::Tag(_) => Vec::new(),
     };
     let content_type = content_type(call)?;
-    let bytes = match read_whole(body, MAX_MANIFEST).await.map_err(Error::from)? {
+    let bytes = match read_whole(body, MAX_MANIFEST, &call.memory).await.map_err(Error::from)? {
         Ok(bytes) => bytes,
-        Err(TooLarge) => {
+        Err(NotRead::TooLarge) => {
             return Err(Error::new(Kind::TooLarge, "the manifest is larger than 4 MiB").into());
+        }
+        Err(NotRead::NoMemory) => {
+            return Err(Error::unavailable(CROWDED, "this node takes as many manifests as it can").into());
         }
     };
     let manifest = PutManifest { content_type, tags, condition, bytes };

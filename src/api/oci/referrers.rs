@@ -2,9 +2,10 @@
 //! index. Never a 404: an unknown digest or repository has no referrers.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::response::Response;
-use clawhub_registry::{PageBudget, Referrer};
+use clawhub_registry::{Error, PageBudget, Referrer};
 use clawhub_types::{Digest, MediaType, RepoName};
 use http::HeaderValue;
 use http::header::LINK;
@@ -19,6 +20,8 @@ use crate::render;
 /// A page ends before its descriptors come to more than this: clients read no more than 4 MiB, and several do not
 /// follow links.
 const PAGE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// When to come back to a node that has no memory for a page. A page takes that of its referrers and of its text.
+const CROWDED: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +77,10 @@ fn as_text<T: fmt::Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::
     s.collect_str(value)
 }
 
+fn crowded() -> ApiError {
+    Error::unavailable(CROWDED, "this node makes as many lists of referrers as it can").into()
+}
+
 /// What a referrer takes of a page, in bytes: its descriptor and a comma.
 fn length(referrer: &Referrer) -> usize {
     serde_json::to_vec(&Descriptor::from(referrer)).map_or(0, |json| json.len() + 1)
@@ -86,11 +93,12 @@ pub(crate) async fn list(call: &Call, repo: &RepoName, subject: &Digest) -> Resu
     let types: Vec<String> =
         call.query.all("artifactType").filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
     let reader = call.reader(repo).await?;
+    let share = call.memory.answer(2 * PAGE_BYTES).await.ok_or_else(crowded)?;
     let budget = PageBudget { bytes: PAGE_BYTES, length: &length };
     let page = reader.referrers(subject, &types, after, budget).await?;
     let manifests = page.items.iter().map(Descriptor::from).collect();
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests };
-    let mut response = render::json(&index, MediaType::OCI_INDEX);
+    let mut response = render::json_in(share, &index, MediaType::OCI_INDEX);
     let headers = response.headers_mut();
     if !types.is_empty() {
         headers.insert("oci-filters-applied", HeaderValue::from_static("artifactType"));

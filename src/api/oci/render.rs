@@ -2,6 +2,8 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
+use clawhub_api_http::Share;
 use clawhub_registry::Freshness;
 use clawhub_types::{Digest, RepoName, UploadId};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION, WARNING};
@@ -26,7 +28,19 @@ pub(crate) fn empty(status: StatusCode) -> Response {
 
 /// A 200 with a JSON body.
 pub(crate) fn json(value: &impl Serialize, content_type: &'static str) -> Response {
-    let bytes = serde_json::to_vec(value).expect("lists of text always serialise");
+    with_json(text(value).into(), content_type)
+}
+
+/// The same with a large body, in the memory that was taken for it.
+pub(crate) fn json_in(share: Share, value: &impl Serialize, content_type: &'static str) -> Response {
+    with_json(share.hold(text(value)), content_type)
+}
+
+fn text(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("lists of text always serialise")
+}
+
+fn with_json(bytes: Bytes, content_type: &'static str) -> Response {
     let mut response = Response::new(Body::empty());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

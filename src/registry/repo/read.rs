@@ -1,8 +1,6 @@
 //! Reading manifests and blobs: what is here is served at once, what is elsewhere is fetched while it is served.
 //! "Unknown" is said only of a snapshot that was taken after a barrier.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use clawhub_state::Command;
 use clawhub_state::artifact::{BodyRef, ManifestRecord};
@@ -11,7 +9,7 @@ use clawhub_types::{Digest, Reference, Root};
 
 use super::Reader;
 use crate::source::{Source, Sources};
-use crate::{BlobView, Error, Freshness, Intent, ManifestView, What};
+use crate::{BlobView, Error, Freshness, Intent, ManifestBody, ManifestView, What};
 
 /// A lease is renewed by HEAD once less than this is left of it: half of its 24 hours.
 const HALF_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
@@ -91,10 +89,7 @@ impl Reader {
         }
         match sources.elsewhere(&link.root).await? {
             Source::Here(blob) => Ok(sources.local_view(digest, &link, blob, Freshness::Linearizable)),
-            source => {
-                let read = move |range: Range<u64>| sources.read(&source, range);
-                Ok(BlobView::readable(digest.clone(), link.size, Freshness::Linearizable, read))
-            }
+            source => Ok(sources.read_view(digest, link.size, source, Freshness::Linearizable)),
         }
     }
 
@@ -124,26 +119,21 @@ impl Reader {
     async fn shown(self, found: Found, with_bytes: bool) -> Result<ManifestView, Error> {
         let Found { digest, record, inline } = found;
         let fresh = self.at.freshness()?;
-        let bytes = match (with_bytes, inline, &record.body) {
+        let body = match (with_bytes, inline, &record.body) {
             (false, ..) => None,
-            (true, Some(bytes), _) => Some(bytes),
+            (true, Some(bytes), _) => Some(ManifestBody::Whole(bytes)),
             (true, None, BodyRef::Stored(root)) => {
                 let sources = self.sources().clone();
                 drop(self);
-                Some(sources.small_blob(root, record.facts.size).await?)
+                let view = sources.view(&digest, root, record.facts.size, fresh).await?;
+                Some(ManifestBody::Stored(view))
             }
             (true, None, BodyRef::Inline) => {
                 tracing::error!(%digest, "a manifest has a record and no bytes");
                 return Err(Error::internal("the manifest's bytes are missing"));
             }
         };
-        Ok(ManifestView {
-            digest,
-            media_type: record.facts.media_type,
-            size: record.facts.size,
-            bytes,
-            fresh,
-        })
+        Ok(ManifestView { digest, media_type: record.facts.media_type, size: record.facts.size, body, fresh })
     }
 
     fn link(&self, digest: &Digest) -> Result<Option<LinkRecord>, Error> {

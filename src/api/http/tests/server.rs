@@ -5,23 +5,25 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use axum::routing::{any, get, post};
-use clawhub_api_http::{Limits, Partial, body_stream, read_whole};
+use clawhub_api_http::{BodyMemory, Limits, Partial, body_stream, read_whole};
 use futures::StreamExt;
 use http::StatusCode;
 use support::{PATIENCE, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Answers what became of the body.
 async fn measure(body: Body) -> String {
-    match read_whole(body, 1 << 30).await {
+    match read_whole(body, 1 << 20, &BodyMemory::default()).await {
         Ok(whole) => format!("{} bytes", whole.unwrap().len()),
         Err(error) => format!("{error:?}"),
     }
@@ -161,18 +163,131 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait() {
+async fn a_body_may_be_only_so_slow() {
+    let limits = Limits { idle: Duration::from_millis(400), min_rate: 1000, ..Limits::default() };
+    let server = Server::start(router(), limits).await;
+    let mut thin = server.connect().await;
+    thin.send("POST /measure HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n").await;
+    for _ in 0..20 {
+        thin.send(&"x".repeat(500)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(thin.answer().await.ends_with("10000 bytes"), "ten times as fast as it must be");
+
+    let mut trickle = server.connect().await;
+    trickle.send("POST /measure HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n").await;
+    let mut sent = 0;
+    // Never silent for as long as a period.
+    while timeout(Duration::from_millis(50), trickle.0.readable()).await.is_err() {
+        trickle.send("x").await;
+        sent += 1;
+        assert!(sent < 100, "a byte now and then keeps a connection");
+    }
+    assert!(trickle.answer().await.ends_with("Idle"));
+}
+
+/// A client of small buffers that reads as fast as it is told to.
+async fn reader(addr: SocketAddr, chunk: usize, pause: Duration) -> usize {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut stream = socket.connect(addr).await.unwrap();
+    stream.write_all(b"GET /long HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let (mut got, mut piece) = (0, vec![0; chunk]);
+    loop {
+        match stream.read(&mut piece).await {
+            Ok(0) | Err(_) => return got,
+            Ok(n) => got += n,
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_may_be_taken_only_so_slowly() {
+    const LONG: usize = 8 << 20;
+    let long = || async { "x".repeat(LONG) };
+    let limits = Limits { idle: Duration::from_secs(1), min_rate: 100_000, ..Limits::default() };
+    let server = Server::start(Router::new().route("/long", get(long)), limits).await;
+    // The system takes megabytes at once and then nothing for seconds: what it delivers meanwhile is what counts.
+    let thin = reader(server.addr, 50_000, Duration::from_millis(50));
+    let trickle = reader(server.addr, 1000, Duration::from_millis(100));
+    let (thin, trickle) = tokio::join!(thin, timeout(PATIENCE, trickle));
+    assert!(thin >= LONG, "{thin}");
+    assert!(trickle.expect("it is given up") < LONG);
+}
+
+const REQUEST: &str = "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test]
+async fn at_the_limit_the_quietest_connection_gives_way() {
+    let server = Server::start(router(), Limits { connections: 3, ..Limits::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = server.connect().await;
+        client.send(REQUEST).await;
+        client.answer().await;
+        clients.push(client);
+    }
+    // The first is not the quietest any more.
+    clients[0].send(REQUEST).await;
+    clients[0].answer().await;
+    let mut newcomer = server.connect().await;
+    newcomer.send(REQUEST).await;
+    assert!(newcomer.answer().await.starts_with("HTTP/1.1 200 "));
+    let (said, clean) = clients[1].rest().await;
+    assert!(said.is_empty() && clean, "closed as RFC 9112 has it");
+    for kept in [0, 2] {
+        clients[kept].send(REQUEST).await;
+        assert!(clients[kept].answer().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn while_all_are_at_work_a_request_waits_and_a_probe_does_not() {
     let server = Server::start(router(), Limits { connections: 1, ..Limits::default() }).await;
-    let request = "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n";
-    let mut first = server.connect().await;
-    first.send(request).await;
-    first.answer().await;
-    let mut second = server.connect().await;
-    second.send(request).await;
-    let early = timeout(Duration::from_millis(300), second.0.read_u8()).await;
-    assert!(early.is_err(), "the second connection was served beside the first");
-    drop(first);
-    assert!(second.0.read_u8().await.is_ok());
+    let mut busy = server.connect().await;
+    busy.send("POST /measure HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nab").await;
+    let mut waiting = server.connect().await;
+    waiting.send(REQUEST).await;
+    // More than may wait: those that say nothing give way to those that come after.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(server.connect().await);
+    }
+    let mut probe = server.connect().await;
+    probe.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(probe.answer().await.ends_with("ok"));
+    assert!(probe.rest().await.1, "one question a connection");
+    let mut patient = server.connect().await;
+    patient.send(REQUEST).await;
+    let early = timeout(Duration::from_millis(300), patient.0.read_u8()).await;
+    assert!(early.is_err(), "served beside the only one that may be");
+    busy.send("c").await;
+    drop(silent);
+    assert!(busy.answer().await.ends_with("3 bytes"));
+    assert!(patient.answer().await.starts_with("HTTP/1.1 200 "));
+    assert!(waiting.answer().await.starts_with("HTTP/1.1 200 "), "it had asked, and kept its seat");
+}
+
+#[tokio::test]
+async fn only_so_many_connections_speak_http2() {
+    let server = Server::start(router(), Limits::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..66 {
+        let mut client = server.connect().await;
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        // Its preface is read once the server's settings come.
+        client.0.peek(&mut [0]).await.unwrap();
+        clients.push(client);
+    }
+    // Idle ones give way.
+    for (number, client) in clients.iter_mut().enumerate() {
+        let closed = number < 2;
+        let wait = if closed { PATIENCE } else { Duration::from_millis(5) };
+        let mut rest = Vec::new();
+        let ended = timeout(wait, client.0.read_to_end(&mut rest));
+        assert_eq!(ended.await.is_ok(), closed, "{number}");
+    }
 }
 
 #[tokio::test]

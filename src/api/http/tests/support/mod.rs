@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::routing::get;
 use clawhub_api_http::{Drained, Limits, Protocol, Site, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +34,8 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let site = Site::new(PROTOCOLS, api, Router::new());
+        let own = Router::new().route("/healthz", get(async || "ok"));
+        let site = Site::new(PROTOCOLS, api, own);
         let serving = tokio::spawn(serve(listener, site, limits, shutdown));
         Server { addr, stop, serving }
     }
