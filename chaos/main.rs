@@ -13,6 +13,7 @@ mod damage;
 mod disks;
 mod earth;
 mod failover;
+mod flood;
 mod kills;
 mod layouts;
 mod lead;

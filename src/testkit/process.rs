@@ -7,7 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, setrlimit, test_kill_process,
+};
 
 /// How long a process that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(15);
@@ -167,6 +169,13 @@ pub fn peak_memory(id: u32) -> Result<u64> {
 fn status_line(id: u32, key: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+}
+
+/// Lets this process have as many files and connections as the system allows: the usual 1024 are soon spent.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be had shows where it is needed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// The last `lines` lines of a text file; empty if it cannot be read.
