@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clawhub_testkit::fleet::Member;
 use clawhub_testkit::history::check::violations;
-use clawhub_testkit::history::workload::{Client, Target};
+use clawhub_testkit::history::client::Client;
+use clawhub_testkit::history::workload::Target;
 use clawhub_testkit::history::{Events, History};
+use clawhub_testkit::until;
 use tokio::task::JoinSet;
 
 const CLIENTS: usize = 6;
@@ -22,10 +25,11 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Sets them to work, all in one repository.
+    /// Sets them to work, all in this repository and another one.
     pub(crate) fn start(members: &[Member], repo: &str) -> Clients {
         let nodes = members.iter().map(Member::registry).collect();
-        let target = Target { nodes, repo: repo.to_owned(), history: Arc::new(History::default()) };
+        let repos = [repo.to_owned(), format!("{repo}-too")];
+        let target = Target { nodes, repos, history: Arc::new(History::default()) };
         let told = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for id in 0..CLIENTS {
@@ -49,13 +53,23 @@ impl Clients {
         std::mem::take(&mut self.tasks).join_all().await;
     }
 
-    /// Reads back from every node what was acknowledged; what is answered then must be true as well.
+    /// Waits until so many more pushes are acknowledged.
     ///
     /// # Errors
-    /// If something is missing.
+    /// If that takes longer than `limit`.
+    pub(crate) async fn pushes(&self, count: usize, limit: Duration) -> Result<()> {
+        let goal = self.history().pushes() + count;
+        let enough = || async { Ok((self.history().pushes() >= goal).then_some(())) };
+        until("pushes to be acknowledged", limit, enough).await
+    }
+
+    /// Asks every node about all that was acknowledged; what is answered then must be true as well.
+    ///
+    /// # Errors
+    /// If something is answered neither yes nor no.
     pub(crate) async fn read_back(&self) -> Result<()> {
-        let missing = self.target.read_back().await;
-        ensure!(missing.is_empty(), "{} acknowledged and not there: {missing:#?}", missing.len());
+        let open = self.target.read_back().await;
+        ensure!(open.is_empty(), "{} answers are neither yes nor no: {open:#?}", open.len());
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use reqwest::StatusCode;
 use tags::{Answer, Tag};
 use tokio::sync::watch;
 
+use crate::clients::{self, Clients};
 use crate::cutoff::world::{World, put};
 use crate::lead::leader;
 
@@ -34,6 +35,8 @@ const LATER: Duration = Duration::from_millis(600);
 /// Writers, each with a tag of its own.
 const WRITERS: usize = 4;
 const REPO: &str = "pauses/tags";
+/// Where clients of all kinds are at work beside them.
+const OTHERS: &str = "pauses/images";
 
 /// A node that stands still until this is dropped.
 struct Paused(u32);
@@ -112,6 +115,7 @@ async fn a_leader_that_stood_still_serves_nothing_stale() -> Result<()> {
         .map(|tag| tokio::spawn(tag.clone().work(repos.clone(), told.clone(), count.clone())))
         .collect();
     drop(count);
+    let mut clients = Clients::start(&members, OTHERS);
     let mut shown = Shown::default();
     for number in 0..pauses {
         // If a writer has failed, its own error is the one to show.
@@ -120,13 +124,17 @@ async fn a_leader_that_stood_still_serves_nothing_stale() -> Result<()> {
     }
     let _ = counted.wait_for(|count| *count >= goal).await;
     stop.send(true)?;
+    clients.stop().await;
     let doubtful: usize = try_join_all(writers).await?.into_iter().sum::<Result<usize>>()?;
+    clients.read_back().await?;
+    clients.truthful()?;
     let Shown { pauses, fresh, refused } = shown;
     let written = *counted.borrow();
     let figures = format!(
         "{written} tags written and read elsewhere in {pauses} pauses of the leader, {doubtful} more writes without an \
-         answer, none stale; {} reads waited at the paused leader: {fresh} fresh, {refused} refused",
-        fresh + refused
+         answer, none stale; {} reads waited at the paused leader: {fresh} fresh, {refused} refused; beside them {}",
+        fresh + refused,
+        clients::figures(&clients.history().events())
     );
     crate::seen("pauses", &figures);
     Ok(())

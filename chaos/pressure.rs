@@ -83,7 +83,7 @@ impl Trial {
 
     /// A device fails and becomes well again, under load.
     async fn round(&mut self, fault: Fault) -> Result<()> {
-        self.pushes(PUSHES).await.context("before the fault")?;
+        self.clients.pushes(PUSHES, SOON).await.context("before the fault")?;
         let victim = fault.victim();
         if fault.wants_the_leader() {
             lead(&self.members, victim).await?;
@@ -97,10 +97,10 @@ impl Trial {
         history.killed(victim);
         let began = Instant::now();
         fault.strike(&self.devices[victim])?;
-        self.pushes(1).await?;
+        self.clients.pushes(1, SOON).await?;
         let resumed = began.elapsed();
         let told = fault.told(&self.members, &self.devices[victim]).await?;
-        self.pushes(PUSHES).await.context("while the fault lasts")?;
+        self.clients.pushes(PUSHES, SOON).await.context("while the fault lasts")?;
         tokio::time::sleep(self.lasts.saturating_sub(began.elapsed())).await;
         fault.shown(&self.members).await.context("while the fault lasts")?;
         history.killed(victim);
@@ -110,7 +110,7 @@ impl Trial {
         history.has_room(victim);
         let back = healed.elapsed();
         ensure!(self.members[victim].pid()? == pid, "another process");
-        self.pushes(PUSHES).await.context("after the fault")?;
+        self.clients.pushes(PUSHES, SOON).await.context("after the fault")?;
         crate::seen(
             "pressure",
             &format!(
@@ -119,13 +119,6 @@ impl Trial {
         );
         ensure!(resumed <= RESUME, "writes went on after {resumed:?} only");
         Ok(())
-    }
-
-    /// Waits until so many more pushes are acknowledged.
-    async fn pushes(&self, count: usize) -> Result<()> {
-        let pushes = || self.clients.history().events().pushes();
-        let goal = pushes() + count;
-        until("pushes to be acknowledged", SOON, || async { Ok((pushes() >= goal).then_some(())) }).await
     }
 
     /// Waits until the node is like the others again, takes bytes, and they know.

@@ -1,178 +1,30 @@
 //! What clients asked of a cluster while things were done to it, what they were answered and when, and
 //! whether all of those answers can be true.
 //!
-//! [`workload`] has the clients, [`check`] judges: each answer by itself, and all answers about one tag,
-//! manifest or blob together, as a linearizable register ([`register`]). Times are monotonic, from one
-//! clock: clients and checker are one process.
+//! [`client`] has the clients and [`workload`] what they know of the cluster. [`judge`] turns each answer into what
+//! it claims about tags, manifests, blobs and names; [`check`] asks whether all claims about one of them can be true
+//! together, as of a linearizable register ([`register`]) that anybody writes. Times are monotonic, from one clock:
+//! clients and checker are one process.
+//!
+//! What is said about several things at one moment is judged for each of them by itself: a list, for example, shows
+//! each tag as it was at some moment while the list was asked for, not all of them as they were at the same one.
+//! `tests/torn.rs` asks for that.
 
 pub mod check;
+pub mod client;
+mod judge;
+mod op;
 pub mod register;
+mod shared;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clawhub_types::Digest;
-use reqwest::StatusCode;
-use reqwest::header::HeaderMap;
+pub use op::{Condition, Key, Op, Outcome, Pushed, Record, Session, Thing};
 
-/// What an operation is about: there or not, and if there, of some content.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
-    /// A tag. Each has one writer.
-    Tag(String),
-    /// A manifest by its digest.
-    Manifest(Digest),
-    /// A blob.
-    Blob(Digest),
-}
-
-impl Key {
-    /// Its path below the repository.
-    pub fn path(&self) -> String {
-        match self {
-            Key::Tag(tag) => format!("manifests/{tag}"),
-            Key::Manifest(digest) => format!("manifests/{digest}"),
-            Key::Blob(digest) => format!("blobs/{digest}"),
-        }
-    }
-
-    /// What its bytes hash to, unless that can change.
-    pub fn digest(&self) -> Option<&Digest> {
-        match self {
-            Key::Tag(_) => None,
-            Key::Manifest(digest) | Key::Blob(digest) => Some(digest),
-        }
-    }
-}
-
-/// An upload session, which lives on the node that opened it.
-#[derive(Clone, Copy, Debug)]
-pub struct Session {
-    /// That node.
-    pub owner: usize,
-    /// When it was asked for.
-    pub opened: Duration,
-}
-
-/// What was asked. All of it in one repository.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// POST for an upload session.
-    Open,
-    /// PATCH of a session.
-    Append(Session),
-    /// PUT that closes a session, or POST of everything at once.
-    PutBlob(Digest, Option<Session>),
-    /// PUT of a manifest, all of whose blobs were acknowledged.
-    PutManifest {
-        /// The tag that it is put under.
-        tag: String,
-        /// What its bytes hash to.
-        digest: Digest,
-    },
-    /// DELETE of a tag.
-    DeleteTag(String),
-    /// GET.
-    Get(Key),
-    /// HEAD.
-    Head(Key),
-}
-
-impl Op {
-    /// The status that says that it was done.
-    pub fn success(&self) -> StatusCode {
-        match self {
-            Op::Open | Op::Append(_) | Op::DeleteTag(_) => StatusCode::ACCEPTED,
-            Op::PutBlob(..) | Op::PutManifest { .. } => StatusCode::CREATED,
-            Op::Get(_) | Op::Head(_) => StatusCode::OK,
-        }
-    }
-
-    /// Whether it goes through the log.
-    pub fn writes(&self) -> bool {
-        matches!(self, Op::PutBlob(..) | Op::PutManifest { .. } | Op::DeleteTag(_))
-    }
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// An answer, whole.
-    Answer {
-        /// Its status.
-        status: StatusCode,
-        /// Its headers.
-        headers: HeaderMap,
-        /// What the body hashes to, for a GET.
-        body: Option<Digest>,
-        /// The beginning of the body of a refusal.
-        text: String,
-    },
-    /// Nothing within the client's patience.
-    TimedOut,
-    /// No connection, or one that ended before the answer did.
-    Broken,
-}
-
-impl Outcome {
-    /// The status, if there was an answer.
-    pub fn status(&self) -> Option<StatusCode> {
-        match self {
-            Outcome::Answer { status, .. } => Some(*status),
-            Outcome::TimedOut | Outcome::Broken => None,
-        }
-    }
-}
-
-/// One operation with its outcome.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Who asked.
-    pub client: usize,
-    /// Which node.
-    pub node: usize,
-    /// What.
-    pub op: Op,
-    /// When the request began, from the start of the history.
-    pub asked: Duration,
-    /// When the last byte of the answer was there, or none could come any more.
-    pub answered: Duration,
-    /// What came.
-    pub outcome: Outcome,
-}
-
-impl Record {
-    /// Whether the answer says that it was done.
-    pub fn acknowledged(&self) -> bool {
-        self.outcome.status() == Some(self.op.success())
-    }
-
-    /// The kind of the outcome.
-    fn class(&self) -> String {
-        match &self.outcome {
-            Outcome::Answer { status, .. } if *status == self.op.success() => "success".into(),
-            Outcome::Answer { status, .. } => status.as_u16().to_string(),
-            Outcome::TimedOut => "time-out".into(),
-            Outcome::Broken => "no connection".into(),
-        }
-    }
-}
-
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Record { client, node, op, asked, answered, outcome } = self;
-        write!(f, "client {client}, node {node}, {asked:.3?} to {answered:.3?}: {op:?}: ")?;
-        match outcome {
-            Outcome::Answer { status, body: Some(body), .. } => write!(f, "{status}, {body}"),
-            Outcome::Answer { status, text, .. } => write!(f, "{status} {text}"),
-            Outcome::TimedOut => f.write_str("time-out"),
-            Outcome::Broken => f.write_str("no connection"),
-        }
-    }
-}
+use crate::content::Rng;
 
 /// The death of a node.
 #[derive(Clone, Copy, Debug)]
@@ -225,19 +77,33 @@ impl Events {
         counts
     }
 
-    /// Everything that every node must serve from now on, and the tags, which it must tell the truth about.
+    /// Everything that every node must tell the truth about from now on: what was acknowledged, and may have been
+    /// deleted since.
     pub fn promised(&self) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         for record in self.acknowledged() {
             match &record.op {
-                Op::PutBlob(digest, _) => keys.extend([Key::Blob(digest.clone())]),
-                Op::PutManifest { tag, digest } => {
-                    keys.extend([Key::Tag(tag.clone()), Key::Manifest(digest.clone())]);
+                Op::PutBlob { repo, digest, .. } | Op::Mount { to: repo, digest, .. } => {
+                    keys.insert(Key::blob(repo, digest));
+                }
+                Op::PutManifest { repo, tag, manifest, .. } => {
+                    keys.extend(tag.iter().map(|tag| Key::tag(repo, tag)));
+                    keys.insert(Key::manifest(repo, &manifest.digest));
                 }
                 _ => {}
             }
         }
         keys
+    }
+
+    /// What somebody has asked to be deleted by its digest.
+    pub fn doomed(&self) -> BTreeSet<Key> {
+        let deleted = |record: &Record| match &record.op {
+            Op::DeleteManifest { repo, digest } => Some(Key::manifest(repo, digest)),
+            Op::DeleteBlob { repo, digest } => Some(Key::blob(repo, digest)),
+            _ => None,
+        };
+        self.records.iter().filter_map(deleted).collect()
     }
 
     /// For each kill, how long until a write that began after it was acknowledged; `None` for never.
@@ -255,7 +121,7 @@ impl Events {
 pub struct History {
     start: Instant,
     events: Mutex<Events>,
-    /// Every tag, manifest and blob that anybody has begun to write, in order, for readers to pick from.
+    /// What anybody has begun to write, in order, for readers to pick from.
     names: Mutex<Vec<Key>>,
 }
 
@@ -302,17 +168,31 @@ impl History {
         self.locked().clone()
     }
 
+    /// How many manifests were acknowledged so far.
+    pub fn pushes(&self) -> usize {
+        self.locked().pushes()
+    }
+
     /// Makes a key known to readers.
     fn named(&self, key: Key) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        self.names().push(key);
+    }
+
+    /// How many keys were named.
+    fn count(&self) -> usize {
+        self.names().len()
     }
 
     /// Some key that was named, by preference one of the last ones.
-    fn pick(&self, rng: &mut crate::content::Rng) -> Option<Key> {
+    fn pick(&self, rng: &mut Rng) -> Option<Key> {
         const LATEST: usize = 24;
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names();
         let from = if rng.below(2) == 0 { names.len().saturating_sub(LATEST) } else { 0 };
         names.get(from + rng.below(names.len() - from)).cloned()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<Key>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked(&self) -> MutexGuard<'_, Events> {
