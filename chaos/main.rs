@@ -17,6 +17,7 @@ mod flood;
 mod kills;
 mod layouts;
 mod lead;
+mod overlap;
 mod pauses;
 mod power;
 mod pressure;

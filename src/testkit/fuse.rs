@@ -25,6 +25,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fuser::{BackgroundSession, Config, Session, SessionACL};
@@ -54,6 +55,8 @@ pub enum Fault {
     /// What needs space answers `ENOSPC`: new names, and every write, as where old data is not overwritten.
     /// `statfs` tells no free block. Removing, moving, cutting and fsync go on.
     Full,
+    /// Writing and fsync take so much longer, each by itself, and work.
+    Slow(Duration),
 }
 
 /// What an operation does, as far as faults tell operations apart.
@@ -76,7 +79,14 @@ impl Fault {
             (Fault::Io, _) | (Fault::WriteIo, Act::Write | Act::Sync) => Some(Errno::IO),
             (Fault::ReadOnly, Act::Write | Act::Make | Act::Change) => Some(Errno::ROFS),
             (Fault::Full, Act::Write | Act::Make) => Some(Errno::NOSPC),
-            (Fault::WriteIo | Fault::ReadOnly | Fault::Full, _) => None,
+            (Fault::WriteIo | Fault::ReadOnly | Fault::Full | Fault::Slow(_), _) => None,
+        }
+    }
+
+    fn delay(self, act: Act) -> Duration {
+        match (self, act) {
+            (Fault::Slow(delay), Act::Write | Act::Sync) => delay,
+            _ => Duration::ZERO,
         }
     }
 }
@@ -96,8 +106,11 @@ impl Faults {
             return Ok(());
         }
         let paths = paths();
-        let answer =
-            now.iter().filter(|(under, _)| lies(&paths, under)).find_map(|(_, fault)| fault.answer(act));
+        let met = || now.iter().filter(|(under, _)| lies(&paths, under)).map(|(_, fault)| fault);
+        let delay: Duration = met().map(|fault| fault.delay(act)).sum();
+        let answer = met().find_map(|fault| fault.answer(act));
+        drop(now);
+        std::thread::sleep(delay);
         let Some(errno) = answer else { return Ok(()) };
         self.failures.fetch_add(1, Ordering::Relaxed);
         Err(errno.into())

@@ -114,6 +114,19 @@ impl Net {
         (0..self.hosts).filter(|other| *other != host).try_for_each(|other| self.cut(host, other))
     }
 
+    /// Takes back an [`isolate`](Self::isolate) of this host; another one that is cut off stays so.
+    ///
+    /// # Errors
+    /// If a command fails, with what it said.
+    pub fn rejoin(&self, host: usize) -> Result<()> {
+        let hears = |host: usize, from: usize| {
+            run(&self.within(host, &format!("iptables -w -D INPUT -s {} -j DROP", self.ip(from))))
+        };
+        (0..self.hosts)
+            .filter(|other| *other != host)
+            .try_for_each(|other| hears(host, other).and(hears(other, host)))
+    }
+
     /// Makes every link whole again.
     ///
     /// # Errors

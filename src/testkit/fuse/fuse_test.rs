@@ -328,3 +328,26 @@ fn a_database_lives_on_it_and_notices() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_slow_disk_works_and_takes_its_time() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(120);
+    let Some(place) = Place::new()? else { return Ok(()) };
+    fs::create_dir(place.at("slow"))?;
+    let [slow, other] = ["slow/file", "file"].map(|name| place.at(name));
+    place.faulty.fail("slow", Fault::Slow(DELAY));
+    let took = |path: &Path| -> Result<Duration> {
+        let began = std::time::Instant::now();
+        let mut file = File::create(path)?;
+        file.write_all(b"written")?;
+        file.sync_all()?;
+        Ok(began.elapsed())
+    };
+    assert!(took(&slow)? >= 2 * DELAY, "one for the write, one for the fsync");
+    assert!(took(&other)? < DELAY, "it is elsewhere");
+    place.faulty.heal();
+    assert!(took(&slow)? < DELAY);
+    assert_eq!(fs::read(place.below("slow/file"))?, b"written");
+    assert_eq!(place.faulty.failures(), 0);
+    Ok(())
+}
