@@ -124,7 +124,7 @@ async fn breaks(how: impl FnOnce(&Device, &Device)) {
     assert_eq!(reason.corrupt, corrupt, "{reason}");
     let status = node.status();
     assert_eq!((status.role, status.fault), (Role::Stopped, Some(reason)));
-    assert!(node.barrier().await.is_err() || cfg!(feature = "unsafe-local-reads"));
+    assert!(node.barrier().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

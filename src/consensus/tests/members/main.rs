@@ -1,7 +1,6 @@
 //! Three members with everything real: RocksDB, the flush thread, mutual TLS, gRPC.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "these tests run on tokio")]
-#![cfg(not(feature = "unsafe-local-reads"))]
 
 mod node;
 

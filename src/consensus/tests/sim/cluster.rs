@@ -1,7 +1,8 @@
-//! Three simulated nodes with everything real but clock, network and disk.
+//! Simulated nodes with everything real but clock, network and disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawhub_consensus::{Consensus, Execution, Profile, Settings, StateStore, Who};
@@ -16,11 +17,35 @@ use tempfile::TempDir;
 use crate::disk::Disk;
 use crate::net::{Net, Node};
 
+/// The first three, which vote in every shape.
 pub(crate) const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 const WAIT: Duration = Duration::from_secs(10);
 
+/// Who takes part. All have the state and, so far as the cluster knows, blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Those that vote from the beginning, the first nodes.
+    pub(crate) voters: usize,
+    /// Those after them, which get a vote while faults go on.
+    pub(crate) later: usize,
+    /// The last ones, which never do.
+    pub(crate) learners: usize,
+}
+
+impl Shape {
+    pub(crate) const THREE: Shape = Shape { voters: 3, later: 0, learners: 0 };
+    pub(crate) const FIVE: Shape = Shape { voters: 5, later: 0, learners: 1 };
+    pub(crate) const GROWING: Shape = Shape { voters: 3, later: 2, learners: 0 };
+    pub(crate) const ALL: [Shape; 3] = [Shape::THREE, Shape::FIVE, Shape::GROWING];
+}
+
 pub(crate) struct Cluster {
     pub(crate) net: Arc<Net>,
+    /// Every node, whether it runs or not.
+    pub(crate) ids: Vec<NodeId>,
+    shape: Shape,
+    /// Whether those that get a vote later are to have it by now.
+    grown: AtomicBool,
     dir: TempDir,
     disks: BTreeMap<NodeId, Arc<Disk>>,
     /// Those that run.
@@ -42,15 +67,26 @@ fn spec(id: NodeId) -> NodeSpec {
 }
 
 impl Cluster {
+    /// Three voters.
     pub(crate) fn new(snapshot_interval: u64) -> Arc<Cluster> {
         Cluster::of(Profile::Lan, snapshot_interval)
     }
 
+    /// The same with another profile.
     pub(crate) fn of(profile: Profile, snapshot_interval: u64) -> Arc<Cluster> {
+        Cluster::shaped(Shape::THREE, profile, snapshot_interval)
+    }
+
+    pub(crate) fn shaped(shape: Shape, profile: Profile, snapshot_interval: u64) -> Arc<Cluster> {
+        let count = u64::try_from(shape.voters + shape.later + shape.learners).unwrap();
+        let ids: Vec<NodeId> = (1..=count).map(NodeId).collect();
         Arc::new(Cluster {
             net: Arc::default(),
+            shape,
+            grown: AtomicBool::new(false),
             dir: tempfile::tempdir().unwrap(),
-            disks: NODES.iter().map(|id| (*id, Arc::default())).collect(),
+            disks: ids.iter().map(|id| (*id, Arc::default())).collect(),
+            ids,
             nodes: Mutex::default(),
             boots: Mutex::new(0),
             snapshot_interval,
@@ -98,7 +134,12 @@ impl Cluster {
     }
 
     pub(crate) fn dead(&self) -> Vec<NodeId> {
-        NODES.into_iter().filter(|id| !self.nodes.lock().contains_key(id)).collect()
+        self.ids.iter().copied().filter(|id| !self.nodes.lock().contains_key(id)).collect()
+    }
+
+    /// So many nodes may stay away, and the others still have a majority.
+    pub(crate) fn spare(&self) -> usize {
+        (self.shape.voters - 1) / 2
     }
 
     /// The node that runs, leads, and says so.
@@ -107,9 +148,15 @@ impl Cluster {
         nodes.iter().find(|(id, node)| node.status().leader == Some(**id)).map(|(id, _)| *id)
     }
 
-    /// One node, then three.
+    /// Those that are to vote by now.
+    pub(crate) fn voters(&self) -> &[NodeId] {
+        let later = if self.grown.load(Ordering::Relaxed) { self.shape.later } else { 0 };
+        &self.ids[..self.shape.voters + later]
+    }
+
+    /// One node, then all.
     pub(crate) async fn form(&self) {
-        let first = NODES[0];
+        let first = self.ids[0];
         self.start(first).await;
         let node = self.node(first).unwrap();
         node.initialize().await.unwrap();
@@ -117,12 +164,12 @@ impl Cluster {
             cluster: ClusterId([7; 16]),
             ca_cert: vec![1],
             ca_key_sealed: vec![2],
-            durability: Durability::Local,
+            durability: Durability::Zone,
             node: spec(first),
         };
         let reply = self.system(&node, init).await;
         assert_eq!(reply, Reply::Cluster(ClusterReply::Joined(first)));
-        for id in &NODES[1..] {
+        for id in &self.ids[1..] {
             let token = [u8::try_from(id.0).unwrap() + 100; 32];
             self.system(&node, ClusterCmd::TokenCreate { hash: token, ttl: 60_000 }).await;
             let reply = self.system(&node, ClusterCmd::Join { token, node: spec(*id) }).await;
@@ -130,11 +177,22 @@ impl Cluster {
             self.start(*id).await;
             // Asked of the newcomer's neighbour or of the leader: any node passes it on.
             node.membership().add_learner(*id, WAIT).await.unwrap();
-            node.membership().promote(*id, WAIT).await.unwrap();
+            if self.voters().contains(id) {
+                node.membership().promote(*id, WAIT).await.unwrap();
+            }
         }
     }
 
-    /// Makes a voter of a node that may have been removed. Asked of another one: nobody tells the removed
+    /// Those that get a vote later get it now, one after the other, each by a joint change that anybody may have
+    /// to end.
+    pub(crate) async fn grow(&self) {
+        self.grown.store(true, Ordering::Relaxed);
+        for id in &self.ids[self.shape.voters..][..self.shape.later] {
+            self.restore(*id).await;
+        }
+    }
+
+    /// Gives a node that may have been removed its part again. Asked of another one: nobody tells the removed
     /// who leads.
     pub(crate) async fn restore(&self, id: NodeId) {
         for _ in 0..20 {
@@ -144,7 +202,7 @@ impl Cluster {
                 continue;
             };
             if node.membership().add_learner(id, WAIT).await.is_ok()
-                && node.membership().promote(id, WAIT).await.is_ok()
+                && (!self.voters().contains(&id) || node.membership().promote(id, WAIT).await.is_ok())
             {
                 return;
             }
@@ -155,6 +213,15 @@ impl Cluster {
     pub(crate) fn installed(&self, id: NodeId) -> u64 {
         let current = std::fs::read_to_string(self.dir.path().join(id.to_string()).join("CURRENT"));
         current.unwrap().trim().parse::<u64>().unwrap() - 1
+    }
+
+    /// Ends every node.
+    pub(crate) async fn shut_down(&self) {
+        for id in &self.ids {
+            if let Some(node) = self.node(*id) {
+                node.shutdown().await;
+            }
+        }
     }
 
     async fn system(&self, node: &Node, cmd: ClusterCmd) -> Reply {

@@ -1,6 +1,5 @@
 //! Long ways: leadership stays where it is for as long as a profile says that it does, and reads take what the way
 //! takes.
-#![cfg(not(feature = "unsafe-local-reads"))]
 
 use std::sync::Arc;
 use std::time::Duration;

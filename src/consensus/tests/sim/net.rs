@@ -18,6 +18,10 @@ use rand::RngExt;
 
 pub(crate) type Node = Consensus<SimRuntime>;
 
+/// One question of so many is delivered twice,
+const REPEATED: u32 = 40;
+/// and the second time within this.
+const LATE_MS: u64 = 3_000;
 /// How long a message takes that does not get there, until its sender notices.
 const NOTICED: Duration = Duration::from_millis(150);
 
@@ -33,6 +37,11 @@ struct Inner {
     lives: u64,
     /// Directed links that carry nothing.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Pieces of snapshots that are to arrive damaged.
+    damage: u32,
+    /// Whether some questions are delivered twice, and how many were.
+    repeats: bool,
+    repeated: u64,
     /// What this node forwards stays on the way.
     held: Option<NodeId>,
     /// How far everybody is from everybody, if not near.
@@ -82,6 +91,40 @@ impl Net {
         self.inner.lock().held = from;
     }
 
+    /// The next so many pieces of snapshots arrive damaged.
+    pub(crate) fn damage(&self, pieces: u32) {
+        self.inner.lock().damage = pieces;
+    }
+
+    /// How many of them have not come yet.
+    pub(crate) fn undamaged(&self) -> u32 {
+        self.inner.lock().damage
+    }
+
+    /// From now on some questions are delivered twice.
+    pub(crate) fn repeat(&self) {
+        self.inner.lock().repeats = true;
+    }
+
+    /// How many questions were delivered twice.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.inner.lock().repeated
+    }
+
+    fn perhaps_damaged(&self, part: SnapshotPart) -> SnapshotPart {
+        let mut inner = self.inner.lock();
+        match part {
+            SnapshotPart::Data { file, offset, bytes } if inner.damage > 0 && !bytes.is_empty() => {
+                inner.damage -= 1;
+                let mut bytes = bytes.to_vec();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                SnapshotPart::Data { file, offset, bytes: bytes.into() }
+            }
+            part => part,
+        }
+    }
+
     pub(crate) fn heal(&self) {
         self.inner.lock().cut.clear();
     }
@@ -118,8 +161,39 @@ impl Link {
         }
     }
 
-    /// Delivers a question and its answer, each with a delay, each perhaps not.
+    /// Delivers a question and its answer. Now and then the question arrives once more, perhaps much later, and
+    /// nobody hears the second answer.
     fn call<T: Send + 'static>(
+        &self,
+        to: NodeId,
+        ask: impl Fn(Node) -> BoxFuture<'static, Result<T, ServeError>> + Clone + Send + 'static,
+    ) -> Reply<T> {
+        if self.net.inner.lock().repeats && SimRuntime::thread_rng().random_range(0..REPEATED) == 0 {
+            self.again(to, ask.clone());
+        }
+        self.once(to, ask)
+    }
+
+    fn again<T: Send + 'static>(
+        &self,
+        to: NodeId,
+        ask: impl Fn(Node) -> BoxFuture<'static, Result<T, ServeError>> + Send + 'static,
+    ) {
+        let net = Arc::clone(&self.net);
+        drop(SimRuntime::spawn(async move {
+            let late = SimRuntime::thread_rng().random_range(0..LATE_MS);
+            SimRuntime::sleep(Duration::from_millis(late)).await;
+            // Who asked may have died since: what it sent is on its way all the same.
+            let node = net.inner.lock().nodes.get(&to).map(|(_, node)| node.clone());
+            if let Some(node) = node {
+                net.inner.lock().repeated += 1;
+                drop(ask(node).await);
+            }
+        }));
+    }
+
+    /// Delivers a question and its answer, each with a delay, each perhaps not.
+    fn once<T: Send + 'static>(
         &self,
         to: NodeId,
         ask: impl FnOnce(Node) -> BoxFuture<'static, Result<T, ServeError>> + Send + 'static,
@@ -220,16 +294,24 @@ impl Transport for Link {
     }
 
     fn vote(&self, to: NodeId, request: VoteRequest, pre: bool) -> Reply<VoteReply> {
-        self.call(to, move |node| async move { node.rpc().vote(request, pre).await }.boxed())
+        self.call(to, move |node| {
+            let request = request.clone();
+            async move { node.rpc().vote(request, pre).await }.boxed()
+        })
     }
 
     fn transfer(&self, to: NodeId, request: TransferRequest) -> Reply<bool> {
-        self.call(to, move |node| async move { node.rpc().transfer(request).await }.boxed())
+        self.call(to, move |node| {
+            let request = request.clone();
+            async move { node.rpc().transfer(request).await }.boxed()
+        })
     }
 
     fn snapshot(&self, to: NodeId, parts: BoxStream<'static, SnapshotPart>) -> Reply<SnapshotReply> {
-        let parts = carry(self.copy(), to, parts);
-        self.call(to, move |node| async move { node.rpc().snapshot(parts).await }.boxed())
+        let net = Arc::clone(&self.net);
+        let parts = carry(self.copy(), to, parts.map(move |part| net.perhaps_damaged(part)).boxed());
+        // Not repeated: a transfer that comes again is another one.
+        self.once(to, move |node| async move { node.rpc().snapshot(parts).await }.boxed())
     }
 
     fn forward(&self, to: NodeId, request: ForwardRequest) -> Reply<ForwardReply> {
@@ -245,15 +327,22 @@ impl Transport for Link {
             });
             return async move { late.await.unwrap() }.boxed();
         }
-        self.call(to, move |node| async move { Ok(node.rpc().forward(from, request).await) }.boxed())
+        self.call(to, move |node| {
+            let request = request.clone();
+            async move { Ok(node.rpc().forward(from, request).await) }.boxed()
+        })
     }
 
     fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
         let from = self.me;
-        self.call(to, move |node| async move { Ok(node.rpc().read_index(from, request).await) }.boxed())
+        self.call(to, move |node| {
+            let request = request.clone();
+            async move { Ok(node.rpc().read_index(from, request).await) }.boxed()
+        })
     }
 
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
-        self.call(to, move |node| async move { Ok(node.rpc().change(change, ttl).await) }.boxed())
+        // Not repeated: a removal that comes once more after the node has returned removes it, and rightly.
+        self.once(to, move |node| async move { Ok(node.rpc().change(change, ttl).await) }.boxed())
     }
 }

@@ -29,7 +29,6 @@ fn vote(node: &Node) -> Ballot {
 }
 
 #[test]
-#[cfg(not(feature = "unsafe-local-reads"))]
 fn a_deposed_leader_is_confirmed_by_nobody_who_knows_better() {
     SimRuntime::with_seed(1).block_on(async {
         let cluster = Cluster::new(1_000);

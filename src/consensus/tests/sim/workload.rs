@@ -14,11 +14,12 @@ use openraft_rt_sim::SimRuntime;
 use parking_lot::Mutex;
 use rand::RngExt;
 
+use crate::blobs::Blobs;
 use crate::cluster::Cluster;
 use crate::net::Node;
 
 /// How long a client waits for a write.
-const WAIT: Duration = Duration::from_secs(3);
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) fn repo() -> RepoName {
     "team/app".parse().unwrap()
@@ -56,32 +57,43 @@ pub(crate) struct History {
 pub(crate) struct Workload {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) history: Arc<Mutex<History>>,
+    pub(crate) blobs: Arc<Mutex<Blobs>>,
     pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Workload {
     pub(crate) fn new(cluster: &Arc<Cluster>) -> Workload {
-        Workload { cluster: Arc::clone(cluster), history: Arc::default(), stop: Arc::default() }
+        Workload {
+            cluster: Arc::clone(cluster),
+            history: Arc::default(),
+            blobs: Arc::default(),
+            stop: Arc::default(),
+        }
     }
 
-    fn running(&self) -> bool {
+    pub(crate) fn running(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    fn any(&self) -> Option<(NodeId, Node)> {
+    pub(crate) fn any(&self) -> Option<(NodeId, Node)> {
         let nodes = self.cluster.running();
         let id = *nodes.get(SimRuntime::thread_rng().random_range(0..nodes.len().max(1)))?;
         self.cluster.node(id).map(|node| (id, node))
     }
 
-    async fn pause(&self) {
+    /// Writes down that a promise was broken.
+    pub(crate) fn broke(&self, how: String) {
+        self.history.lock().broken.push(how);
+    }
+
+    pub(crate) async fn pause(&self) {
         let ms = SimRuntime::thread_rng().random_range(1..40);
         SimRuntime::sleep(Duration::from_millis(ms)).await;
     }
 
-    /// Moves a tag from version to version, each move on condition that the one before it was the last.
-    /// A second application of any of them would be refused, and so be found. After an unknown outcome
-    /// it goes on with a fresh tag.
+    /// Moves a tag from version to version. Of every other writer each move is on condition that the one before
+    /// it was the last: a second application would be refused, and so be found. A second one of the others'
+    /// moves would take the tag back. After an unknown outcome it goes on with a fresh tag.
     pub(crate) async fn write(self, writer: u64) {
         let (mut series, mut next, mut last) = (0, 1, None);
         while self.running() {
@@ -91,9 +103,13 @@ impl Workload {
             };
             let tag: Tag = format!("w{writer}-{series}").parse().unwrap();
             let moved = digest(writer, series, next);
-            let cmd = put(&moved, &tag, last.clone());
-            let client = Who { actor: Actor::anonymous(), access: AccessRevisions::default() };
-            match node.propose(cmd, client, WAIT).await {
+            let condition = match &last {
+                _ if writer % 2 == 1 => Condition::Any,
+                Some(last) => Condition::Matches(vec![Digest::clone(last)]),
+                None => Condition::Absent,
+            };
+            let cmd = put(&moved, &tag, condition);
+            match node.propose(cmd, client(), WAIT).await {
                 Ok(committed) => {
                     let mut history = self.history.lock();
                     history.acknowledged.insert(tag, next);
@@ -140,7 +156,12 @@ impl Workload {
     }
 }
 
-fn put(digest: &Digest, tag: &Tag, last: Option<Digest>) -> Command {
+/// In whose name clients ask.
+pub(crate) fn client() -> Who {
+    Who { actor: Actor::anonymous(), access: AccessRevisions::default() }
+}
+
+fn put(digest: &Digest, tag: &Tag, condition: Condition) -> Command {
     let bytes = digest.as_bytes().to_vec();
     Command::Artifact(ArtifactCmd::Put {
         repo: repo(),
@@ -156,12 +177,12 @@ fn put(digest: &Digest, tag: &Tag, last: Option<Digest>) -> Command {
         },
         body: Body::Inline(bytes),
         tags: vec![tag.clone()],
-        condition: last.map_or(Condition::Absent, |last| Condition::Matches(vec![last])),
+        condition,
     })
 }
 
 /// The version a tag has in a node's own state, 0 if it has none; `None` if the node just died.
-fn look(node: &Node, tag: &Tag) -> Option<u64> {
+pub(crate) fn look(node: &Node, tag: &Tag) -> Option<u64> {
     let state = node.state();
     let view = View::new(&*state);
     let Some(repo) = view.project().repo(&repo()).ok()? else { return Some(0) };
