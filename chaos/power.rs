@@ -2,9 +2,8 @@
 //! acknowledged before, during and after is there afterwards, byte for byte, through every node.
 //!
 //! Half of the cuts hit every node at once: of one node alone the others still have everything, so only
-//! then does it show who answered before the fsync. Both mistakes that this is about can be built in,
-//! `--features unsafe-no-fsync` and `--features unsafe-early-receipts`, and the run must then fail. The
-//! second is the subtle one: Raft's fsync of the log commits the file system's journal, which has the names
+//! then does it show who answered before the fsync. Both mistakes that this is about can be made on purpose,
+//! by the mutants `no-fsync` and `early-receipts`, and the run must then fail. The second is the subtle one: Raft's fsync of the log commits the file system's journal, which has the names
 //! of all new files, though nobody has fsynced them. Not their bytes: ext4 gives a file its blocks when it
 //! writes it back, five to thirty seconds later, and until then the journal knows of an empty file. So what
 //! was pushed shortly before a cut tells, and the load never pauses. What was written past the page cache

@@ -21,6 +21,7 @@ use crate::source::{complain, files, root, shown, sources};
 const LAYERS: &[(&str, u32)] = &[
     ("clawhub-types", 0),
     ("clawhub-wire", 0),
+    ("clawhub-mutant", 0),
     ("clawhub-durable", 0),
     ("clawhub-relay", 0),
     ("clawhub-reconcile", 1),
@@ -49,8 +50,11 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// Neighbours that may import each other, one way: (who, whom).
-const SIDEWAYS: &[(&str, &str)] =
-    &[("clawhub-wire", "clawhub-types"), ("clawhub-replicate", "clawhub-liveness")];
+const SIDEWAYS: &[(&str, &str)] = &[
+    ("clawhub-wire", "clawhub-types"),
+    ("clawhub-durable", "clawhub-mutant"),
+    ("clawhub-replicate", "clawhub-liveness"),
+];
 
 /// The command line speaks to nodes over a socket and may know nothing of how they work. It reads the file that
 /// a node is started with, as the node does.

@@ -90,7 +90,7 @@ fn ballot(leader: LeaderId) -> Ballot {
 impl<R: AsyncRuntime> Consensus<R> {
     /// What this node found on its disk when it started. A build that does not sync has nothing to answer for.
     pub fn found(&self) -> LogMark {
-        if cfg!(feature = "unsafe-no-fsync") {
+        if clawhub_mutant::Mutant::NoFsync.breaks() {
             return LogMark { term: u64::MAX, index: u64::MAX };
         }
         self.shared.found

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use clawhub_mutant::Mutant;
 use clawhub_state::View;
 use clawhub_types::NodeId;
 use futures::channel::oneshot;
@@ -124,10 +125,9 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// [`Unavailable`] if there is no quorum, or this node is too far behind, for as long as the profile
     /// waits.
     ///
-    /// A build with the feature `unsafe-local-reads` returns at once without asking anybody: what is
-    /// read then may be stale. It exists to show that tests for stale reads can fail.
+    /// The mutant `local-reads` returns at once without asking anybody.
     pub async fn barrier(&self) -> Result<u64, Unavailable> {
-        if cfg!(feature = "unsafe-local-reads") {
+        if Mutant::LocalReads.breaks() {
             return Ok(self.status().applied);
         }
         self.takes_part()?;
@@ -218,7 +218,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         let look = move |state: &RaftState<Types<R>>| {
             let mine = state.vote_ref();
             let leads = state.server_state == ServerState::Leader && mine.committed;
-            let agreed = mine.leader_id.node_id == me && mine.leader_id == vote.leader_id;
+            let same = mine.leader_id == vote.leader_id || Mutant::AnyLeader.breaks();
+            let agreed = mine.leader_id.node_id == me && same;
             let configs = state.membership_state.effective().get_joint_config();
             let quorum = configs.iter().all(|voters| {
                 let confirmed = voters.iter().filter(|id| **id == me || **id == from.0).count();

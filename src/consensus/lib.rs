@@ -19,13 +19,6 @@
 //! arriving. Every wait ends with the caller's time
 //! or the profile's.
 
-#[cfg(all(feature = "unsafe-local-reads", not(debug_assertions)))]
-compile_error!("unsafe-local-reads is for test builds: with it every read may be stale");
-#[cfg(all(feature = "unsafe-no-fsync", not(debug_assertions)))]
-compile_error!("unsafe-no-fsync is for test builds: with it a power cut loses what was acknowledged");
-#[cfg(all(feature = "unsafe-early-receipts", not(debug_assertions)))]
-compile_error!("unsafe-early-receipts is for test builds: with it a power cut loses acknowledged blobs");
-
 mod acknowledged;
 mod arrival;
 mod barrier;
@@ -184,16 +177,13 @@ struct Shared<R: AsyncRuntime> {
     stopping: AtomicBool,
 }
 
-/// Says at start which promise this build does not keep, if there is one.
+/// Says at start which rule this process breaks, if it is a mutant.
 fn confess() {
-    if cfg!(feature = "unsafe-local-reads") {
-        tracing::error!("built with unsafe-local-reads: reads are not linearizable");
-    }
-    if cfg!(feature = "unsafe-no-fsync") {
-        tracing::error!("built with unsafe-no-fsync: a power cut loses what was acknowledged");
-    }
-    if cfg!(feature = "unsafe-early-receipts") {
-        tracing::error!("built with unsafe-early-receipts: a power cut loses acknowledged blobs");
+    if let Some(mutant) = clawhub_mutant::named() {
+        tracing::error!(
+            mutant = mutant.name(),
+            "this is a mutant: it breaks a promise, and is for tests alone"
+        );
     }
 }
 

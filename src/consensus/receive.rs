@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_durable as durable;
+use clawhub_mutant::Mutant;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::async_runtime::AsyncRuntime;
@@ -162,7 +163,7 @@ impl Incoming {
     fn complete(&mut self) -> Result<(), NotTaken> {
         let Some(UnderWay { index, file, hasher, .. }) = self.under_way.take() else { return Ok(()) };
         let entry = &self.manifest.files[index];
-        if *hasher.finalize().as_bytes() != entry.hash {
+        if *hasher.finalize().as_bytes() != entry.hash && !Mutant::UncheckedFiles.breaks() {
             return Err(NotTaken::Damaged(format!("{} arrived damaged", entry.name)));
         }
         file.sync_all()?;

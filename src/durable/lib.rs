@@ -1,8 +1,8 @@
 //! What several crates need to keep something on a disk: files that are replaced whole, names that outlive a
 //! power cut, blocking work beside a runtime, and the wall clock.
 //!
-//! The crate owns no state and no file; a crash loses nothing of its own. It is the only place that obeys the
-//! features `unsafe-no-fsync` and `unsafe-early-receipts` (see [`promised`]).
+//! The crate owns no state and no file; a crash loses nothing of its own. It is the only place that leaves
+//! fsyncs out if a test build is told to (see [`promised`]).
 
 mod clock;
 mod files;

@@ -19,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 
 use clawhub_kv::{Batch, Kv};
+use clawhub_mutant::Mutant;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::Mutex;
@@ -169,6 +170,9 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore {
         let mut batch = Batch::default();
         batch.put(VOTE, record::encode_vote(vote));
         self.write(batch)?;
+        if Mutant::UnsyncedVote.breaks() {
+            return Ok(());
+        }
         // Behind the entries written before it, never ahead of them.
         self.inner.flusher.wait().await
     }
