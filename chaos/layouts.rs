@@ -96,10 +96,10 @@ impl Pushers {
         lock(&self.acknowledged).len()
     }
 
-    /// Waits until more was acknowledged than is now.
-    async fn go_on(&self) -> Result<()> {
-        let before = self.count();
-        until("pushes to be taken", SOON, || async { Ok((self.count() > before).then_some(())) }).await
+    /// Waits until so many more are acknowledged than are now.
+    async fn go_on(&self, more: usize) -> Result<()> {
+        let wanted = self.count() + more;
+        until("pushes to be taken", SOON, || async { Ok((self.count() >= wanted).then_some(())) }).await
     }
 
     async fn stop(&mut self) -> Acknowledged {
@@ -137,8 +137,9 @@ async fn drill(layout: &Layout) -> Result<()> {
     ensure!(pushers.count() == 0, "acknowledged without the missing vote: {:?}", lock(&pushers.acknowledged));
 
     let (mut witness, began) = (add(layout, home.path(), &members, 8).await?, Instant::now());
-    pushers.go_on().await?;
+    pushers.go_on(1).await?;
     let took = began.elapsed();
+    pushers.go_on(20).await?;
     let gone = witness.admin(&["status"])?["node"].as_u64().context("an id")?;
     members[0].admin(&["remove", "--force", &gone.to_string()])?;
     witness.ended(SOON)?;
@@ -149,7 +150,7 @@ async fn drill(layout: &Layout) -> Result<()> {
     ensure!(after <= before + clients, "{} acknowledged after the vote was taken away", after - before);
 
     let _witness = add(layout, home.path(), &members, 9).await?;
-    pushers.go_on().await?;
+    pushers.go_on(20).await?;
     let heavy = heaviest(layout, &members);
     let (lost, left): (Vec<_>, Vec<_>) = members.iter_mut().partition(|m| layout.together(&m.spec, &heavy));
     for member in lost {

@@ -220,6 +220,7 @@ fn child_dies_on_the_way() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a real process is waited for")]
 fn a_kill_at_any_moment_leaves_a_node_that_can_be_sent_the_same_again() {
     for moment in MOMENTS {
         let two = Two::new();

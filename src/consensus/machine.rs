@@ -102,8 +102,11 @@ impl<R: AsyncRuntime> StateMachine<R> {
     }
 }
 
+/// The last entry that was applied, and the last membership at or before it with the place of its own entry.
+pub(crate) type Position = (Option<LogPos>, Option<(LogPos, Membership)>);
+
 /// What a machine has applied, and the membership that it was told last.
-pub(crate) fn applied(machine: &Machine) -> io::Result<(Option<LogPos>, Option<(LogPos, Membership)>)> {
+pub(crate) fn applied(machine: &Machine) -> io::Result<Position> {
     let (last, membership) = machine.applied().map_err(fault)?;
     let membership = membership.map(|(pos, membership)| (pos, types::membership(membership)));
     Ok((last, membership))
@@ -194,7 +197,11 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         self.machine = files::blocking::<R, _>(self.execution, work).await?;
         // The machine before was the last to need the state before, but for those who are reading.
         let store = self.store.clone();
-        files::blocking::<R, _>(self.execution, move || Ok(store.sweep())).await
+        let sweep = move || {
+            store.sweep();
+            Ok(())
+        };
+        files::blocking::<R, _>(self.execution, sweep).await
     }
 
     async fn get_current_snapshot(

@@ -35,7 +35,8 @@ fn the_layouts_of_the_documentation() {
 #[test]
 fn every_set_of_voters_against_the_definition() {
     let layout = layout(&["eu/a", "eu/a", "eu/b", "us/a", "us/b!", "ap/a"]);
-    for set in 0..64_u64 {
+    // Nobody is another case.
+    for set in 1..64_u64 {
         let voters: Vec<_> = (1..=6).filter(|id| set & (1 << (id - 1)) != 0).map(NodeId).collect();
         for durability in [Zone, Region] {
             let same = |a: NodeId, b: NodeId| {
@@ -46,7 +47,7 @@ fn every_set_of_voters_against_the_definition() {
                 |lost: NodeId| voters.iter().filter(|id| !same(**id, lost)).count() * 2 > voters.len();
             let expected = voters.iter().all(|lost| outlives(*lost));
             assert_eq!(
-                covered(durability, &[voters.clone()], &layout).is_ok(),
+                covered(durability, std::slice::from_ref(&voters), &layout).is_ok(),
                 expected,
                 "{durability} {voters:?}"
             );

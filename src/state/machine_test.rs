@@ -414,7 +414,7 @@ fn random_logs_reach_every_part() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut replies = BTreeSet::new();
-    for _ in 0..240 {
+    for _ in 0..720 {
         let log = log().new_tree(&mut runner).unwrap().current();
         let mut machine = Machine::open(Arc::new(MemoryKv::new())).unwrap();
         for outcome in apply_in_batches(&mut machine, &log, &[7]).into_iter().flatten() {
@@ -437,6 +437,8 @@ fn random_logs_reach_every_part() {
         "NameTaken",
         "KeyTaken",
         "StaleBoot",
+        "Forgetful",
+        "Uncovered",
         "TooFewDomains",
         "RootShort",
         "NameUnknown",

@@ -1,4 +1,5 @@
 //! What the relay does, measured from outside: real sockets before it and behind it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -335,6 +335,7 @@ fn uncovered(rejected: Rejected) -> bool {
 #[test]
 fn nothing_is_linked_while_the_votes_outlive_less_than_the_copies() {
     let mut world = World::new(Durability::Zone, &["eu/a", "eu/b", "eu/c", "eu/a"]);
+    world.votes(&[&[1, 2, 3]]);
     set_policy(&mut world, "l", policy(Some(Durability::Local), None, false));
     world.blob("a/b", 1, &[1, 2]);
     let mount = || BlobCmd::Mount { from: repo("a/b"), to: repo("c/d"), digest: digest(1) };

@@ -244,6 +244,7 @@ impl Op {
 
 /// What came back.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every outcome is the large one")]
 pub enum Outcome {
     /// An answer, whole.
     Answer {

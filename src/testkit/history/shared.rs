@@ -42,7 +42,7 @@ impl Blob {
         let mut content = Rng::new(0x5a17 + number as u64);
         let len = 2000 + content.below(30_000);
         let bytes = Bytes::from(content.bytes(len));
-        let digest = if number % BLOBS == 0 { sha512(&bytes) } else { sha256(&bytes) };
+        let digest = if number.is_multiple_of(BLOBS) { sha512(&bytes) } else { sha256(&bytes) };
         Blob { digest, bytes }
     }
 }

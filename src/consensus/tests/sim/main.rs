@@ -139,7 +139,7 @@ fn fault(cluster: &Arc<Cluster>, what: usize) -> Option<Task> {
         (0..33, Some(leader)) => cluster.kill(leader),
         (33..43, _) => cluster.kill(some),
         (43..47, _) => ids.iter().for_each(|id| cluster.kill(*id)),
-        (47..65, Some(leader)) => isolate(cluster, leader, what % 2 == 0),
+        (47..65, Some(leader)) => isolate(cluster, leader, what.is_multiple_of(2)),
         (65..73, _) => isolate(cluster, some, false),
         (73..80, _) => split(cluster, what % 2),
         (80..90, Some(leader)) => {

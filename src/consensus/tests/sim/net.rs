@@ -335,10 +335,7 @@ impl Transport for Link {
 
     fn read_index(&self, to: NodeId, request: ReadIndexRequest) -> Reply<ReadIndexReply> {
         let from = self.me;
-        self.call(to, move |node| {
-            let request = request.clone();
-            async move { Ok(node.rpc().read_index(from, request).await) }.boxed()
-        })
+        self.call(to, move |node| async move { Ok(node.rpc().read_index(from, request).await) }.boxed())
     }
 
     fn change(&self, to: NodeId, change: Change, ttl: Duration) -> Reply<ChangeReply> {
