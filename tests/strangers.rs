@@ -1,5 +1,6 @@
 //! Strangers that take what they can of a node, in one way each: everybody else is served.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,9 +18,12 @@ const SOON: Duration = Duration::from_secs(15);
 /// The tests take a node's connections, each all of them.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-async fn flooded(number: usize) -> Result<Node> {
+/// A node, and the cluster, which lives as long as somebody has it.
+async fn flooded(number: usize) -> Result<(Arc<Cluster>, Node)> {
     process::raise_descriptors();
-    Cluster::shared().await?.nodes()?.into_iter().nth(number).context("no such node")
+    let cluster = Cluster::shared().await?;
+    let node = cluster.nodes()?.into_iter().nth(number).context("no such node")?;
+    Ok((cluster, node))
 }
 
 /// Opens connections that each send this much of a request.
@@ -56,7 +60,7 @@ async fn push_and_pull(node: &Node, name: &str) -> Result<()> {
 #[tokio::test]
 async fn idle_connections_shut_nobody_out() -> Result<()> {
     let _turn = TURN.lock().await;
-    let node = flooded(0).await?;
+    let (_cluster, node) = flooded(0).await?;
     let _idle = strangers(&node, 1100, "").await?;
     ensure!(ask(&node, "/healthz").await?.starts_with("HTTP/1.1 200 "));
     push_and_pull(&node, "strangers/idle").await
@@ -65,7 +69,7 @@ async fn idle_connections_shut_nobody_out() -> Result<()> {
 #[tokio::test]
 async fn slow_uploads_hold_up_no_other() -> Result<()> {
     let _turn = TURN.lock().await;
-    let node = flooded(1).await?;
+    let (_cluster, node) = flooded(1).await?;
     let digest = "0".repeat(64);
     let said = format!(
         "POST /v2/strangers/slow/blobs/uploads/?digest=sha256:{digest} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx"
@@ -79,7 +83,7 @@ async fn slow_uploads_hold_up_no_other() -> Result<()> {
 #[tokio::test]
 async fn while_every_connection_is_at_work_probes_are_answered_and_others_told_to_come_back() -> Result<()> {
     let _turn = TURN.lock().await;
-    let node = flooded(2).await?;
+    let (_cluster, node) = flooded(2).await?;
     let said = "PUT /v2/strangers/busy/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{";
     let _busy = strangers(&node, 1100, said).await?;
     for path in ["/healthz", "/readyz", "/metrics"] {

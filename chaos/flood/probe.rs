@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 
 const EVERY: Duration = Duration::from_millis(25);
 /// What orchestrators wait at most, commonly.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) struct Prober {
     over: Arc<AtomicBool>,

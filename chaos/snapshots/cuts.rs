@@ -133,9 +133,11 @@ struct Trial {
 }
 
 impl Trial {
-    async fn start(home: &Path, disk: bool, ballast: u64, seed: u64) -> Result<Trial> {
+    async fn start(home: &Path, disk: bool, ballast: u64, rounds: usize, seed: u64) -> Result<Trial> {
+        // The state grows with each round, and a transfer must last long enough to be cut.
+        let rate = (96 * rounds).max(192);
         let sections = format!(
-            "snapshot_entries = {ENTRIES}\nsnapshot_rate = \"1MiB\"\nballast = \"{ballast}MiB\"\n\n[storage]\nmin_free = \"16MiB\"\n"
+            "snapshot_entries = {ENTRIES}\nsnapshot_rate = \"{rate}KiB\"\nballast = \"{ballast}MiB\"\n\n[storage]\nmin_free = \"16MiB\"\n"
         );
         let spec = |number| Spec { sections: sections.clone(), ..Spec::zone(number) };
         let mut members: Vec<_> = (0..3).map(|n| Member::new(home, spec(n))).collect::<Result<_>>()?;
@@ -226,9 +228,10 @@ fn seed() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_at_any_moment_of_a_snapshot_is_got_over() -> Result<()> {
     let _beside = crate::beside().await;
-    let (count, seed) = (scale("CLAWHUB_SNAPSHOT_KILLS", 4), seed());
+    let count: usize = scale("CLAWHUB_SNAPSHOT_KILLS", 4);
+    let seed = seed();
     let home = tempfile::tempdir()?;
-    let mut trial = Trial::start(home.path(), false, 32, seed).await?;
+    let mut trial = Trial::start(home.path(), false, 32, count.div_ceil(IN_A_ROW), seed).await?;
     let figures = trial.kills(count).await;
     drop(trial);
     let figures = figures.with_context(|| format!("seed {seed}, in {}", home.keep().display()))?;
@@ -244,7 +247,7 @@ async fn a_full_device_at_any_moment_of_a_snapshot_is_got_over() -> Result<()> {
     }
     let (count, seed) = (scale("CLAWHUB_SNAPSHOT_FULL", 2), seed());
     let home = tempfile::tempdir()?;
-    let mut trial = Trial::start(home.path(), true, 32, seed).await?;
+    let mut trial = Trial::start(home.path(), true, 32, count, seed).await?;
     let figures = trial.full(count).await;
     drop(trial);
     let figures = figures.with_context(|| format!("seed {seed}, in {}", home.keep().display()))?;
@@ -260,7 +263,7 @@ async fn a_snapshot_that_does_not_fit_is_refused_before_it_is_sent() -> Result<(
         return crate::skipped("snapshots", &format!("no devices can be made here: {why}"));
     }
     let home = tempfile::tempdir()?;
-    let mut trial = Trial::start(home.path(), true, 96, 1).await?;
+    let mut trial = Trial::start(home.path(), true, 160, 1, 1).await?;
     trial.fall_behind().await?;
     let disk = trial.disk.as_ref().context("a disk")?;
     // Less than one ballast: room for the node as it is, not for a snapshot beside it.

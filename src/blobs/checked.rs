@@ -32,7 +32,8 @@ impl DataFile {
     /// If it cannot be read.
     pub fn of(file: File, checks_good_for: Duration) -> io::Result<DataFile> {
         let size = file.metadata()?.len();
-        let (mut tree, mut list) = (TreeHasher::new(), Vec::new());
+        let mut tree = TreeHasher::new();
+        let mut list = Vec::new();
         read_through(&file, size, |bytes| {
             tree.update(bytes, &mut list);
             Ok(())
@@ -195,7 +196,8 @@ impl CheckedFile {
         if range.is_empty() {
             return Ok(());
         }
-        let (end, groups) = (self.align(range).end, groups(range));
+        let end = self.align(range).end;
+        let groups = groups(range);
         let mut at = groups.start;
         let now = self.now();
         while let Some(stale) = self.checks.first_stale(at..groups.end, now) {

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use clawhub_durable::now_millis;
 use clawhub_kv::Batch;
-use clawhub_types::{Digests, RepoName, Root, UploadId};
+use clawhub_types::UploadId;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use crate::BlobError;
+use crate::finished_upload::FinishedUpload;
 use crate::index::{Index, delete_finished, put_finished};
-use crate::ingest::Sealed;
 
 /// So many are remembered: about 10 MiB of the index, and 2 MiB of memory.
 const KEPT: usize = 65_536;
@@ -22,25 +21,6 @@ const KEPT: usize = 65_536;
 const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// So many are forgotten with one batch.
 const PAGE: usize = 1024;
-
-/// An upload session whose bytes became a replica on this node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinishedUpload {
-    /// The repository uploaded to.
-    pub repo: RepoName,
-    /// The bytes.
-    pub root: Root,
-    /// Their digests, as far as they were computed.
-    pub digests: Digests,
-    /// Wall time of the end, Unix milliseconds.
-    pub(crate) at: u64,
-}
-
-impl FinishedUpload {
-    pub(crate) fn now(repo: RepoName, sealed: &Sealed) -> FinishedUpload {
-        FinishedUpload { repo, root: sealed.root, digests: sealed.digests.clone(), at: now_millis() }
-    }
-}
 
 /// The sessions that have a row, oldest first.
 pub(crate) struct Finished(Mutex<VecDeque<(u64, UploadId)>>);

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::BlobError;
-use crate::finished::FinishedUpload;
+use crate::finished_upload::FinishedUpload;
 
 const BLOB: &[u8] = b"blob/";
 const UPLOAD: &[u8] = b"upload/";

@@ -138,7 +138,8 @@ impl Replicas<'_> {
 
     /// Moves files to their place. Under the root's lock.
     async fn install(self, files: &Files, sealed: &Sealed) -> Result<(), BlobError> {
-        let (root, with_list) = (sealed.root, list_len(sealed.size) > 0);
+        let root = sealed.root;
+        let with_list = list_len(sealed.size) > 0;
         let files = files.clone();
         let store = self.store.clone();
         let install = move || store.shared.paths.install(&root, &files, with_list);

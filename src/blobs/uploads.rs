@@ -19,7 +19,7 @@ use clawhub_types::{Algorithm, Digest, Receipt, RepoName, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::buffers::READ_BYTES;
-use crate::finished::FinishedUpload;
+use crate::finished_upload::FinishedUpload;
 use crate::index::{delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE, digest_file};
 use crate::paths::{Files, remove_dir};
@@ -250,7 +250,8 @@ impl Uploads<'_> {
         let session = self.session(id).ok()?;
         let Progress { offset, durable, acknowledged, .. } = *session.progress.lock();
         let opened_at = UNIX_EPOCH + Duration::from_millis(session.opened_at);
-        let (repo, sha512) = (session.repo.clone(), session.sha512);
+        let repo = session.repo.clone();
+        let sha512 = session.sha512;
         Some(UploadStatus { repo, sha512, offset, durable, acknowledged, opened_at })
     }
 

@@ -470,6 +470,6 @@ mod tests {
                       [peer]\nadvertise = \"h:1\"\n";
         assert_eq!(Config::parse(&spelled).unwrap(), Config::parse(silent).unwrap());
         let spelled_keys: usize = sections.values().map(Vec::len).sum();
-        assert_eq!(spelled_keys, 15, "{sections:?}");
+        assert_eq!(spelled_keys, 18, "{sections:?}");
     }
 }

@@ -79,7 +79,8 @@ impl<R: AsyncRuntime> Arrival<R> {
 
     async fn open(&self, manifest: Manifest) -> Result<(Incoming, Vec<u32>), NotTaken> {
         let settings = &self.consensus.shared.settings;
-        let (dir, reserve) = (self.consensus.shared.store.dir().to_owned(), settings.snapshot_reserve);
+        let dir = self.consensus.shared.store.dir().to_owned();
+        let reserve = settings.snapshot_reserve;
         let open = move || {
             Ok(Incoming::open(&dir, manifest, reserve).map(|incoming| {
                 let held = incoming.held();
@@ -98,7 +99,8 @@ impl<R: AsyncRuntime> Arrival<R> {
         let shared = &self.consensus.shared;
         let execution = shared.settings.execution;
         let received: Received = incoming.receive::<R>(execution, parts).await?;
-        let (store, snapshots) = (shared.store.clone(), Arc::clone(&shared.snapshots));
+        let store = shared.store.clone();
+        let snapshots = Arc::clone(&shared.snapshots);
         let ready = move || Ok(make_ready(&store, &snapshots, &received));
         let ready = files::blocking::<R, _>(execution, ready).await?;
         ready.map_err(|unsound| match unsound {

@@ -55,7 +55,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         if !self.shared.doubt.is_raised() {
             return;
         }
-        let (store, snapshots) = (self.shared.store.clone(), Arc::clone(&self.shared.snapshots));
+        let store = self.shared.store.clone();
+        let snapshots = Arc::clone(&self.shared.snapshots);
         let examined = move || Ok(examine(&store, &snapshots));
         let examined = files::blocking::<R, _>(self.shared.settings.execution, examined).await;
         let (reason, corrupt) = match examined.unwrap_or_else(|e| Err(e.into())) {

@@ -34,7 +34,8 @@ impl Failure {
             Fatal::StorageError(error) => error.source().and_then(|source| source.downcast_ref::<Cause>()),
         };
         let is = |what: fn(&Cause) -> bool| cause.is_some_and(what);
-        let (corrupt, device) = (is(|cause| cause.corrupt), is(|cause| cause.device));
+        let corrupt = is(|cause| cause.corrupt);
+        let device = is(|cause| cause.device);
         Some(Failure { reason: fatal.to_string(), corrupt, device })
     }
 }

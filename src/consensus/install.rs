@@ -103,7 +103,8 @@ pub(crate) fn make_ready(
     let next = store.prepare(&received.data())?;
     let staged = snapshots.stage(&**next.kv()?, manifest.last, manifest.membership.clone())?;
     // They were hashed when they arrived, and all of them was read just now.
-    let (data, now) = (received.data(), clawhub_durable::now_millis());
+    let data = received.data();
+    let now = clawhub_durable::now_millis();
     let known = Known { data: &data, files: &manifest.files, seen: &vec![now; manifest.files.len()] };
     let sealed = snapshots.seal(staged, Some(known))?;
     Ok(Arrived { next, sealed })

@@ -216,7 +216,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         let transfers = Arc::new(purge::Transfers::new());
         let found = found(&log, &machine)?;
         let acknowledged = Arc::<acknowledged::Acknowledged>::default();
-        let (doubt, snapshots) = (Arc::<doubt::Doubt>::default(), machine.snapshots());
+        let doubt = Arc::<doubt::Doubt>::default();
+        let snapshots = machine.snapshots();
         let points = machine.points();
         let clock = Arc::new(clock::Clock::new());
         let network = network::Factory {

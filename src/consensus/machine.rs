@@ -8,7 +8,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use clawhub_state::{Fault, LogItem, LogPos, Machine, Payload, View, decode_entry};
+use clawhub_state::{Fault, LogItem, Machine, Payload, View, decode_entry};
 use clawhub_types::StatePoint;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
@@ -17,7 +17,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 
 use crate::Execution;
 use crate::files;
-use crate::install::install;
+use crate::install::{Position, install};
 use crate::log::MAX_BATCH_BYTES;
 use crate::points::{self, Points};
 use crate::snapshot::{SnapshotFiles, Snapshots, Staged};
@@ -101,9 +101,6 @@ impl<R: AsyncRuntime> StateMachine<R> {
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
     }
 }
-
-/// The last entry that was applied, and the last membership at or before it with the place of its own entry.
-pub(crate) type Position = (Option<LogPos>, Option<(LogPos, Membership)>);
 
 /// What a machine has applied, and the membership that it was told last.
 pub(crate) fn applied(machine: &Machine) -> io::Result<Position> {

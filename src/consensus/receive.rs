@@ -111,7 +111,8 @@ impl Incoming {
         let incoming = Incoming { dir, manifest, under_way: None };
         let missing = incoming.manifest.files.iter().enumerate().filter(|(i, _)| !incoming.holds(*i));
         let missing = missing.fold(0_u64, |sum, (_, file)| sum.saturating_add(file.size));
-        let (needed, room) = (missing.saturating_add(reserve), files::room(state)?);
+        let needed = missing.saturating_add(reserve);
+        let room = files::room(state)?;
         if missing > 0 && needed > room {
             return Err(NotTaken::NoRoom { needed, room });
         }

@@ -128,7 +128,9 @@ impl Cursor {
                 Open { index, file, offset: 0, hasher: blake3::Hasher::new() }
             }
         };
-        let (index, offset, size) = (open.index, open.offset, self.entry(open.index).size);
+        let index = open.index;
+        let offset = open.offset;
+        let size = self.entry(open.index).size;
         let wanted = usize::try_from(size - offset).unwrap_or(SNAPSHOT_PIECE_BYTES).min(SNAPSHOT_PIECE_BYTES);
         let mut piece = vec![0; wanted];
         open.file.read_exact(&mut piece)?;

@@ -42,7 +42,8 @@ pub struct SnapshotFiles {
 
 impl SnapshotFiles {
     fn own(dir: PathBuf, manifest: Manifest, seen: Vec<u64>) -> Self {
-        let (dir, arrived) = (Mutex::new(dir), Mutex::new(None));
+        let dir = Mutex::new(dir);
+        let arrived = Mutex::new(None);
         SnapshotFiles { dir, manifest, seen, arrived, obsolete: AtomicBool::new(false) }
     }
 

@@ -204,7 +204,8 @@ fn cluster(member: &Member) -> Vec<Gauge> {
 
 fn storage(member: &Member) -> Vec<Gauge> {
     let gauge = |name, help, value| Gauge { name, help, value };
-    let (usage, cache) = (member.findings.usage(), member.findings.cache());
+    let usage = member.findings.usage();
+    let cache = member.findings.cache();
     let mut gauges = vec![
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),

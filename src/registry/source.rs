@@ -175,7 +175,8 @@ impl Sources {
     fn place_by_policy(&self, spec: &ReplicaSpec) -> Result<Place, Error> {
         let state = self.core.snapshot();
         let view = View::new(&*state);
-        let (layout, me) = (view.cluster().layout()?, self.core.me());
+        let layout = view.cluster().layout()?;
+        let me = self.core.me();
         let policies = view.blob().policies(&spec.root)?;
         let admitted = |node| policies.iter().any(|policy| policy.admits(node));
         if !layout.node(me).is_some_and(admitted) {

@@ -116,7 +116,8 @@ impl Replicate {
     /// # Errors
     /// [`ReplicateError`] if no holder can supply the bytes or the store refuses them.
     pub async fn copy_here(&self, wanted: ReplicaSpec, class: Class) -> Result<Receipt, ReplicateError> {
-        let (root, generation) = (wanted.root, wanted.generation);
+        let root = wanted.root;
+        let generation = wanted.generation;
         if let Some(receipt) = self.inner.blobs.receipt(&root, generation).await? {
             return Ok(receipt);
         }

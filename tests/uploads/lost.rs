@@ -12,6 +12,7 @@ use clawhub_testkit::manifest::{self, Image};
 use clawhub_testkit::oci::{expect, header};
 use clawhub_testkit::{Repo, process, until};
 use clawhub_types::Digest;
+use futures::future::try_join_all;
 use reqwest::StatusCode;
 
 /// A start, and the first look at what is there.
@@ -70,15 +71,19 @@ async fn what_every_node_has_lost_is_pushed_again() -> Result<()> {
     ensure!(push(&repo, &blobs, "v1", &image).await? == blobs.len());
     ensure!(push(&repo, &blobs, "v1", &image).await? == 0, "everything is there");
 
-    for node in &nodes {
-        process::kill(node.process()?)?;
+    let pids = nodes.iter().map(|node| node.process()).collect::<Result<Vec<_>>>()?;
+    for pid in &pids {
+        process::kill(*pid)?;
     }
+    until("every node to have ended", Duration::from_secs(20), || async {
+        Ok((!pids.iter().any(|pid| process::alive(*pid))).then_some(()))
+    })
+    .await?;
     for node in &nodes {
         lose_blobs(node)?;
     }
-    for node in &nodes {
-        cluster.serve(&node.config, node.address()).await?;
-    }
+    // None of them is ready without another.
+    try_join_all(nodes.iter().map(|node| cluster.serve(&node.config, node.address()))).await?;
     cluster.ready().await?;
     let paths: Vec<String> = blobs.iter().map(|blob| repo.path(&format!("blobs/{}", sha256(blob)))).collect();
     let paths: Vec<String> = paths.into_iter().chain([repo.path("manifests/v1")]).collect();

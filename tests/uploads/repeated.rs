@@ -7,8 +7,8 @@ use bytes::Bytes;
 use clawhub_testkit::cluster::Options;
 use clawhub_testkit::content::{Rng, sha256};
 use clawhub_testkit::oci::{Upload, expect, expect_error};
-use clawhub_testkit::{Registry, Repo, process};
-use futures::future::join;
+use clawhub_testkit::{Registry, Repo, process, until};
+use futures::future::{join, try_join_all};
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -139,12 +139,16 @@ async fn a_closing_request_is_repeated_after_every_node_has_restarted() -> Resul
     drop(begin(&nodes[0].registry(), "PATCH", &broken.location, &bytes[..LEN / 2]).await?);
     // The node has noticed that the client left, and has kept what had come.
     sleep(Duration::from_secs(1)).await;
-    for node in &nodes {
-        process::kill(node.process()?)?;
+    let pids = nodes.iter().map(|node| node.process()).collect::<Result<Vec<_>>>()?;
+    for pid in &pids {
+        process::kill(*pid)?;
     }
-    for node in &nodes {
-        cluster.serve(&node.config, node.address()).await?;
-    }
+    until("every node to have ended", Duration::from_secs(20), || async {
+        Ok((!pids.iter().any(|pid| process::alive(*pid))).then_some(()))
+    })
+    .await?;
+    // None of them is ready without another.
+    try_join_all(nodes.iter().map(|node| cluster.serve(&node.config, node.address()))).await?;
     cluster.ready().await?;
     for node in &nodes {
         let node = node.registry();

@@ -87,9 +87,11 @@ impl Seat {
     fn ask(&self) -> Option<Asking<'_>> {
         let mut seats = self.room.0.lock();
         seats.silent.remove(&self.number);
-        let room = seats.asking < SEATS;
-        seats.asking += usize::from(room);
-        room.then_some(Asking(&self.room))
+        if seats.asking >= SEATS {
+            return None;
+        }
+        seats.asking += 1;
+        Some(Asking(&self.room))
     }
 }
 

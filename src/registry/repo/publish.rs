@@ -50,7 +50,8 @@ impl Repo<Push> {
         let subject = facts.subject.clone();
         let body = self.manifest_body(&digest, &facts, &put).await?;
         let condition = put.condition;
-        let (repo, at) = (self.name().clone(), digest.clone());
+        let repo = self.name().clone();
+        let at = digest.clone();
         let cmd = Command::Artifact(ArtifactCmd::Put { repo, digest, facts, body, tags, condition });
         let short = "the manifest's blobs have too few copies and no more could be made";
         let wish = Wish { permit: &self.permit, source: None, limit: COPIES, short };
@@ -74,7 +75,9 @@ impl Repo<Push> {
     ) -> Result<Reply, Error> {
         for _ in 0..STAGED {
             for (part, refs) in (1..).zip(parts) {
-                let (repo, digest, refs) = (self.name().clone(), digest.clone(), refs.clone());
+                let repo = self.name().clone();
+                let digest = digest.clone();
+                let refs = refs.clone();
                 let stage = ArtifactCmd::Stage { repo, digest, part, refs };
                 self.use_cases.core.propose(&self.permit, None, Command::Artifact(stage)).await??;
             }

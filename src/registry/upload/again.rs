@@ -29,13 +29,13 @@ impl Step<'_> {
         let cut = self.core.blobs().uploads().cut_back(self.id, to).await;
         self.stored(cut.map(|()| to))?;
         let to = self.offset()?;
-        self.turn.mirrored.cut_back(to);
+        self.turn.state.cut_back(to);
         Ok(to)
     }
 
     /// Notes where a chunk begins, if it did not say so itself.
     pub(super) fn begins(&mut self, at: Option<u64>) {
-        self.turn.mirrored.began = at;
+        self.turn.state.began = at;
     }
 
     /// Cuts off the last chunk, if what the client names is all that came before it: it was one more copy of a body
@@ -46,7 +46,7 @@ impl Step<'_> {
     /// Those of the store.
     pub(super) async fn cut_off_last(&mut self, digest: &Digest) -> Result<bool, Error> {
         let end = self.offset()?;
-        let Some(before) = self.turn.mirrored.began.take().filter(|began| (1..end).contains(began)) else {
+        let Some(before) = self.turn.state.began.take().filter(|began| (1..end).contains(began)) else {
             return Ok(false);
         };
         let uploads = self.core.blobs().uploads();

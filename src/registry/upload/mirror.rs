@@ -81,7 +81,7 @@ pub(super) struct Step<'u> {
     pub(super) places: &'u Places,
     repo: &'u RepoName,
     pub(super) id: UploadId,
-    pub(super) turn: Turn,
+    pub(super) turn: Turn<Mirrored>,
     /// Partners that failed in this step; they are asked last.
     failed: Vec<NodeId>,
     /// When the last round among the partners ended.
@@ -99,12 +99,12 @@ impl<'u> Step<'u> {
         places: &'u Places,
         repo: &'u RepoName,
         id: UploadId,
-        mut turn: Turn,
+        mut turn: Turn<Mirrored>,
     ) -> Result<Step<'u>, Error> {
         let at = offset(core, repo, id)?;
-        let ahead = turn.mirrored.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
-        if ahead || turn.mirrored.sound.is_none() {
-            *turn.mirrored = Mirrored { sound: Some(at), ..Mirrored::default() };
+        let ahead = turn.state.mirror.as_ref().is_some_and(|mirror| mirror.offset() > at);
+        if ahead || turn.state.sound.is_none() {
+            *turn.state = Mirrored { sound: Some(at), ..Mirrored::default() };
         }
         Ok(Step { core, places, repo, id, turn, failed: Vec::new(), sought: None })
     }
@@ -120,10 +120,10 @@ impl<'u> Step<'u> {
     /// # Errors
     /// 503 if the state cannot be read.
     pub(super) async fn attach(&mut self, at: u64) -> Result<bool, Error> {
-        if self.turn.mirrored.mirror.as_ref().is_some_and(Mirror::is_open) {
+        if self.turn.state.mirror.as_ref().is_some_and(Mirror::is_open) {
             return Ok(true);
         }
-        self.turn.mirrored.mirror = None;
+        self.turn.state.mirror = None;
         let enough = match self.candidates()? {
             None => true,
             Some(candidates) => self.open_one(candidates, at).await,
@@ -159,17 +159,17 @@ impl<'u> Step<'u> {
     }
 
     async fn open(&mut self, partner: NodeId, at: u64) -> bool {
-        let level = self.turn.mirrored.level.contains(&partner);
-        let sound = if level { at } else { self.turn.mirrored.sound.unwrap_or_default() };
+        let level = self.turn.state.level.contains(&partner);
+        let sound = if level { at } else { self.turn.state.sound.unwrap_or_default() };
         let sha512 = self.core.blobs().uploads().status(self.id).is_some_and(|status| status.sha512);
         let opened = self.core.replicate.mirror(partner, self.id, self.repo, sha512, sound).await;
         match opened {
             Ok(mirror) => {
                 tracing::debug!(upload = %self.id, %partner, has = mirror.offset(), of = at, "mirrored");
                 if !level {
-                    self.turn.mirrored.level.push(partner);
+                    self.turn.state.level.push(partner);
                 }
-                self.turn.mirrored.mirror = Some(mirror);
+                self.turn.state.mirror = Some(mirror);
                 true
             }
             Err(error) => {
@@ -189,18 +189,18 @@ impl<'u> Step<'u> {
         if bytes.is_empty() {
             return Ok(at);
         }
-        let open = self.turn.mirrored.mirror.as_ref().is_some_and(Mirror::is_open);
+        let open = self.turn.state.mirror.as_ref().is_some_and(Mirror::is_open);
         if !open && self.sought.is_none_or(|sought| sought.elapsed() >= SEEK) {
             self.attach(at).await?;
         }
         self.send_backlog(at, 2 * PIECE).await?;
-        let mirror = self.turn.mirrored.mirror.take_if(|mirror| mirror.offset() == at);
+        let mirror = self.turn.state.mirror.take_if(|mirror| mirror.offset() == at);
         let mirrored = append(mirror, bytes.clone());
         // Unknown to the next step if this one is dropped here: the partner may then have more of the piece.
-        let sound = self.turn.mirrored.sound.take();
+        let sound = self.turn.state.sound.take();
         let (stored, mirrored) =
             tokio::join!(self.core.blobs().uploads().append(self.id, at, bytes), mirrored);
-        self.turn.mirrored.sound = sound;
+        self.turn.state.sound = sound;
         self.used(mirrored);
         self.stored(stored)
     }
@@ -222,7 +222,7 @@ impl<'u> Step<'u> {
                 return Err(Error::internal("an upload's file is shorter than it was"));
             }
             left -= bytes.len();
-            let mirror = self.turn.mirrored.mirror.take();
+            let mirror = self.turn.state.mirror.take();
             let mirrored = append(mirror, bytes).await;
             self.used(mirrored);
         }
@@ -231,7 +231,7 @@ impl<'u> Step<'u> {
 
     /// Where the mirror ends, if that is before `at`.
     fn lacks(&self, at: u64) -> Option<u64> {
-        self.turn.mirrored.mirror.as_ref().map(Mirror::offset).filter(|offset| *offset < at)
+        self.turn.state.mirror.as_ref().map(Mirror::offset).filter(|offset| *offset < at)
     }
 
     /// Sends the mirror everything that it lacks. That may take as long as it makes progress.
@@ -255,7 +255,7 @@ impl<'u> Step<'u> {
 
     /// Fsyncs here and on the partner. Answers how much is durable here, which is to be recorded, and there.
     async fn sync(&mut self) -> Result<(u64, Option<u64>), Error> {
-        let mirror = self.turn.mirrored.mirror.take();
+        let mirror = self.turn.state.mirror.take();
         let mirrored = async {
             let mut mirror = mirror?;
             let flushed = mirror.flush().await;
@@ -282,7 +282,7 @@ impl<'u> Step<'u> {
                 self.stored(flushed)?;
                 tries.next().ok_or_else(alone)?;
                 self.find(here).await?;
-                if self.turn.mirrored.mirror.is_some() {
+                if self.turn.state.mirror.is_some() {
                     self.catch_up(here).await?;
                     continue;
                 }
@@ -317,7 +317,7 @@ impl<'u> Step<'u> {
         generation: u64,
     ) -> Result<Vec<Receipt>, Error> {
         self.catch_up(sealed.size).await?;
-        let mirror = self.turn.mirrored.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
+        let mirror = self.turn.state.mirror.take().filter(|mirror| mirror.offset() == sealed.size);
         let mirrored = async {
             match mirror {
                 Some(mirror) => mirror.keep(digest, generation).await.map(Some),
@@ -336,7 +336,7 @@ impl<'u> Step<'u> {
 
     /// Has the partner forget its copy.
     pub(super) async fn abort(&mut self) {
-        if let Some(mirror) = self.turn.mirrored.mirror.take() {
+        if let Some(mirror) = self.turn.state.mirror.take() {
             mirror.abort().await;
         }
     }
@@ -346,7 +346,7 @@ impl<'u> Step<'u> {
         let (mirror, outcome) = mirrored?;
         match outcome {
             Ok(done) => {
-                self.turn.mirrored.mirror = Some(mirror);
+                self.turn.state.mirror = Some(mirror);
                 Some(done)
             }
             Err(error) => {
@@ -360,7 +360,7 @@ impl<'u> Step<'u> {
     /// Passes the store's answer on. After a failure the file may have been cut back.
     pub(super) fn stored(&mut self, outcome: Result<u64, BlobError>) -> Result<u64, Error> {
         if outcome.is_err() {
-            self.turn.mirrored.sound = None;
+            self.turn.state.sound = None;
         }
         Ok(outcome?)
     }
@@ -369,7 +369,7 @@ impl<'u> Step<'u> {
 impl Drop for Step<'_> {
     /// Between two steps a mirror stays open only while there is a place for it.
     fn drop(&mut self) {
-        let session = &mut *self.turn.mirrored;
+        let session = &mut *self.turn.state;
         session.used = true;
         if session.mirror.is_none() {
             session.place = None;

@@ -34,7 +34,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 
 use forward::forward;
-use mirror::Step;
+use mirror::{Mirrored, Step};
 pub use op::UploadOp;
 pub use places::GATHER_MEMORY;
 use places::Places;
@@ -52,7 +52,7 @@ const OWNERS: usize = 3;
 /// At so many, those that have ended are looked for. More than the store has sessions.
 const OPEN: usize = 32 * 1024;
 
-type Open = HashMap<UploadId, Session>;
+type Open = HashMap<UploadId, Session<Mirrored>>;
 
 /// The owner of every upload that this node takes part in.
 pub(crate) struct Uploads {
@@ -190,11 +190,12 @@ impl Uploads {
     #[cfg(test)]
     pub(crate) fn count(&self) -> (usize, usize) {
         let open = self.open.lock();
-        let mirrored = |session: &&Session| session.unused().is_some_and(|unused| unused.is_mirrored());
+        let mirrored =
+            |session: &&Session<Mirrored>| session.unused().is_some_and(|unused| unused.is_mirrored());
         (open.len(), open.values().filter(mirrored).count())
     }
 
-    fn session(&self, id: UploadId) -> Session {
+    fn session(&self, id: UploadId) -> Session<Mirrored> {
         let mut open = self.open.lock();
         if open.len() >= OPEN {
             self.forget_ended(&mut open);

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::mirror::Mirrored;
 use crate::Error;
 use crate::error::RETRY;
 
@@ -24,23 +23,28 @@ const TURN: Duration = Duration::from_secs(20);
 /// or a proxy notices.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// A session that steps take turns at. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Session {
-    mirrored: Arc<tokio::sync::Mutex<Mirrored>>,
+/// A session that steps take turns at, each of which has what belongs to the session meanwhile. Cheap to clone.
+pub(super) struct Session<T> {
+    state: Arc<tokio::sync::Mutex<T>>,
     /// How many steps wait for their turn.
     waiting: Arc<watch::Sender<usize>>,
 }
 
-impl Default for Session {
+impl<T> Clone for Session<T> {
+    fn clone(&self) -> Self {
+        Session { state: self.state.clone(), waiting: self.waiting.clone() }
+    }
+}
+
+impl<T: Default> Default for Session<T> {
     fn default() -> Self {
-        Session { mirrored: Arc::default(), waiting: Arc::new(watch::Sender::new(0)) }
+        Session { state: Arc::default(), waiting: Arc::new(watch::Sender::new(0)) }
     }
 }
 
 /// The right to run a step.
-pub(super) struct Turn {
-    pub(super) mirrored: OwnedMutexGuard<Mirrored>,
+pub(super) struct Turn<T> {
+    pub(super) state: OwnedMutexGuard<T>,
     waiting: watch::Receiver<usize>,
 }
 
@@ -53,22 +57,22 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Session {
+impl<T> Session<T> {
     /// Waits for the right to run a step; the one that runs is told to give way.
     ///
     /// # Errors
     /// 503 if it goes on for too long.
-    pub(super) async fn turn(&self) -> Result<Turn, Error> {
-        let free = self.mirrored.clone().try_lock_owned();
-        let mirrored = match free {
-            Ok(mirrored) => mirrored,
+    pub(super) async fn turn(&self) -> Result<Turn<T>, Error> {
+        let free = self.state.clone().try_lock_owned();
+        let state = match free {
+            Ok(state) => state,
             Err(_) => {
                 self.waiting.send_modify(|waiting| *waiting += 1);
                 let _waiting = Waiting(&self.waiting);
-                timeout(TURN, self.mirrored.clone().lock_owned()).await.map_err(late)?
+                timeout(TURN, self.state.clone().lock_owned()).await.map_err(late)?
             }
         };
-        Ok(Turn { mirrored, waiting: self.waiting.subscribe() })
+        Ok(Turn { state, waiting: self.waiting.subscribe() })
     }
 
     /// Waits for the end of the step that runs and of those that wait for it, and hurries none.
@@ -77,16 +81,16 @@ impl Session {
     /// 503 if they go on for too long.
     pub(super) async fn quiet(&self) -> Result<(), Error> {
         // Locks come in the order in which they are asked for.
-        timeout(TURN, self.mirrored.lock()).await.map(drop).map_err(late)
+        timeout(TURN, self.state.lock()).await.map(drop).map_err(late)
     }
 
     /// What the session has, unless a step uses it.
-    pub(super) fn unused(&self) -> Option<OwnedMutexGuard<Mirrored>> {
-        self.mirrored.clone().try_lock_owned().ok()
+    pub(super) fn unused(&self) -> Option<OwnedMutexGuard<T>> {
+        self.state.clone().try_lock_owned().ok()
     }
 }
 
-impl Turn {
+impl<T> Turn<T> {
     /// Completes when this step is to give way, whose client has been silent since then.
     pub(super) async fn give_way(&self, silent_since: Instant) {
         let mut waiting = self.waiting.clone();

@@ -54,7 +54,8 @@ pub(crate) fn bind(
 /// nothing is written, if the receipt is void or contradicts what is known.
 pub(super) fn add(tx: &mut Tx<'_>, record: &mut RootRecord, receipt: &Receipt) -> Result<bool, Fault> {
     let node = tx.view().cluster().node(receipt.node)?;
-    let (mut of_holder, mut current) = (false, false);
+    let mut of_holder = false;
+    let mut current = false;
     if let Some(node) = node {
         of_holder = !node.removed && node.spec.roles.storage;
         current = receipt.epoch >= node.epoch || Mutant::IgnoredEpoch.breaks();

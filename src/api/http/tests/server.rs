@@ -246,7 +246,11 @@ async fn at_the_limit_the_quietest_connection_gives_way() {
 async fn while_all_are_at_work_a_request_waits_and_a_probe_does_not() {
     let server = Server::start(router(), Limits { connections: 1, ..Limits::default() }).await;
     let mut busy = server.connect().await;
-    busy.send("POST /measure HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nab").await;
+    let head = "POST /measure HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    busy.send(head).await;
+    // One that has said nothing yet would give way.
+    assert!(busy.answer().await.starts_with("HTTP/1.1 100 "));
+    busy.send("ab").await;
     let mut waiting = server.connect().await;
     waiting.send(REQUEST).await;
     // More than may wait: those that say nothing give way to those that come after.

@@ -7,6 +7,7 @@
 mod again;
 mod cached;
 mod crashes;
+mod ends;
 mod partials;
 mod reads;
 mod receipts;

@@ -164,7 +164,7 @@ impl Cluster {
             cluster: ClusterId([7; 16]),
             ca_cert: vec![1],
             ca_key_sealed: vec![2],
-            durability: Durability::Zone,
+            durability: Durability::Local,
             node: spec(first),
         };
         let reply = self.system(&node, init).await;

@@ -38,7 +38,7 @@ async fn write(node: Node, rounds: u32, pause: Duration) -> Result<(), String> {
         hash[..4].copy_from_slice(&round.to_be_bytes());
         hash[4] = u8::try_from(node.node().0).unwrap();
         let cmd = Command::Cluster(ClusterCmd::TokenCreate { hash, ttl: 1 });
-        node.propose(cmd, Who::system(), LIMIT).await.map_err(|e| format!("write {round}: {e}"))?;
+        node.propose(cmd, Who::operator(), LIMIT).await.map_err(|e| format!("write {round}: {e}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,28 @@
+//! What an upload session became.
+//!
+//! A row of the index: a crash loses nothing of it.
+
+use clawhub_durable::now_millis;
+use clawhub_types::{Digests, RepoName, Root};
+use serde::{Deserialize, Serialize};
+
+use crate::ingest::Sealed;
+
+/// An upload session whose bytes became a replica on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedUpload {
+    /// The repository uploaded to.
+    pub repo: RepoName,
+    /// The bytes.
+    pub root: Root,
+    /// Their digests, as far as they were computed.
+    pub digests: Digests,
+    /// Wall time of the end, Unix milliseconds.
+    pub(crate) at: u64,
+}
+
+impl FinishedUpload {
+    pub(crate) fn now(repo: RepoName, sealed: &Sealed) -> FinishedUpload {
+        FinishedUpload { repo, root: sealed.root, digests: sealed.digests.clone(), at: now_millis() }
+    }
+}
