@@ -74,11 +74,11 @@ pub(crate) struct Read {
 /// [`Invalid::Manifest`] with the reason for anything that is not exactly one manifest or index of a known
 /// type. A bad digest inside a manifest makes the manifest invalid.
 pub(crate) fn read(content_type: Option<&str>, bytes: &[u8]) -> Result<Read, Error> {
-    reject_duplicate_keys(bytes)?;
+    let fields = fields(bytes)?;
     let document: Document =
         serde_json::from_slice(bytes).map_err(|error| invalid(format!("not a manifest: {error}")))?;
     let media_type = media_type(&document, content_type)?;
-    let shape = shape(&document, media_type.as_ref())?;
+    let shape = shape(&document, media_type.as_ref(), fields.contains("manifests"))?;
     let media_type = media_type.map_or_else(|| shape.default_type(), Ok)?;
     let mut refs = references(&document, shape)?;
     let others = refs.split_off(refs.len().min(PART));
@@ -114,9 +114,10 @@ fn listed(annotations: Option<Annotations>) -> Vec<(String, String)> {
     annotations.map(|(key, value)| (key, value.unwrap_or_default())).collect()
 }
 
-/// What a document is. One of both shapes could mean one thing to the pusher and another to the puller. An index
-/// may be empty, and its list then be absent, but only where a media type says that it is one.
-fn shape(document: &Document, media_type: Option<&MediaType>) -> Result<Shape, Error> {
+/// What a document is. One of both shapes could mean one thing to the pusher and another to the puller. `listed` says
+/// whether there is a list of manifests at all: one that is null, as Go writes an empty one, makes an index of what
+/// has nothing else.
+fn shape(document: &Document, media_type: Option<&MediaType>, listed: bool) -> Result<Shape, Error> {
     if document.fs_layers.is_some() || document.schema_version == Some(1) {
         return Err(invalid("schema 1 manifests are not supported"));
     }
@@ -130,7 +131,8 @@ fn shape(document: &Document, media_type: Option<&MediaType>) -> Result<Shape, E
         }
         (true, false) => Shape::Manifest,
         (false, true) => Shape::Index,
-        (false, false) => typed.ok_or_else(|| invalid("neither config and layers nor manifests"))?,
+        (false, false) if listed => Shape::Index,
+        (false, false) => return Err(invalid("neither config and layers nor manifests")),
     };
     if typed.is_some_and(|typed| typed != shape) {
         return Err(invalid("the document's fields do not fit its media type"));
@@ -248,10 +250,10 @@ fn invalid(reason: impl Into<String>) -> Error {
     Error::invalid(Invalid::Manifest, reason)
 }
 
-/// Two readers of a document with a repeated key may disagree on which one counts; serde refuses
-/// repeats of the fields it knows, this refuses them at the top level whatever their name.
-fn reject_duplicate_keys(bytes: &[u8]) -> Result<(), Error> {
-    struct Keys;
+/// The names of a document's fields. Two readers of a document with a repeated key may disagree on which one counts;
+/// serde refuses repeats of the fields it knows, this refuses them at the top level whatever their name.
+fn fields(bytes: &[u8]) -> Result<HashSet<String>, Error> {
+    struct Keys(HashSet<String>);
     struct KeySet;
     impl<'de> Visitor<'de> for KeySet {
         type Value = Keys;
@@ -266,7 +268,7 @@ fn reject_duplicate_keys(bytes: &[u8]) -> Result<(), Error> {
                     return Err(de::Error::custom(format!("field {key:?} appears twice")));
                 }
             }
-            Ok(Keys)
+            Ok(Keys(seen))
         }
     }
     impl<'de> Deserialize<'de> for Keys {
@@ -275,7 +277,7 @@ fn reject_duplicate_keys(bytes: &[u8]) -> Result<(), Error> {
         }
     }
     let keys: Result<Keys, _> = serde_json::from_slice(bytes);
-    keys.map(|_| ()).map_err(|error| invalid(format!("not a manifest: {error}")))
+    keys.map(|keys| keys.0).map_err(|error| invalid(format!("not a manifest: {error}")))
 }
 
 #[cfg(test)]
@@ -409,8 +411,14 @@ mod tests {
                     let (mut null, mut without) = (document.clone(), document.clone());
                     null.pointer_mut(part).unwrap()[field] = json!(null);
                     without.pointer_mut(part).unwrap().as_object_mut().unwrap().remove(field);
-                    let (null, without) = (read(media_type, null), read(media_type, without));
                     let what = format!("{part}/{field}");
+                    if what == "/manifests" && !fields[field].is_null() {
+                        assert_eq!(read(media_type, null).unwrap().refs, [], "an empty list");
+                        assert!(read(media_type, without).is_err());
+                        continue;
+                    }
+                    let null = read(media_type, null);
+                    let without = read(media_type, without);
                     if needed.contains(&field.as_str()) && !fields[field].is_null() {
                         assert!(null.is_err() && without.is_err(), "{what}");
                         continue;
@@ -449,12 +457,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_index_may_have_no_list() {
+    fn an_empty_list_of_manifests_may_be_null_and_must_be_there() {
+        let empty = json!({ "schemaVersion": 2, "manifests": null });
         for media_type in [MediaType::OCI_INDEX, MediaType::DOCKER_LIST] {
-            let facts = read(Some(media_type), json!({ "schemaVersion": 2, "manifests": null })).unwrap();
+            let facts = read(Some(media_type), empty.clone()).unwrap();
             assert_eq!((facts.media_type.as_str(), facts.refs), (media_type, vec![]));
+            refused(Some(media_type), json!({ "schemaVersion": 2 }));
         }
-        refused(None, json!({ "schemaVersion": 2, "manifests": null }));
+        assert_eq!(read(None, empty.clone()).unwrap().media_type.as_str(), MediaType::OCI_INDEX);
+        refused(Some(MediaType::OCI_MANIFEST), empty);
         refused(Some(MediaType::OCI_MANIFEST), json!({ "schemaVersion": 2, "layers": null }));
     }
 }
