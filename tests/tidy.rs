@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clawhub-wire", 0),
     ("clawhub-mutant", 0),
     ("clawhub-durable", 0),
+    ("clawhub-log-queue", 0),
     ("clawhub-relay", 0),
     ("clawhub-reconcile", 1),
     ("clawhub-config", 1),

@@ -38,7 +38,7 @@ pub(crate) fn rows(config: &Config) -> Vec<Row> {
         row("streams that members have served", STREAMS as u64 * clawhub_replicate::STREAM_MEMORY),
         row("handshakes of peers and strangers", handshakes + QUIC_PENDING_BYTES),
         row("nodes that join", (STRANGERS * STRANGER_BYTES) as u64),
-        row("log lines that wait to be written", crate::log_queue::MEMORY),
+        row("log lines that wait to be written", clawhub_log_queue::MEMORY),
         row("the table of cached copies", clawhub_blobs::CACHE_MEMORY),
     ]
 }

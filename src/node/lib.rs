@@ -15,7 +15,6 @@ pub mod data_dir;
 mod error;
 mod health;
 mod http;
-mod log_queue;
 mod logging;
 mod member;
 mod metrics;

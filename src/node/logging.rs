@@ -8,9 +8,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clawhub_config::{LogConfig, LogFormat};
+use clawhub_log_queue::LogQueue;
 use tracing_subscriber::EnvFilter;
-
-use crate::log_queue::LogQueue;
 
 /// How long the last lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -19,11 +19,11 @@ const LINE: usize = 32 << 10;
 const CUT: &str = "…\n";
 
 /// What the queue takes: lines that wait, and as many that are being written.
-pub(crate) const MEMORY: u64 = 2 * WAITING as u64;
+pub const MEMORY: u64 = 2 * WAITING as u64;
 
 /// The queue. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct LogQueue(Arc<Shared>);
+pub struct LogQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -46,7 +46,7 @@ impl LogQueue {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(crate) fn start(out: impl Write + Send + 'static) -> io::Result<LogQueue> {
+    pub fn start(out: impl Write + Send + 'static) -> io::Result<LogQueue> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             more: Condvar::new(),
@@ -59,12 +59,12 @@ impl LogQueue {
     }
 
     /// Lines that were dropped because nobody took those before them.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// Writes what waits, for as long as `wait` at most. Lines that come afterwards are dropped.
-    pub(crate) fn close(&self, wait: Duration) {
+    pub fn close(&self, wait: Duration) {
         let mut state = self.0.state.lock();
         state.closed = true;
         self.0.more.notify_one();
