@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use clawhub_policy::{Network, may_have_more};
+use clawhub_policy::may_have_more;
+use clawhub_types::Network;
 use parking_lot::Mutex;
 
 use crate::limits::{HANDSHAKES, MEMBERS_ADDRESSES, MEMBERS_HANDSHAKES};
