@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use clawhub_cluster::{
-    Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership,
-    Registration, RemovalWatch,
+    Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Introductions, Leadership,
+    Membership, Registration, RemovalWatch,
 };
 use clawhub_devices::Devices;
 use clawhub_jobs::{JobHandles, Jobs};
@@ -32,6 +32,12 @@ pub(crate) fn start(
         failure: FailureNotice::new(consensus.clone(), base.boot.count, failing),
         registration: Registration::new(consensus.clone(), base.start(), dismissal.clone()),
         following: following(base, stack, dismissal.clone()),
+        introductions: Introductions::new(
+            consensus.node(),
+            stack.endpoint.clone(),
+            stack.members.clone(),
+            liveness.round_trip(),
+        ),
         removal: RemovalWatch::new(consensus.clone(), stack.endpoint.clone(), dismissal.clone()),
         membership: Membership::new(consensus.clone(), liveness.clone()),
         leadership: Leadership::new(consensus.clone(), liveness.clone()),
