@@ -125,7 +125,7 @@ impl Stack {
         if self.consensus.status().leader == Some(self.consensus.node()) {
             let limit = self.liveness.round_trip().within(TRIPS, HAND_OVER);
             // A courtesy: without it the others wait for an election time-out.
-            if let Err(error) = self.consensus.transfer_leader(None, limit).await {
+            if let Err(error) = self.consensus.membership().transfer_leader(None, limit).await {
                 tracing::debug!(%error, "leadership was not handed over");
             }
         }

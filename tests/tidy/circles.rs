@@ -9,23 +9,6 @@ use crate::source::{complain, member, production, word};
 /// Circles that stay, each with its reason: (crate, files).
 const KNOWN: &[(&str, &[&str], &str)] = &[
     (
-        "src/consensus",
-        &[
-            "fatal.rs",
-            "install.rs",
-            "log/mod.rs",
-            "machine.rs",
-            "receive.rs",
-            "record.rs",
-            "snapshot.rs",
-            "tables.rs",
-            "transport.rs",
-            "types.rs",
-        ],
-        "openraft's type configuration names the log and the state machine, which are generic over it; the state \
-         machine installs snapshots",
-    ),
-    (
         "src/blobs",
         &["cached.rs", "fetch.rs", "store.rs"],
         "the store's state has that of its parts, and what becomes of a fetch is known by its table of cached copies",

@@ -144,7 +144,7 @@ fn fault(cluster: &Arc<Cluster>, what: usize) -> Option<Task> {
         (73..80, _) => split(cluster, what % 2),
         (80..90, Some(leader)) => {
             let node = cluster.node(leader)?;
-            drop(SimRuntime::spawn(async move { node.transfer_leader(None, CALM).await }));
+            drop(SimRuntime::spawn(async move { node.membership().transfer_leader(None, CALM).await }));
         }
         (90..100, _) => return Some(SimRuntime::spawn(leave_and_return(Arc::clone(cluster), some))),
         _ => {}
