@@ -205,7 +205,7 @@ fn cluster(member: &Member) -> Vec<Gauge> {
 fn storage(member: &Member) -> Vec<Gauge> {
     let gauge = |name, help, value| Gauge { name, help, value };
     let usage = member.findings.usage();
-    let cache = member.findings.cache();
+    let cache = member.blobs.cache().usage();
     let mut gauges = vec![
         gauge("blobs_held", "Blobs with a durable copy here", usage.blobs),
         gauge("blobs_held_bytes", "Their bytes", usage.bytes),

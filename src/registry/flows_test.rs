@@ -120,11 +120,11 @@ async fn what_is_read_through_a_node_stays_within_its_cache() {
         let root = world.record(digest).0;
         let store = node.use_cases.core.blobs();
         eventually("the fetch ends", || store.holds(&root).is_some()).await;
-        let usage = store.cache().usage().unwrap();
+        let usage = store.cache().usage();
         assert!(usage.bytes <= LIMIT, "{usage:?}");
     }
     let (evicted, copies) = (1..=3).fold((0, 0), |(evicted, copies), id| {
-        let usage = world.node(id).use_cases.core.blobs().cache().usage().unwrap();
+        let usage = world.node(id).use_cases.core.blobs().cache().usage();
         (evicted + usage.evicted, copies + usage.copies)
     });
     assert!(evicted >= 10 - copies && copies >= 2, "{evicted} {copies}");
