@@ -48,7 +48,7 @@ impl Uploads<'_> {
         let mut more = true;
         while more {
             let mut batch = Batch::default();
-            more = self.store.shared.finished.forget_old(&mut batch);
+            more = self.store.shared.finished.forget_old(&mut batch, self.store.shared.clock.now());
             if !batch.is_empty()
                 && let Err(error) = self.store.shared.index.write(batch)
             {

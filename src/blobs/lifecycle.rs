@@ -45,7 +45,7 @@ impl BlobStore {
             let sessions = Sessions::new(config.node, recover::uploads(&paths, &index, &clock)?);
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
-            let finished = Finished::open(&index)?;
+            let finished = Finished::open(&index, &clock)?;
             let cached = recover::cached(&index)?;
             let space = Space::new(paths.free().map_err(asking())?);
             let shared = Shared {

@@ -174,7 +174,8 @@ impl Uploads<'_> {
             delete_upload(&mut batch, &id);
             if id.node == store.shared.config.node {
                 let repo = entered.session.repo.clone();
-                store.shared.finished.note(&mut batch, id, FinishedUpload::now(repo, &sealed));
+                let row = FinishedUpload::new(repo, &sealed, store.shared.clock.now());
+                store.shared.finished.note(&mut batch, id, row);
             }
             let receipt = match store.replicas().confirm(&sealed, generation, &batch).await? {
                 Some(receipt) => receipt,
