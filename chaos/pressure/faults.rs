@@ -212,11 +212,7 @@ impl Fault {
             ensure!(opened == StatusCode::ACCEPTED, "an upload there, kept elsewhere: {opened}");
         } else {
             ensure!(tags == StatusCode::SERVICE_UNAVAILABLE, "a list there: {tags}");
-            // It takes none itself; another node may open one for it.
-            ensure!(
-                matches!(opened, StatusCode::SERVICE_UNAVAILABLE | StatusCode::ACCEPTED),
-                "an upload there: {opened}"
-            );
+            ensure!(opened == StatusCode::SERVICE_UNAVAILABLE, "an upload there: {opened}");
         }
         Ok(())
     }

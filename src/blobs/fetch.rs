@@ -24,10 +24,12 @@ use crate::BlobError;
 use crate::bits::Bits;
 use crate::buffers::READ_BYTES;
 use crate::checked::CheckedFile;
-use crate::index::{PartialRow, put_partial};
+use crate::index::{Index, PartialRow, put_partial};
 use crate::ingest::digest_file;
-use crate::store::{RootLocks, Shared};
+use crate::locks::RootLocks;
+use crate::paths::Paths;
 use crate::tree::{GROUP, group_count, group_matches, root_of};
+use crate::uptime::StoreClock;
 
 /// Bytes between two checkpoints. What came since the last is fetched again after a crash.
 pub(crate) const CHECKPOINT: u64 = 64 << 20;
@@ -38,7 +40,7 @@ pub(crate) const CHECKPOINT: u64 = 64 << 20;
 pub(crate) struct Fetches {
     pub(crate) running: Mutex<HashMap<Root, Arc<Fetch>>>,
     /// Beginning a fetch of a root and ending one exclude each other: both touch files of the same names. Taken
-    /// before the root's lock of [`crate::store::Shared`].
+    /// before the root's lock of the store.
     pub(crate) locks: RootLocks,
 }
 
@@ -155,7 +157,12 @@ impl Fetch {
     }
 
     /// Blocking. Makes what is present durable, then says so in the row.
-    pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<(), BlobError> {
+    pub(crate) fn checkpoint(
+        &self,
+        paths: &Paths,
+        index: &Index,
+        clock: &StoreClock,
+    ) -> Result<(), BlobError> {
         let mut saved = self.saved.lock();
         let nothing = self.is_empty() && saved.groups.next(0, true).is_none();
         if self.is_over() || nothing || self.data.list().is_none() {
@@ -164,14 +171,14 @@ impl Fetch {
         let groups = self.sync(&saved)?;
         if !saved.named {
             // Here and not when it began: most fetches are over before their first checkpoint.
-            let named = sync_blob_dir(&shared.paths.partials());
+            let named = sync_blob_dir(&paths.partials());
             named.map_err(BlobError::io("fsyncing the directory of partial blobs"))?;
             saved.named = true;
         }
-        let row = PartialRow { size: self.data.size, touched_at: shared.clock.now(), groups };
+        let row = PartialRow { size: self.data.size, touched_at: clock.now(), groups };
         let mut batch = Batch::default();
         put_partial(&mut batch, &self.data.root, &row);
-        shared.index.write(batch)?;
+        index.write(batch)?;
         if let Some(bits) = Bits::from_bytes(group_count(self.data.size), &row.groups) {
             saved.groups = bits;
         }

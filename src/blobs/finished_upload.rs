@@ -2,7 +2,6 @@
 //!
 //! A row of the index: a crash loses nothing of it.
 
-use clawhub_durable::now_millis;
 use clawhub_types::{Digests, RepoName, Root};
 use serde::{Deserialize, Serialize};
 
@@ -17,12 +16,12 @@ pub struct FinishedUpload {
     pub root: Root,
     /// Their digests, as far as they were computed.
     pub digests: Digests,
-    /// Wall time of the end, Unix milliseconds.
+    /// When it ended, by the store's clock, in milliseconds.
     pub(crate) at: u64,
 }
 
 impl FinishedUpload {
-    pub(crate) fn now(repo: RepoName, sealed: &Sealed) -> FinishedUpload {
-        FinishedUpload { repo, root: sealed.root, digests: sealed.digests.clone(), at: now_millis() }
+    pub(crate) fn new(repo: RepoName, sealed: &Sealed, at: u64) -> FinishedUpload {
+        FinishedUpload { repo, root: sealed.root, digests: sealed.digests.clone(), at }
     }
 }

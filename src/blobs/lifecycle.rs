@@ -11,16 +11,17 @@ use clawhub_durable::task::blocking;
 use clawhub_kv::Kv;
 use parking_lot::Mutex;
 
-use crate::cache::OpenFiles;
 use crate::fetch::Fetches;
 use crate::finished::Finished;
 use crate::index::Index;
+use crate::locks::RootLocks;
+use crate::open_files::OpenFiles;
 use crate::paths::Paths;
 use crate::recover;
 use crate::room::Room;
 use crate::sessions::Sessions;
 use crate::space::Space;
-use crate::store::{RootLocks, Shared, StoreConfig, asking};
+use crate::store::{Shared, StoreConfig, asking};
 use crate::uptime::StoreClock;
 use crate::{BlobError, BlobStore};
 
@@ -44,7 +45,7 @@ impl BlobStore {
             let sessions = Sessions::new(config.node, recover::uploads(&paths, &index, &clock)?);
             recover::fetches(&paths, &index)?;
             recover::replicas(&paths, &index)?;
-            let finished = Finished::open(&index)?;
+            let finished = Finished::open(&index, &clock)?;
             let cached = recover::cached(&index)?;
             let space = Space::new(paths.free().map_err(asking())?);
             let shared = Shared {
@@ -64,7 +65,9 @@ impl BlobStore {
                 space,
                 held_back: AtomicBool::new(false),
             };
-            Ok(BlobStore { shared: Arc::new(shared) })
+            let store = BlobStore { shared: Arc::new(shared) };
+            store.cache().limit()?;
+            Ok(store)
         })
         .await
     }
@@ -76,7 +79,7 @@ impl BlobStore {
         if let Err(error) = self.shared.clock.keep(&self.shared.index) {
             tracing::warn!(%error, "how long the store has been open is not written down");
         }
-        if let Err(error) = self.cache().save_uses() {
+        if let Err(error) = self.shared.cached.save_uses(&self.shared.index) {
             tracing::warn!(%error, "when cached copies were last read is not written down");
         }
         let uploads = self.uploads().expire(older_than).await;

@@ -112,7 +112,7 @@ impl Partial {
                 size,
             });
         }
-        self.store.ensure_room(length).await?;
+        self.store.cache().ensure_room(length).await?;
         let fetch = self.fetch.clone();
         blocking(move || fetch.write(group_start, &bytes)).await?;
         self.follow();
@@ -140,7 +140,7 @@ impl Partial {
         let fetch = self.fetch.clone();
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = fetch.checkpoint(&store.shared) {
+            if let Err(error) = store.shared.checkpoint(&fetch) {
                 tracing::error!(root = %fetch.data.root, %error, "a partial blob's checkpoint");
             }
             fetch.saving.store(false, Ordering::Release);

@@ -54,7 +54,7 @@ impl Partials<'_> {
                 Some(fetch) => fetch,
                 None => {
                     if store.shared.index.partial(&root)?.is_none() {
-                        store.ensure_room(size).await?;
+                        store.cache().ensure_room(size).await?;
                     }
                     let opener = store.clone();
                     let fetch =
@@ -119,7 +119,7 @@ impl Partials<'_> {
         let mut outcome = Ok(());
         for fetch in running {
             let store = self.store.clone();
-            outcome = outcome.and(blocking(move || fetch.checkpoint(&store.shared)).await);
+            outcome = outcome.and(blocking(move || store.shared.checkpoint(&fetch)).await);
         }
         outcome
     }

@@ -116,8 +116,8 @@ impl Uploads<'_> {
         }
         if before == 0 && end > 0 {
             // The first durable bytes need durable names.
-            let (dir, parent) =
-                (self.store.shared.paths.upload(&session.id), self.store.shared.paths.uploads());
+            let dir = self.store.shared.paths.upload(&session.id);
+            let parent = self.store.shared.paths.uploads();
             let named = move || sync_blob_dir(&dir).and_then(|()| sync_blob_dir(&parent));
             blocking(move || named().map_err(BlobError::io("fsyncing an upload's directory"))).await?;
         }

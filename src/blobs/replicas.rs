@@ -59,7 +59,7 @@ impl Replicas<'_> {
     /// # Errors
     /// [`BlobError::NoSpace`], [`BlobError::Io`], [`BlobError::Index`].
     pub async fn put(self, bytes: Bytes, generation: u64) -> Result<Receipt, BlobError> {
-        self.store.ensure_room(bytes.len() as u64).await?;
+        self.store.cache().ensure_room(bytes.len() as u64).await?;
         let store = self.store.clone();
         detached(async move {
             let dir = store.shared.paths.uploads().join(format!("put-{:032x}", rand::rng().random::<u128>()));
@@ -109,7 +109,7 @@ impl Replicas<'_> {
         if held.as_ref() == Some(&row) {
             // It is durable already, and nobody should miss it for the time of a sync.
             self.store.shared.index.write(batch)?;
-            self.store.cache().promote(&root).await?;
+            self.store.shared.cached.promote(&self.store.shared.index, &root).await?;
         } else {
             self.store.shared.index.commit_blob(&root, &row, batch).await?;
             self.store.shared.cached.remove(&root);

@@ -15,11 +15,13 @@ use parking_lot::Mutex;
 
 use crate::BlobError;
 use crate::buffers::Buffers;
-use crate::cache::OpenFiles;
-use crate::cached::{CacheLimit, CachedCopies};
-use crate::fetch::Fetches;
+use crate::cache_usage::CacheLimit;
+use crate::cached::CachedCopies;
+use crate::fetch::{Fetch, Fetches};
 use crate::finished::Finished;
 use crate::index::{BlobRow, Index, successor};
+use crate::locks::RootLocks;
+use crate::open_files::OpenFiles;
 use crate::paths::Paths;
 use crate::room::Room;
 use crate::sessions::Sessions;
@@ -79,18 +81,10 @@ pub(crate) struct Shared {
     pub(crate) held_back: AtomicBool,
 }
 
-/// One lock per root, striped: making, confirming and deleting a replica exclude each other.
-pub(crate) struct RootLocks(Vec<tokio::sync::Mutex<()>>);
-
-impl Default for RootLocks {
-    fn default() -> Self {
-        RootLocks((0..256).map(|_| tokio::sync::Mutex::default()).collect())
-    }
-}
-
-impl RootLocks {
-    pub(crate) async fn lock(&self, root: &Root) -> tokio::sync::MutexGuard<'_, ()> {
-        self.0[usize::from(root.0[0])].lock().await
+impl Shared {
+    /// Blocking. Makes what a fetch has durable, then says so in its row.
+    pub(crate) fn checkpoint(&self, fetch: &Fetch) -> Result<(), BlobError> {
+        fetch.checkpoint(&self.paths, &self.index, &self.clock)
     }
 }
 
@@ -123,7 +117,7 @@ impl BlobStore {
             // No removal falls between looking and answering.
             let _exclusive = store.shared.locks.lock(&root).await;
             let Some(row) = store.row(&root) else { return Ok(None) };
-            store.cache().promote(&root).await?;
+            store.shared.cached.promote(&store.shared.index, &root).await?;
             store.shared.planned.lock().remove(&root);
             Ok(Some(store.receipt_of(&root, row, generation)))
         })
@@ -210,20 +204,6 @@ impl BlobStore {
     /// Whether [`BlobStore::hold_back`] is in force.
     pub fn is_held_back(&self) -> bool {
         self.shared.held_back.load(Ordering::Acquire)
-    }
-
-    /// The same as [`BlobStore::ensure_space`], once the cache has made way.
-    ///
-    /// # Errors
-    /// [`BlobError::NoSpace`], [`BlobError::HeldBack`]; [`BlobError::Io`] if the device cannot be asked.
-    pub(crate) async fn ensure_room(&self, more: u64) -> Result<(), BlobError> {
-        match self.ensure_space(more) {
-            Err(BlobError::NoSpace { .. }) => {
-                self.cache().free(more).await?;
-                self.ensure_space(more)
-            }
-            other => other,
-        }
     }
 
     /// Refuses if `more` bytes would leave less than the configured space. The reading may be old

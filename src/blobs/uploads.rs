@@ -27,9 +27,6 @@ use crate::replicas::Staged;
 use crate::session::{Entered, Progress, Session, UploadStatus, Work};
 use crate::{BlobError, BlobStore, Sealed};
 
-/// How long an unused session keeps its files open.
-const REST: Duration = Duration::from_secs(600);
-
 /// The upload sessions of a store.
 #[derive(Clone, Copy)]
 pub struct Uploads<'a> {
@@ -53,7 +50,7 @@ impl Uploads<'_> {
     /// [`BlobError::NoSpace`]; [`BlobError::TooManyUploads`]; [`BlobError::UploadTaken`] if the id is another
     /// repository's.
     pub async fn begin(self, id: UploadId, repo: &RepoName, sha512: bool) -> Result<(), BlobError> {
-        self.store.ensure_room(0).await?;
+        self.store.cache().ensure_room(0).await?;
         let mut sessions = self.store.shared.sessions.lock();
         if let Some(session) = sessions.get(id) {
             return if session.repo == *repo { Ok(()) } else { Err(BlobError::UploadTaken(id)) };
@@ -77,7 +74,7 @@ impl Uploads<'_> {
         if at != expected {
             return Err(BlobError::Offset { expected });
         }
-        self.store.ensure_room(bytes.len() as u64).await?;
+        self.store.cache().ensure_room(bytes.len() as u64).await?;
         while !bytes.is_empty() {
             let slice = bytes.split_to(bytes.len().min(SLICE));
             let pushed = entered.ingest()?.push(slice).await;
@@ -153,7 +150,8 @@ impl Uploads<'_> {
 
     /// Turns the session's bytes into a replica and answers the receipt: data and group list are
     /// fsynced, renamed, their directory fsynced, the index row synced. The session is gone then; of one that this
-    /// node opened, [`Uploads::finished`] says what it became. If the root is held already, its copy is confirmed for `generation`. Goes on if the caller goes away.
+    /// node opened, [`Uploads::finished`] says what it became. If the root is held already, its copy is confirmed for
+    /// `generation`. Goes on if the caller goes away.
     ///
     /// # Errors
     /// [`BlobError::Unsealed`] if the session holds other bytes than `sealed`,
@@ -176,7 +174,8 @@ impl Uploads<'_> {
             delete_upload(&mut batch, &id);
             if id.node == store.shared.config.node {
                 let repo = entered.session.repo.clone();
-                store.shared.finished.note(&mut batch, id, FinishedUpload::now(repo, &sealed));
+                let row = FinishedUpload::new(repo, &sealed, store.shared.clock.now());
+                store.shared.finished.note(&mut batch, id, row);
             }
             let receipt = match store.replicas().confirm(&sealed, generation, &batch).await? {
                 Some(receipt) => receipt,
@@ -219,7 +218,7 @@ impl Uploads<'_> {
         .await
     }
 
-    async fn discard(self, entered: Entered) -> Result<(), BlobError> {
+    pub(crate) async fn discard(self, entered: Entered) -> Result<(), BlobError> {
         let mut batch = Batch::default();
         delete_upload(&mut batch, &entered.session.id);
         if entered.session.recorded.load(Ordering::Acquire) {
@@ -255,91 +254,12 @@ impl Uploads<'_> {
         Some(UploadStatus { repo, sha512, offset, durable, acknowledged, opened_at })
     }
 
-    /// Cancels the sessions that nobody touched for `older_than`, and answers how many. Those in use at this
-    /// moment are left alone.
-    pub(crate) async fn expire(self, older_than: Duration) -> usize {
-        let mut count = self.store.shared.sessions.lock().expire_empty(older_than);
-        let sessions = self.used();
-        for session in sessions {
-            let Ok(work) = session.work.clone().try_lock_owned() else { continue };
-            let store = self.store.clone();
-            let id = session.id;
-            let idle = session.idle();
-            let entered = Entered { session, work };
-            let outcome = match *entered.work {
-                Work::Hot(_) | Work::Cold if idle >= older_than => {
-                    detached(async move { store.uploads().discard(entered).await }).await.map(|()| 1)
-                }
-                Work::Hot(_) if idle >= REST => {
-                    detached(async move { store.uploads().rest(entered).await }).await.map(|()| 0)
-                }
-                _ => Ok(0),
-            };
-            count += outcome.unwrap_or_else(|error| {
-                tracing::warn!(upload = %id, %error, "ending an idle upload");
-                0
-            });
-        }
-        count
-    }
-
-    /// Forgets what became of sessions that ended long ago.
-    pub(crate) fn forget_finished(self) {
-        let mut more = true;
-        while more {
-            let mut batch = Batch::default();
-            more = self.store.shared.finished.forget_old(&mut batch);
-            if !batch.is_empty()
-                && let Err(error) = self.store.shared.index.write(batch)
-            {
-                // They are read again at the next start.
-                tracing::warn!(%error, "forgetting finished uploads");
-                return;
-            }
-        }
-    }
-
-    /// Closes the files of the session that has not been used for longest, of those that are not in use.
-    async fn rest_the_idlest(self) {
-        let open = |session: &Arc<Session>| {
-            let work = session.work.clone().try_lock_owned().ok()?;
-            matches!(*work, Work::Hot(_)).then(|| Entered { session: session.clone(), work })
-        };
-        let idlest = {
-            let sessions = self.store.shared.sessions.lock();
-            sessions.used().filter_map(open).max_by_key(|entered| entered.session.idle())
-        };
-        let Some(entered) = idlest else { return };
-        if let Err(error) = self.rest(entered).await {
-            tracing::warn!(%error, "closing the files of an upload that is not used");
-        }
-    }
-
-    /// Closes the files of a session that is not used at present.
-    async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
-        let flushed = self.flush_entered(&mut entered).await;
-        entered.close().await;
-        flushed.map(drop)
-    }
-
-    /// Flushes every session in use.
-    pub(crate) async fn flush_all(self) -> Result<(), BlobError> {
-        let mut outcome = Ok(());
-        for session in self.used() {
-            let work = session.work.clone().lock_owned().await;
-            if matches!(*work, Work::Hot(_)) {
-                outcome = outcome.and(self.flush_entered(&mut Entered { session, work }).await.map(drop));
-            }
-        }
-        outcome
-    }
-
     pub(crate) fn session(self, id: UploadId) -> Result<Arc<Session>, BlobError> {
         self.store.shared.sessions.lock().get(id).cloned().ok_or(BlobError::UploadUnknown(id))
     }
 
     /// Every session with bytes.
-    fn used(self) -> Vec<Arc<Session>> {
+    pub(crate) fn used(self) -> Vec<Arc<Session>> {
         self.store.shared.sessions.lock().used().cloned().collect()
     }
 

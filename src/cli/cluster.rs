@@ -282,16 +282,7 @@ fn status(s: &StatusReply) -> String {
             format!("node {} is farther away than the {limit} ms that [raft] profile holds here", ids(&far));
         rows.push(("warning", text));
     }
-    let mib = |bytes: u64| bytes >> 20;
-    rows.push((
-        "cache",
-        format!(
-            "{} of {} MiB, {} MiB made way",
-            mib(s.cache_bytes),
-            mib(s.cache_limit_bytes),
-            mib(s.cache_evicted_bytes)
-        ),
-    ));
+    rows.push(("cache", cache(s)));
     if let Some(short) = s.under_target {
         rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
     }
@@ -300,6 +291,12 @@ fn status(s: &StatusReply) -> String {
     }
     rows.extend(s.warnings.iter().map(|warning| ("warning", warning.clone())));
     rows.iter().map(|(name, value)| format!("{name:<10} {value}").trim_end().to_owned() + "\n").collect()
+}
+
+fn cache(s: &StatusReply) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    let StatusReply { cache_bytes: has, cache_limit_bytes: limit, cache_evicted_bytes: evicted, .. } = s;
+    format!("{} of {} MiB, {} MiB made way", mib(*has), mib(*limit), mib(*evicted))
 }
 
 fn link(link: &Link) -> String {

@@ -57,7 +57,7 @@ pub(crate) async fn remove(
     }
     if consensus.status().leader == Some(node) {
         // Spares the cluster an election time-out; it goes on without if there is nobody else.
-        let handed = consensus.transfer_leader(None, PATIENCE).await;
+        let handed = consensus.membership().transfer_leader(None, PATIENCE).await;
         if let Err(error) = handed {
             tracing::info!(%error, "the leader is removed while it leads");
         }

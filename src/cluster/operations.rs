@@ -119,7 +119,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`] if leadership did not move, or this node does not know where to.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
-        self.consensus.transfer_leader(to, PATIENCE).await?;
+        self.consensus.membership().transfer_leader(to, PATIENCE).await?;
         // This node may learn of it a heartbeat later than the leader that answered.
         self.leader(to).await.ok_or_else(|| {
             ClusterError::Unavailable("leadership moved, and this node knows no leader yet".to_owned())

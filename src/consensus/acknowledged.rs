@@ -2,22 +2,25 @@
 //! the device under it did; openraft takes that for granted, and counts on where it should not.
 //!
 //! In memory, for the last term that this node led. A new leader asks each peer anew what it has; what the log keeps of
-//! this for it is coarse ([`Consensus::acknowledged`]).
+//! this for it is coarse ([`Acknowledged::by_members`]).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use clawhub_state::LogMark;
 use clawhub_state::cluster::Acknowledgement;
 use clawhub_types::NodeId;
 use openraft::async_runtime::AsyncRuntime;
+use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
-use crate::Consensus;
+use crate::core::Core;
 use crate::transport::{AppendAnswer, AppendReply, Ballot};
 use crate::types::LeaderId;
 
+/// The answers of all peers.
 #[derive(Default)]
-pub(crate) struct Acknowledged {
+pub(crate) struct Answers {
     peers: Mutex<HashMap<NodeId, Peer>>,
 }
 
@@ -40,7 +43,7 @@ impl Peer {
     }
 }
 
-impl Acknowledged {
+impl Answers {
     /// Notes a peer's answer to entries sent under `vote`.
     ///
     /// # Errors
@@ -87,32 +90,40 @@ fn ballot(leader: LeaderId) -> Ballot {
     Ballot { term: leader.term, node: leader.node_id, committed: true }
 }
 
-impl<R: AsyncRuntime> Consensus<R> {
+/// What this node found when it started, and what the members have acknowledged to it while it leads.
+pub struct Acknowledged<R: AsyncRuntime = TokioRuntime> {
+    pub(crate) core: Arc<Core<R>>,
+    pub(crate) answers: Arc<Answers>,
+    /// Its own vote and log as they were when it started.
+    pub(crate) found: LogMark,
+}
+
+impl<R: AsyncRuntime> Acknowledged<R> {
     /// What this node found on its disk when it started. A build that does not sync has nothing to answer for.
     pub fn found(&self) -> LogMark {
         if clawhub_mutant::Mutant::NoFsync.breaks() {
             return LogMark { term: u64::MAX, index: u64::MAX };
         }
-        self.shared.found
+        self.found
     }
 
     /// As leader: its term, and how far each member, itself among them, has its log durably. `None` if it does not lead.
-    pub fn acknowledged(&self) -> Option<(u64, Vec<Acknowledgement>)> {
-        let leader = self.leading()?;
-        let mut known = self.shared.acknowledged.under(ballot(leader));
-        let flushed = self.shared.raft.watch_log_progress().get();
+    pub fn by_members(&self) -> Option<(u64, Vec<Acknowledgement>)> {
+        let leader = self.core.leading()?;
+        let mut known = self.answers.under(ballot(leader));
+        let flushed = self.core.raft.watch_log_progress().get();
         let flushed = flushed.filter(|point| point.vote.committed && point.vote.leader_id == leader);
         if let Some(last) = flushed.and_then(|point| point.last_log_id) {
-            let settings = &self.shared.settings;
+            let settings = &self.core.settings;
             known.push(Acknowledgement { node: settings.node, boot: settings.boot, index: last.index });
         }
         Some((leader.term, known))
     }
 
     /// As leader: what the starts of a peer before `boot` acknowledged to it.
-    pub(crate) fn acknowledged_before(&self, node: NodeId, boot: u64) -> Option<LogMark> {
-        let leader = self.leading()?;
-        let index = self.shared.acknowledged.before(node, boot, ballot(leader))?;
+    pub(crate) fn before(&self, node: NodeId, boot: u64) -> Option<LogMark> {
+        let leader = self.core.leading()?;
+        let index = self.answers.before(node, boot, ballot(leader))?;
         Some(LogMark { term: leader.term, index })
     }
 }
@@ -139,7 +150,7 @@ mod tests {
 
     #[test]
     fn who_loses_what_he_acknowledged_is_noticed() {
-        let all = Acknowledged::default();
+        let all = Answers::default();
         let note = |term, reply| all.note(PEER, vote(term), &answer(1, reply));
         assert_eq!(note(3, AppendReply::Conflict(pos(9))), Ok(()), "it never had that");
         assert_eq!(note(3, AppendReply::Matched(Some(pos(7)))), Ok(()));
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_start_answers_for_those_before_it_and_not_for_itself() {
-        let all = Acknowledged::default();
+        let all = Answers::default();
         let matched =
             |boot, index| all.note(PEER, vote(3), &answer(boot, AppendReply::Matched(Some(pos(index)))));
         let conflict =

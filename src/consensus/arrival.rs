@@ -6,42 +6,64 @@
 use std::io;
 use std::sync::Arc;
 
+use futures::lock::{Mutex, MutexGuard};
 use futures::stream::{BoxStream, StreamExt};
 use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft::storage::Snapshot;
 
-use crate::install::{Arrived, Unsound, make_ready};
+use crate::announced::announced;
+use crate::core::Core;
+use crate::error::ServeError;
+use crate::files;
+use crate::install::{Unsound, make_ready};
 use crate::receive::{self, Incoming, NotTaken, Received};
 use crate::record::Manifest;
-use crate::serve::{Rpc, ServeError};
-use crate::snapshot::SnapshotFiles;
+use crate::snapshot::{Arrived, SnapshotFiles, Snapshots};
+use crate::store::StateStore;
 use crate::transport::{SnapshotHeader, SnapshotPart, SnapshotRefusal, SnapshotReply};
 use crate::types;
-use crate::{Consensus, files};
 
-impl<R: AsyncRuntime> Rpc<'_, R> {
-    /// Says what this node has of a snapshot, or takes it in and installs it. One at a time.
+/// Takes in one snapshot at a time.
+pub(crate) struct Arrivals<R: AsyncRuntime> {
+    core: Arc<Core<R>>,
+    store: StateStore,
+    snapshots: Arc<Snapshots>,
+    /// Held while a snapshot arrives.
+    receiving: Arc<Mutex<()>>,
+}
+
+impl<R: AsyncRuntime> Arrivals<R> {
+    pub(crate) fn new(core: Arc<Core<R>>, store: StateStore, snapshots: Arc<Snapshots>) -> Arc<Arrivals<R>> {
+        Arc::new(Arrivals { core, store, snapshots, receiving: Arc::default() })
+    }
+
+    /// Keeps snapshots from arriving until the answer is dropped; `None` if one is.
+    pub(crate) fn pause(&self) -> Option<MutexGuard<'_, ()>> {
+        self.receiving.try_lock()
+    }
+
+    /// Says what this node has of a snapshot, or takes it in and installs it.
     ///
     /// # Errors
     /// [`ServeError`]; what has arrived is kept for the next attempt.
-    pub async fn snapshot(
-        self,
+    pub(crate) async fn answer(
+        &self,
         mut parts: BoxStream<'static, SnapshotPart>,
     ) -> Result<SnapshotReply, ServeError> {
-        self.serving()?;
-        let shared = &self.consensus.shared;
-        let first = R::timeout(shared.settings.profile.wait(), parts.next()).await;
+        let first = R::timeout(self.core.settings.profile.wait(), parts.next()).await;
         let Ok(Some(SnapshotPart::Header(header))) = first else {
             return Err(ServeError::Refused("a snapshot begins with its header".to_owned()));
         };
-        let Some(alone) = Arc::clone(&shared.receiving).try_lock_owned() else {
+        let Some(alone) = Arc::clone(&self.receiving).try_lock_owned() else {
             return Ok(SnapshotReply::refused(header.vote, SnapshotRefusal::Busy));
         };
-        let mine = shared.raft.metrics().borrow_watched().vote;
+        let mine = self.core.raft.metrics().borrow_watched().vote;
         if mine > types::vote(header.vote) {
             return Ok(SnapshotReply::new(types::ballot(&mine)));
         }
-        let arrival = Arrival { consensus: self.consensus.clone(), header };
+        let core = Arc::clone(&self.core);
+        let snapshots = Arc::clone(&self.snapshots);
+        let arrival = Arrival { core, store: self.store.clone(), snapshots, header };
         let taking = R::spawn(async move {
             let answer = arrival.take(parts).await;
             drop(alone);
@@ -53,15 +75,17 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
 
 /// A snapshot that a leader offers or sends.
 struct Arrival<R: AsyncRuntime> {
-    consensus: Consensus<R>,
+    core: Arc<Core<R>>,
+    store: StateStore,
+    snapshots: Arc<Snapshots>,
     header: SnapshotHeader,
 }
 
 impl<R: AsyncRuntime> Arrival<R> {
     async fn take(self, parts: BoxStream<'static, SnapshotPart>) -> Result<SnapshotReply, ServeError> {
         let reply = SnapshotReply::new(self.header.vote);
-        let manifest = receive::announced(&self.header).map_err(|e| ServeError::Refused(e.to_string()))?;
-        let applied = self.consensus.shared.raft.metrics().borrow_watched().last_applied;
+        let manifest = announced(&self.header).map_err(|e| ServeError::Refused(e.to_string()))?;
+        let applied = self.core.raft.metrics().borrow_watched().last_applied;
         if manifest.last.map(types::log_id) <= applied {
             self.forget().await;
             return Ok(SnapshotReply { installed: true, ..reply });
@@ -78,8 +102,8 @@ impl<R: AsyncRuntime> Arrival<R> {
     }
 
     async fn open(&self, manifest: Manifest) -> Result<(Incoming, Vec<u32>), NotTaken> {
-        let settings = &self.consensus.shared.settings;
-        let dir = self.consensus.shared.store.dir().to_owned();
+        let settings = &self.core.settings;
+        let dir = self.store.dir().to_owned();
         let reserve = settings.snapshot_reserve;
         let open = move || {
             Ok(Incoming::open(&dir, manifest, reserve).map(|incoming| {
@@ -96,11 +120,10 @@ impl<R: AsyncRuntime> Arrival<R> {
         incoming: Incoming,
         parts: BoxStream<'static, SnapshotPart>,
     ) -> Result<Arrived, NotTaken> {
-        let shared = &self.consensus.shared;
-        let execution = shared.settings.execution;
+        let execution = self.core.settings.execution;
         let received: Received = incoming.receive::<R>(execution, parts).await?;
-        let store = shared.store.clone();
-        let snapshots = Arc::clone(&shared.snapshots);
+        let store = self.store.clone();
+        let snapshots = Arc::clone(&self.snapshots);
         let ready = move || Ok(make_ready(&store, &snapshots, &received));
         let ready = files::blocking::<R, _>(execution, ready).await?;
         ready.map_err(|unsound| match unsound {
@@ -114,7 +137,7 @@ impl<R: AsyncRuntime> Arrival<R> {
         let vote = self.header.vote;
         let files = Arc::new(SnapshotFiles::arrived(arrived));
         let snapshot = Snapshot { meta: files.meta(), snapshot: files };
-        let answer = self.consensus.shared.raft.install_full_snapshot(types::vote(vote), snapshot).await;
+        let answer = self.core.raft.install_full_snapshot(types::vote(vote), snapshot).await;
         let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
         let installed = answer.vote <= types::vote(vote);
         if installed {
@@ -146,8 +169,8 @@ impl<R: AsyncRuntime> Arrival<R> {
 
     /// Whether an error came of a full device. Stores say no more than that their device refused.
     async fn full(&self, error: &io::Error) -> Option<SnapshotRefusal> {
-        let settings = &self.consensus.shared.settings;
-        let dir = self.consensus.shared.store.dir().to_owned();
+        let settings = &self.core.settings;
+        let dir = self.store.dir().to_owned();
         let room = files::blocking::<R, _>(settings.execution, move || files::room(&dir)).await.ok()?;
         let told = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let reserve = settings.snapshot_reserve;
@@ -157,8 +180,8 @@ impl<R: AsyncRuntime> Arrival<R> {
 
     /// Removes what has arrived.
     async fn forget(&self) {
-        let dir = self.consensus.shared.store.dir().to_owned();
-        let execution = self.consensus.shared.settings.execution;
+        let dir = self.store.dir().to_owned();
+        let execution = self.core.settings.execution;
         if let Err(e) = files::blocking::<R, _>(execution, move || receive::discard(&dir)).await {
             tracing::warn!(error = %e, "what arrived of a snapshot cannot be removed");
         }

@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// What an entry costs of a budget besides its bytes.
+pub(crate) const OVERHEAD: usize = 512;
+
 /// Bytes that may be under way.
 #[derive(Clone)]
 pub(crate) struct Budget {

@@ -9,11 +9,13 @@ use std::time::Duration;
 use clawhub_durable as durable;
 use openraft::async_runtime::AsyncRuntime;
 
+use crate::core::Core;
+use crate::fatal::Failure;
+use crate::files;
 use crate::install::{Unsound, check};
 use crate::snapshot::Snapshots;
 use crate::store::StateStore;
 use crate::tables::Known;
-use crate::{Consensus, Failure, files};
 
 /// A state that was found to be sound is not read again within this, milliseconds: what is found wrong with it then is
 /// its finder's own fault, or will be found again.
@@ -48,21 +50,29 @@ impl Doubt {
     }
 }
 
-impl<R: AsyncRuntime> Consensus<R> {
+/// Settles doubts.
+pub(crate) struct Examiner<R: AsyncRuntime> {
+    pub(crate) core: Arc<Core<R>>,
+    pub(crate) doubt: Arc<Doubt>,
+    pub(crate) store: StateStore,
+    pub(crate) snapshots: Arc<Snapshots>,
+}
+
+impl<R: AsyncRuntime> Examiner<R> {
     /// Reads the whole state if there is a doubt about it. A sound one gets a new snapshot, since the last may be what
     /// is damaged; one that is not ends this node's part.
-    pub(crate) async fn settle_doubt(&self) {
-        if !self.shared.doubt.is_raised() {
+    pub(crate) async fn settle(&self) {
+        if !self.doubt.is_raised() {
             return;
         }
-        let store = self.shared.store.clone();
-        let snapshots = Arc::clone(&self.shared.snapshots);
+        let store = self.store.clone();
+        let snapshots = Arc::clone(&self.snapshots);
         let examined = move || Ok(examine(&store, &snapshots));
-        let examined = files::blocking::<R, _>(self.shared.settings.execution, examined).await;
+        let examined = files::blocking::<R, _>(self.core.settings.execution, examined).await;
         let (reason, corrupt) = match examined.unwrap_or_else(|e| Err(e.into())) {
             Ok(()) => {
                 tracing::warn!("the state here was read whole and is sound; snapshots are sent of it anew");
-                return self.shared.doubt.settle();
+                return self.doubt.settle();
             }
             Err(Unsound::Unclear(what)) => {
                 tracing::error!(what, "the state here cannot be read for now; the doubt stays");
@@ -73,25 +83,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             }
             Err(Unsound::Io(e)) => (format!("the applied state of this node cannot be read: {e}"), false),
         };
-        self.give_up(Failure { reason, corrupt, device: !corrupt }).await;
-    }
-
-    /// Ends this node's part for good, because its state is not what it should be.
-    pub async fn condemn(&self, reason: String) {
-        self.give_up(Failure { reason, corrupt: true, device: false }).await;
-    }
-
-    /// Ends this node's part for a reason that is not openraft's.
-    async fn give_up(&self, failure: Failure) {
-        {
-            let mut gave_up = self.shared.gave_up.lock();
-            if gave_up.is_some() {
-                return;
-            }
-            tracing::error!(reason = %failure, "consensus gives up");
-            *gave_up = Some(failure);
-        }
-        self.shutdown().await;
+        self.core.give_up(Failure { reason, corrupt, device: !corrupt }).await;
     }
 }
 

@@ -8,11 +8,9 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 
 use clawhub_kv::{KvError, KvErrorKind};
-use openraft::AsyncRuntime;
+use openraft::RaftTypeConfig;
 use openraft::errors::{ErrorSource, Fatal};
 use serde::{Deserialize, Serialize};
-
-use crate::types::Types;
 
 /// Why a node takes part no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub struct Failure {
 
 impl Failure {
     /// What openraft's last word means; `None` if the node was told to stop.
-    pub(crate) fn of<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Option<Failure> {
+    pub(crate) fn of<C: RaftTypeConfig<ErrorSource = Cause>>(fatal: &Fatal<C>) -> Option<Failure> {
         let cause = match fatal {
             Fatal::Stopped => return None,
             Fatal::Panicked => None,

@@ -10,9 +10,8 @@ use openraft::async_runtime::{AsyncRuntime, Instant, WatchReceiver};
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
-use crate::Consensus;
-use crate::status::MetricsReceiver;
-use crate::types::Metrics;
+use crate::core::Core;
+use crate::types::{Metrics, MetricsReceiver};
 
 /// When leaders spoke to this node.
 pub(crate) struct Heard<R: AsyncRuntime> {
@@ -37,6 +36,25 @@ impl<R: AsyncRuntime> Heard<R> {
             self.once = true;
         }
     }
+
+    /// How long there has been no sign of a quorum, once that is longer than an election may take.
+    pub(crate) fn cut_off(&mut self, metrics: &Metrics<R>, lease: Duration) -> Option<Duration> {
+        if leads_alone::<R>(metrics) {
+            self.once = true;
+            return None;
+        }
+        // Kept for when it ceases to lead: it heard of no other leader for as long as it did.
+        self.any = metrics.last_quorum_acked.map_or(self.any, |at| at.into_inner().max(self.any));
+        self.once |= metrics.last_quorum_acked.is_some();
+        let age = self.any.elapsed();
+        (age > lease).then_some(age)
+    }
+
+    /// Whether there was a sign of a quorum since the node started, as of the last look at how long there was none: from a
+    /// leader that is a member by the state here, or to this node as the leader.
+    pub(crate) fn once(&self) -> bool {
+        self.once
+    }
 }
 
 /// Tells whether this node may lack what the others know. Keeps nothing of the node open.
@@ -47,6 +65,11 @@ pub struct Hearing<R: AsyncRuntime = TokioRuntime> {
 }
 
 impl<R: AsyncRuntime> Hearing<R> {
+    pub(crate) fn new(core: &Core<R>, heard: &Arc<Mutex<Heard<R>>>) -> Hearing<R> {
+        let lease = core.settings.profile.lease();
+        Hearing { heard: Arc::clone(heard), metrics: core.raft.metrics(), lease }
+    }
+
     /// Whether there was no word of a quorum since the node started, or none for as long as an election takes: no
     /// acknowledgement if this node leads, nothing from a leader that is a member by the state here if it follows.
     /// Then who is a member by that state may be out of date.
@@ -64,35 +87,4 @@ impl<R: AsyncRuntime> Hearing<R> {
 fn leads_alone<R: AsyncRuntime>(metrics: &Metrics<R>) -> bool {
     let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
     alone && metrics.state == ServerState::Leader
-}
-
-impl<R: AsyncRuntime> Consensus<R> {
-    /// A handle that tells whether this node may lack what the others know.
-    pub fn hearing(&self) -> Hearing<R> {
-        Hearing {
-            heard: Arc::clone(&self.shared.heard),
-            metrics: self.shared.raft.metrics(),
-            lease: self.shared.settings.profile.lease(),
-        }
-    }
-
-    /// How long there has been no sign of a quorum, once that is longer than an election may take.
-    pub(crate) fn cut_off(&self, metrics: &Metrics<R>) -> Option<Duration> {
-        let mut heard = self.shared.heard.lock();
-        if leads_alone::<R>(metrics) {
-            heard.once = true;
-            return None;
-        }
-        // Kept for when it ceases to lead: it heard of no other leader for as long as it did.
-        heard.any = metrics.last_quorum_acked.map_or(heard.any, |at| at.into_inner().max(heard.any));
-        heard.once |= metrics.last_quorum_acked.is_some();
-        let age = heard.any.elapsed();
-        (age > self.shared.settings.profile.lease()).then_some(age)
-    }
-
-    /// Whether there was a sign of a quorum since the node started, as of the last look at how long there was none: from a
-    /// leader that is a member by the state here, or to this node as the leader.
-    pub(crate) fn has_heard(&self) -> bool {
-        self.shared.heard.lock().once
-    }
 }

@@ -5,22 +5,22 @@
 //! long an answer may take, and the beat comes from here. One that falls due while the last is unanswered goes out
 //! with the answer: over a long way there is one in each round trip.
 
-use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
+use std::sync::Arc;
 
-use crate::Consensus;
+use openraft::async_runtime::AsyncRuntime;
 
-impl<R: AsyncRuntime> Consensus<R> {
-    /// Runs until the node stops.
-    pub(crate) async fn beat(self) {
-        let every = self.shared.settings.profile.beat();
-        loop {
-            R::sleep(every).await;
-            if self.shared.raft.metrics().borrow_watched().running_state.is_err() {
-                return;
-            }
-            if self.leading().is_some() && self.shared.raft.trigger().heartbeat().await.is_err() {
-                return;
-            }
+use crate::core::Core;
+
+/// Runs until the node stops.
+pub(crate) async fn beat<R: AsyncRuntime>(core: Arc<Core<R>>) {
+    let every = core.settings.profile.beat();
+    loop {
+        R::sleep(every).await;
+        if !core.runs() {
+            return;
+        }
+        if core.leading().is_some() && core.raft.trigger().heartbeat().await.is_err() {
+            return;
         }
     }
 }

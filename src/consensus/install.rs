@@ -11,14 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clawhub_kv::{KvError, KvErrorKind};
-use clawhub_state::{Fault, LogPos, Machine, View};
+use clawhub_state::{Fault, Machine, View};
 
-use crate::machine::{applied, fault, position};
+use crate::position::{Position, applied, fault, position};
 use crate::receive::Received;
-use crate::snapshot::{Sealed, SnapshotFiles, Snapshots};
+use crate::snapshot::{Arrived, Sealed, SnapshotFiles, Snapshots};
 use crate::store::{Prepared, StateStore};
 use crate::tables::Known;
-use crate::types::{Membership, SnapshotMeta};
+use crate::types::SnapshotMeta;
 
 /// A state that is not what it says it is.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +53,6 @@ impl From<Fault> for Unsound {
     }
 }
 
-/// The last entry that a state has applied, and the membership in force there with the entry that set it.
-pub(crate) type Position = (Option<LogPos>, Option<(LogPos, Membership)>);
-
 /// Reads all of the state in a checkpoint, compares it with its hash, and answers what it has applied.
 ///
 /// # Errors
@@ -69,20 +66,6 @@ pub(crate) fn check(store: &StateStore, data: &Path) -> Result<Position, Unsound
         return Err(Unsound::Damaged(format!("the rows at index {index} do not add up to the state's hash")));
     }
     Ok(applied(&Machine::open(kv)?)?)
-}
-
-/// A snapshot of another node that needs nothing more but names.
-pub(crate) struct Arrived {
-    /// The state, open beside the live one.
-    pub(crate) next: Prepared,
-    /// The snapshot that others are served from.
-    pub(crate) sealed: Sealed,
-}
-
-impl std::fmt::Debug for Arrived {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Arrived").field("sealed", &self.sealed).finish_non_exhaustive()
-    }
 }
 
 /// Makes what was received ready to be put in force. The files stay where they arrived.

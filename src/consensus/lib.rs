@@ -1,8 +1,9 @@
 //! Agreement: one log, replicated by openraft, applied by [`clawhub_state`].
 //!
 //! A [`Consensus`] is a node's part in the cluster. It proposes ([`Consensus::propose`]), waits until
-//! reads are safe ([`Consensus::barrier`]), changes who takes part, and tells what it knows
-//! ([`Consensus::status`], [`Consensus::watch`]).
+//! reads are safe ([`Consensus::barrier`]), changes who takes part ([`Consensus::membership`]), and tells what it
+//! knows ([`Consensus::status`], [`Consensus::watch`]). Each of these is a part with a file of its own; what all of them
+//! ask of openraft is one more. This file puts them together.
 //!
 //! **State.** The log ([`LogStore`]): votes and entries, durable before anybody is told of them; a crash
 //! loses what nobody was told. The applied state ([`StateStore`]): durable up to some position, from
@@ -16,32 +17,36 @@
 //! **Limits.** Entries [`MAX_ENTRY_BYTES`]; batches [`MAX_BATCH_BYTES`]; proposals under way
 //! [`Settings::proposal_budget`], once for this node's clients and once, as leader, for the others';
 //! entries on their way to one follower 4 MiB; pieces of snapshots 256 KiB, one snapshot at a time
-//! arriving. Every wait ends with the caller's time
-//! or the profile's.
+//! arriving. Every wait ends with the caller's time or the profile's.
 
 mod acknowledged;
+mod announced;
 mod arrival;
 mod barrier;
 mod budget;
 mod clock;
+mod core;
 mod doubt;
+mod error;
 mod fatal;
 mod files;
 pub mod grpc;
 mod hearing;
 mod heartbeat;
 mod install;
+mod leader;
 mod log;
 mod machine;
 mod membership;
 mod network;
-mod participation;
 mod points;
+mod position;
 mod profile;
 mod propose;
 mod purge;
 mod receive;
 mod record;
+mod rounds;
 mod send;
 mod serve;
 mod session;
@@ -49,89 +54,53 @@ mod snapshot;
 mod status;
 mod store;
 mod tables;
+mod ticks;
 pub mod transport;
 mod types;
 mod upkeep;
 mod window;
 
-use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clawhub_kv::{Kv, KvError};
-use clawhub_state::LogMark;
+use clawhub_kv::Kv;
+use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::{Command, LogMark};
 use clawhub_types::NodeId;
-use openraft::Instant;
-use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
-use openraft::errors::Fatal;
+use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
+pub use acknowledged::Acknowledged;
+pub use error::{ConsensusError, ServeError, Unavailable};
 pub use fatal::{Cause, Failure};
 pub use hearing::Hearing;
+pub use leader::MAX_ENTRY_BYTES;
 pub use log::{LogReader, LogStore, MAX_BATCH_BYTES};
 pub use machine::{Builder, StateMachine};
 pub use membership::{ChangeError, Membership};
 pub use points::Points;
 pub use profile::{Execution, Profile, Settings, WallClock};
-pub use propose::{Committed, MAX_ENTRY_BYTES, ProposeError, Who};
-pub use serve::{Rpc, ServeError};
+pub use propose::{Committed, ProposeError, Who};
+pub use serve::Rpc;
 pub use snapshot::SnapshotFiles;
 pub use status::{Role, Status, Watcher};
 pub use store::{OpenKv, Purpose, StateStore};
 pub use types::{Applied, Proposal, Types};
 pub use window::LIMIT as IN_FLIGHT_BYTES;
 
+use crate::core::{Core, Raft};
+use arrival::Arrivals;
+use barrier::Barrier;
+use doubt::Examiner;
+use hearing::Heard;
+use leader::Leader;
+use network::{Factory, Network};
+use propose::Proposer;
+use snapshot::Snapshots;
+use ticks::Ticks;
 use transport::Transport;
-
-/// Nothing was done; trying again later may help.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Unavailable {
-    /// How long to stay away: about one election.
-    pub retry_after: Duration,
-    /// For people.
-    pub reason: String,
-}
-
-/// A node could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum ConsensusError {
-    /// Its settings contradict each other.
-    #[error("settings: {0}")]
-    Settings(String),
-    /// The log or the state cannot be read, or is damaged. Nothing was changed or repaired.
-    #[error("storage: {0}")]
-    Storage(#[from] std::io::Error),
-    /// Consensus ended while it started.
-    #[error("raft: {0}")]
-    Failed(Failure),
-    /// openraft refused to start.
-    #[error("raft: {0}")]
-    Raft(String),
-}
-
-impl ConsensusError {
-    /// Whether the log or the state is damaged rather than out of reach.
-    pub fn is_corrupt(&self) -> bool {
-        match self {
-            ConsensusError::Storage(error) => {
-                error.kind() == std::io::ErrorKind::InvalidData
-                    || KvError::within(error).is_some_and(KvError::is_corrupt)
-            }
-            ConsensusError::Failed(failure) => failure.corrupt,
-            ConsensusError::Settings(_) | ConsensusError::Raft(_) => false,
-        }
-    }
-
-    fn fatal<R: AsyncRuntime>(fatal: &Fatal<types::Types<R>>) -> ConsensusError {
-        match Failure::of(fatal) {
-            Some(failure) => ConsensusError::Failed(failure),
-            None => ConsensusError::Raft(fatal.to_string()),
-        }
-    }
-}
+use upkeep::Upkeep;
 
 /// A node's part in the cluster. Clones share it.
 pub struct Consensus<R: AsyncRuntime = TokioRuntime> {
@@ -144,37 +113,20 @@ impl<R: AsyncRuntime> Clone for Consensus<R> {
     }
 }
 
+/// The parts, each with what it needs of the others.
 struct Shared<R: AsyncRuntime> {
-    settings: Settings,
-    raft: types::Raft<R>,
-    log: LogStore,
+    core: Arc<Core<R>>,
     store: StateStore,
-    snapshots: Arc<snapshot::Snapshots>,
     points: Points,
-    transport: Arc<dyn Transport>,
-    clock: Arc<clock::Clock<R>>,
-    sessions: Arc<session::Sessions>,
-    barrier: barrier::Barrier<R::Instant>,
-    transfers: Arc<purge::Transfers<R::Instant>>,
-    /// What peers have acknowledged to this node.
-    acknowledged: Arc<acknowledged::Acknowledged>,
-    /// Its own vote and log as they were when it started.
-    found: LogMark,
-    /// For proposals of this node's clients.
-    budget: budget::Budget,
-    /// For proposals that others forward to this node.
-    forwarded: budget::Budget,
-    /// Held while membership changes.
-    changes: futures::lock::Mutex<()>,
-    /// Held while a snapshot arrives.
-    receiving: Arc<futures::lock::Mutex<()>>,
-    /// Raised by whoever is told that this node's state is not sound.
-    doubt: Arc<doubt::Doubt>,
-    /// Why this node stopped, if that was not openraft's to say.
-    gave_up: Mutex<Option<Failure>>,
+    ticks: Arc<Ticks<R>>,
     /// When leaders spoke to this node.
-    heard: Arc<Mutex<hearing::Heard<R>>>,
-    stopping: AtomicBool,
+    heard: Arc<Mutex<Heard<R>>>,
+    acknowledged: Arc<Acknowledged<R>>,
+    leader: Arc<Leader<R>>,
+    proposer: Arc<Proposer<R>>,
+    barrier: Arc<Barrier<R>>,
+    membership: Arc<Membership<R>>,
+    arrivals: Arc<Arrivals<R>>,
 }
 
 /// Says at start which rule this process breaks, if it is a mutant.
@@ -194,6 +146,56 @@ fn found<R: AsyncRuntime>(log: &LogStore, machine: &StateMachine<R>) -> std::io:
     Ok(LogMark { term: log.vote().map_or(0, |vote| vote.leader_id.term), index })
 }
 
+/// What a node has on its own disks.
+struct Local {
+    log: LogStore,
+    store: StateStore,
+    snapshots: Arc<Snapshots>,
+    points: Points,
+    found: LogMark,
+}
+
+impl Local {
+    /// Puts the parts together, and sets those to work that wait for nobody's question.
+    fn begin<R: AsyncRuntime>(self, core: &Arc<Core<R>>, network: &Network<R>) -> Shared<R> {
+        let Local { log, store, snapshots, points, found } = self;
+        let own = || Arc::clone(core);
+        let transport = || Arc::clone(&network.transport);
+        let clock = Arc::clone(&network.clock);
+        let ticks = Arc::new(Ticks { core: own(), clock, store: store.clone() });
+        let answers = Arc::clone(&network.answers);
+        let acknowledged = Arc::new(Acknowledged { core: own(), answers, found });
+        let leader = Leader::new(own(), Arc::clone(&ticks), store.clone(), Arc::clone(&acknowledged));
+        let proposer = Proposer::new(own(), Arc::clone(&ticks), Arc::clone(&leader), transport());
+        let barrier = Barrier::new(own(), log, Arc::clone(&ticks), transport());
+        let membership = Membership::new(own(), transport());
+        let arrivals = Arrivals::new(own(), store.clone(), Arc::clone(&snapshots));
+        let doubt = Arc::clone(&network.doubt);
+        let examiner = Examiner { core: own(), doubt, store: store.clone(), snapshots };
+        let upkeep = Upkeep { core: own(), store: store.clone(), arrivals: Arc::clone(&arrivals), examiner };
+        drop(R::spawn(Arc::clone(&ticks).follow_elections()));
+        drop(R::spawn(Arc::clone(&membership).end_interrupted()));
+        drop(R::spawn(purge::purge(own(), Arc::clone(&network.transfers))));
+        drop(R::spawn(upkeep.run()));
+        drop(R::spawn(heartbeat::beat(own())));
+        let core = own();
+        let heard = Heard::new();
+        Shared {
+            core,
+            store,
+            points,
+            ticks,
+            heard,
+            acknowledged,
+            leader,
+            proposer,
+            barrier,
+            membership,
+            arrivals,
+        }
+    }
+}
+
 impl<R: AsyncRuntime> Consensus<R> {
     /// Starts the node on its log and its state. It takes part at once: before this is called, its
     /// [`grpc::service`] or simulated equivalent need not be reachable, but should be soon after.
@@ -210,62 +212,19 @@ impl<R: AsyncRuntime> Consensus<R> {
         let config = settings.config().map_err(|e| ConsensusError::Settings(e.to_string()))?;
         let execution = settings.execution;
         let log = files::blocking::<R, _>(execution, move || LogStore::open(log, execution)).await?;
-        let opened = state.clone();
+        let store = state.clone();
         let machine =
-            files::blocking::<R, _>(execution, move || StateMachine::open(opened, execution)).await?;
-        let transfers = Arc::new(purge::Transfers::new());
+            files::blocking::<R, _>(execution, move || StateMachine::open(state, execution)).await?;
         let found = found(&log, &machine)?;
-        let acknowledged = Arc::<acknowledged::Acknowledged>::default();
-        let doubt = Arc::<doubt::Doubt>::default();
         let snapshots = machine.snapshots();
         let points = machine.points();
-        let clock = Arc::new(clock::Clock::new());
-        let network = network::Factory {
-            acknowledged: Arc::clone(&acknowledged),
-            clock: Arc::clone(&clock),
-            doubt: Arc::clone(&doubt),
-            transfers: Arc::clone(&transfers),
-            node: settings.node,
-            profile: settings.profile,
-            execution,
-            snapshot_rate: settings.snapshot_rate,
-            transport: Arc::clone(&transport),
-            runtime: PhantomData,
-        };
-        let raft =
-            types::Raft::<R>::new(settings.node.0, Arc::new(config), network, log.clone(), machine).await;
+        let network = Network::new(settings.clone(), transport);
+        let factory = Factory(Arc::clone(&network));
+        let raft = Raft::<R>::new(settings.node.0, Arc::new(config), factory, log.clone(), machine).await;
         let raft = raft.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))?;
-        let budget = budget::Budget::new(settings.proposal_budget);
-        let forwarded = budget::Budget::new(settings.proposal_budget);
-        let shared = Shared {
-            settings,
-            raft,
-            log,
-            store: state,
-            snapshots,
-            points,
-            transport,
-            clock,
-            sessions: Arc::default(),
-            barrier: barrier::Barrier::default(),
-            transfers,
-            acknowledged,
-            found,
-            budget,
-            forwarded,
-            changes: futures::lock::Mutex::default(),
-            receiving: Arc::default(),
-            doubt,
-            gave_up: Mutex::default(),
-            heard: hearing::Heard::new(),
-            stopping: AtomicBool::default(),
-        };
-        let consensus = Consensus { shared: Arc::new(shared) };
-        drop(R::spawn(consensus.clone().reconcile()));
-        drop(R::spawn(consensus.clone().purge()));
-        drop(R::spawn(consensus.clone().upkeep()));
-        drop(R::spawn(consensus.clone().beat()));
-        Ok(consensus)
+        let core = Arc::new(Core::new(settings, raft));
+        let local = Local { log, store, snapshots, points, found };
+        Ok(Consensus { shared: Arc::new(local.begin(&core, &network)) })
     }
 
     /// Makes this node the first and only voter of a new cluster. On a node that takes part in one
@@ -276,7 +235,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     pub async fn initialize(&self) -> Result<(), ConsensusError> {
         use openraft::errors::{InitializeError, RaftError};
         let first = std::collections::BTreeMap::from([(self.node().0, record::node())]);
-        match self.shared.raft.initialize(first).await {
+        match self.shared.core.raft.initialize(first).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(ConsensusError::fatal::<R>(&fatal)),
             Err(e) => Err(ConsensusError::Raft(e.to_string())),
@@ -290,16 +249,60 @@ impl<R: AsyncRuntime> Consensus<R> {
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        self.shared.settings.node
+        self.shared.core.node()
     }
 
-    /// Makes a snapshot now instead of when it is due.
+    /// Proposes a command and waits for its replicated answer, for at most `wait`.
     ///
     /// # Errors
-    /// [`ConsensusError::Raft`] if the node has stopped.
-    pub async fn snapshot(&self) -> Result<(), ConsensusError> {
-        let asked = self.shared.raft.trigger().snapshot().await;
-        asked.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))
+    /// See [`ProposeError`]. A caller that drops the future does not learn the outcome either; the
+    /// command may still be applied, once.
+    pub async fn propose(&self, cmd: Command, who: Who, wait: Duration) -> Result<Committed, ProposeError> {
+        self.shared.proposer.propose(cmd, who, wait).await
+    }
+
+    /// Has a command of the cluster itself applied, also if this node takes no part any more: the others are
+    /// asked in turn until one of them leads. The command must be one that may be applied twice.
+    ///
+    /// # Errors
+    /// [`ProposeError::Rejected`]; [`ProposeError::Unknown`] if nobody had it applied within `wait`.
+    pub async fn propose_via_peers(&self, cmd: ClusterCmd, wait: Duration) -> Result<(), ProposeError> {
+        self.shared.proposer.propose_via_peers(cmd, wait).await
+    }
+
+    /// Waits until this node has applied every write that was acknowledged, anywhere, before the call.
+    /// Returns the index applied. The mutant `local-reads` returns at once without asking anybody.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if there is no quorum, or this node is too far behind, for as long as the profile
+    /// waits.
+    pub async fn barrier(&self) -> Result<u64, Unavailable> {
+        self.shared.barrier.wait().await
+    }
+
+    /// Waits until an index is applied here, for at most `wait`. `false` if it was not.
+    pub async fn wait_applied(&self, index: u64, wait: Duration) -> bool {
+        matches!(R::timeout(wait, self.shared.core.reached(index)).await, Ok(Some(_)))
+    }
+
+    /// A look at the node now.
+    pub fn status(&self) -> Status {
+        self.watch().status()
+    }
+
+    /// A handle that tells of changes.
+    pub fn watch(&self) -> Watcher<R> {
+        Watcher::new(&self.shared.core, &self.shared.heard)
+    }
+
+    /// A handle that tells whether this node may lack what the others know.
+    pub fn hearing(&self) -> Hearing<R> {
+        Hearing::new(&self.shared.core, &self.shared.heard)
+    }
+
+    /// What this node found when it started, and what the members have acknowledged to it.
+    pub fn acknowledged(&self) -> &Acknowledged<R> {
+        &self.shared.acknowledged
     }
 
     /// Its own state at the indices at which all nodes note theirs.
@@ -307,54 +310,48 @@ impl<R: AsyncRuntime> Consensus<R> {
         &self.shared.points
     }
 
+    /// Who takes part.
+    pub fn membership(&self) -> &Membership<R> {
+        &self.shared.membership
+    }
+
+    /// Whether this node campaigns when nobody leads. It votes and follows all the same.
+    pub fn campaign(&self, on: bool) {
+        self.shared.core.raft.runtime_config().elect(on);
+    }
+
+    /// Makes a snapshot now instead of when it is due.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Raft`] if the node has stopped.
+    pub async fn snapshot(&self) -> Result<(), ConsensusError> {
+        let asked = self.shared.core.raft.trigger().snapshot().await;
+        asked.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))
+    }
+
     /// How many snapshots of other nodes have replaced this node's state since it was made.
     pub fn snapshots_installed(&self) -> u64 {
         self.shared.store.replaced()
     }
 
-    /// Waits until an index is applied here, for at most `wait`. `false` if it was not.
-    pub async fn wait_applied(&self, index: u64, wait: Duration) -> bool {
-        matches!(R::timeout(wait, self.applied(index)).await, Ok(Some(_)))
+    /// Answers a message of another member.
+    pub fn rpc(&self) -> Rpc<'_, R> {
+        Rpc { shared: &self.shared }
+    }
+
+    /// Returns when the node has stopped: `None` if it was told to, else why. A stopped node takes part
+    /// in nothing; its owner should close it.
+    pub async fn stopped(&self) -> Option<Failure> {
+        self.shared.core.stopped().await
+    }
+
+    /// Ends this node's part for good, because its state is not what it should be.
+    pub async fn condemn(&self, reason: String) {
+        self.shared.core.give_up(Failure { reason, corrupt: true, device: false }).await;
     }
 
     /// Stops taking part. What was acknowledged is durable; a leader should hand over first.
     pub async fn shutdown(&self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        if let Err(e) = self.shared.raft.shutdown().await {
-            tracing::error!(error = %e, "raft did not stop cleanly");
-        }
-    }
-
-    /// Who leads, as far as this node knows.
-    fn leader(&self) -> Option<NodeId> {
-        self.shared.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
-    }
-
-    /// Waits until somebody leads who is not `old`.
-    async fn leader_other_than(&self, old: Option<NodeId>) {
-        let mut metrics = self.shared.raft.server_metrics();
-        let old = old.map(|node| node.0);
-        loop {
-            let now = metrics.borrow_and_update().current_leader;
-            if now.is_some() && now != old {
-                return;
-            }
-            if metrics.changed().await.is_err() {
-                // The node is stopping; whoever waits has a limit of their own.
-                return std::future::pending().await;
-            }
-        }
-    }
-
-    /// A moment between two attempts, cut short when leadership moves.
-    async fn pause(&self, leader: Option<NodeId>, deadline: R::Instant) {
-        let until = (R::Instant::now() + self.shared.settings.profile.pause()).min(deadline);
-        match R::select2(self.leader_other_than(leader), R::sleep_until(until)).await {
-            Select2::First(()) | Select2::Second(()) => {}
-        }
-    }
-
-    fn unavailable(&self, reason: String) -> Unavailable {
-        Unavailable { retry_after: self.shared.settings.profile.retry_after(), reason }
+        self.shared.core.shutdown().await;
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use clawhub_state::{Fault, LogItem, Machine, Payload, View, decode_entry};
+use clawhub_state::{LogItem, Machine, Payload, View, decode_entry};
 use clawhub_types::StatePoint;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
@@ -17,14 +17,13 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 
 use crate::Execution;
 use crate::files;
-use crate::install::{Position, install};
+use crate::install::install;
 use crate::log::MAX_BATCH_BYTES;
 use crate::points::{self, Points};
+use crate::position::{applied, fault, position};
 use crate::snapshot::{SnapshotFiles, Snapshots, Staged};
 use crate::store::StateStore;
-use crate::types::{
-    self, Applied, LogId, Membership, Proposal, RaftEntry, SnapshotMeta, StoredMembership, Types,
-};
+use crate::types::{self, Applied, LogId, Proposal, RaftEntry, SnapshotMeta, StoredMembership, Types};
 
 /// Entries that go into one write batch at most; [`MAX_BATCH_BYTES`] bounds their bytes.
 const MAX_BATCH_ITEMS: usize = 1024;
@@ -37,14 +36,6 @@ pub struct StateMachine<R> {
     points: Points,
     execution: Execution,
     runtime: PhantomData<fn() -> R>,
-}
-
-/// The fault as an [`io::Error`], from which a store's own error can be had again ([`KvError::within`]).
-pub(crate) fn fault(e: Fault) -> io::Error {
-    match e {
-        Fault::Kv(e) => e.into(),
-        other => io::Error::other(other),
-    }
 }
 
 impl<R: AsyncRuntime> StateMachine<R> {
@@ -100,23 +91,6 @@ impl<R: AsyncRuntime> StateMachine<R> {
         let kv = self.store.kv();
         files::blocking::<R, _>(self.execution, move || snapshots.stage(&*kv, last, membership)).await
     }
-}
-
-/// What a machine has applied, and the membership that it was told last.
-pub(crate) fn applied(machine: &Machine) -> io::Result<Position> {
-    let (last, membership) = machine.applied().map_err(fault)?;
-    let membership = membership.map(|(pos, membership)| (pos, types::membership(membership)));
-    Ok((last, membership))
-}
-
-/// The same in openraft's words.
-pub(crate) fn position(machine: &Machine) -> io::Result<(Option<LogId>, StoredMembership)> {
-    let (last, membership) = applied(machine)?;
-    let membership = match membership {
-        Some((pos, membership)) => StoredMembership::new(Some(types::log_id(pos)), membership),
-        None => StoredMembership::new(None, Membership::default()),
-    };
-    Ok((last.map(types::log_id), membership))
 }
 
 /// Entries on their way into one write batch.

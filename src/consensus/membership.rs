@@ -4,16 +4,20 @@
 //! and the next one ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use openraft::async_runtime::{AsyncRuntime, Select2, WatchReceiver};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EmptyNode, Instant, Precondition, ServerState};
+use openraft_rt_tokio::TokioRuntime;
 
-use crate::transport::{Change, ChangeReply};
+use crate::core::Core;
+use crate::error::Unavailable;
+use crate::record;
+use crate::transport::{Change, ChangeReply, Transport};
 use crate::types::Metrics;
-use crate::{Consensus, Rpc, Unavailable, record};
 
 /// A learner that lacks at most this many entries may vote.
 const CAUGHT_UP: u64 = 256;
@@ -33,68 +37,24 @@ pub enum ChangeError {
 }
 
 /// Who takes part, as a handle to change it; see the [module](self).
-pub struct Membership<'a, R: AsyncRuntime> {
-    consensus: &'a Consensus<R>,
+pub struct Membership<R: AsyncRuntime = TokioRuntime> {
+    core: Arc<Core<R>>,
+    transport: Arc<dyn Transport>,
+    /// Held while membership changes.
+    changing: futures::lock::Mutex<()>,
 }
 
-impl<R: AsyncRuntime> Consensus<R> {
-    /// Who takes part.
-    pub fn membership(&self) -> Membership<'_, R> {
-        Membership { consensus: self }
+impl<R: AsyncRuntime> Membership<R> {
+    pub(crate) fn new(core: Arc<Core<R>>, transport: Arc<dyn Transport>) -> Arc<Membership<R>> {
+        Arc::new(Membership { core, transport, changing: futures::lock::Mutex::default() })
     }
 
-    /// Hands leadership to a voter, to the most advanced one if none is named.
-    ///
-    /// # Errors
-    /// [`ChangeError::Refused`] if that is no other voter, or if it did not take over within `wait`.
-    pub async fn transfer_leader(&self, to: Option<NodeId>, wait: Duration) -> Result<(), ChangeError> {
-        self.membership().change(Change::Transfer(to), wait).await
-    }
-
-    /// While this node leads: ends interrupted changes. Runs until the node stops.
-    pub(crate) async fn reconcile(self) {
-        let mut metrics = self.shared.raft.server_metrics();
-        loop {
-            let (leader, joint) = {
-                let now = metrics.borrow_and_update();
-                let leader = (now.state == ServerState::Leader).then_some(now.vote.leader_id);
-                (leader, now.membership_config.membership().get_joint_config().len() > 1)
-            };
-            if let Some(leader) = leader
-                && self.shared.clock.elected(leader)
-            {
-                drop(R::spawn(self.clone().tell_ticks()));
-            }
-            let changed = metrics.changed();
-            if leader.is_none() || !joint {
-                match changed.await {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                }
-            }
-            // Who makes a change holds the lock: only one that nobody makes any more is ended here.
-            let pause = R::sleep(self.shared.settings.profile.lease());
-            match R::select2(changed, pause).await {
-                Select2::First(Ok(())) => {}
-                Select2::First(Err(_)) => return,
-                Select2::Second(()) => {
-                    if let Some(_nobody_else) = self.shared.changes.try_lock() {
-                        let reply = self.membership().settled().await;
-                        tracing::info!(?reply, "ended an interrupted change of membership");
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<R: AsyncRuntime> Membership<'_, R> {
     /// Replicates to a node from now on, without giving it a vote. One that takes part already is left
     /// as it is.
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn add_learner(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+    pub async fn add_learner(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
         self.change(Change::AddLearner(node), wait).await
     }
 
@@ -102,7 +62,7 @@ impl<R: AsyncRuntime> Membership<'_, R> {
     ///
     /// # Errors
     /// [`ChangeError::Refused`] if the node is no member or does not catch up within `wait`.
-    pub async fn promote(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+    pub async fn promote(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
         self.change(Change::Promote(node), wait).await
     }
 
@@ -110,8 +70,16 @@ impl<R: AsyncRuntime> Membership<'_, R> {
     ///
     /// # Errors
     /// [`ChangeError::Refused`] for the last voter.
-    pub async fn remove_member(self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
+    pub async fn remove_member(&self, node: NodeId, wait: Duration) -> Result<(), ChangeError> {
         self.change(Change::Remove(node), wait).await
+    }
+
+    /// Hands leadership to a voter, to the most advanced one if none is named.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if that is no other voter, or if it did not take over within `wait`.
+    pub async fn transfer_leader(&self, to: Option<NodeId>, wait: Duration) -> Result<(), ChangeError> {
+        self.change(Change::Transfer(to), wait).await
     }
 
     /// Makes a change at the leader, wherever that is. Each is idempotent, so it is asked for until it is
@@ -121,14 +89,13 @@ impl<R: AsyncRuntime> Membership<'_, R> {
         let mut doubt = None;
         let mut reason = "there is no leader".to_owned();
         while R::Instant::now() < deadline {
-            let leader = self.consensus.leader();
+            let leader = self.core.leader();
             let ttl = deadline.saturating_duration_since(R::Instant::now());
             let reply = match leader {
                 None => ChangeReply::NotLeader(None),
-                Some(node) if node == self.consensus.node() => self.consensus.rpc().change(change, ttl).await,
+                Some(node) if node == self.core.node() => self.make(change, ttl).await,
                 Some(node) => {
-                    let reply =
-                        R::timeout(ttl, self.consensus.shared.transport.change(node, change, ttl)).await;
+                    let reply = R::timeout(ttl, self.transport.change(node, change, ttl)).await;
                     let reply = reply.map_err(|_| "the leader did not answer in time".to_owned());
                     reply.and_then(|r| r.map_err(|e| e.to_string())).unwrap_or_else(ChangeReply::Unknown)
                 }
@@ -140,11 +107,11 @@ impl<R: AsyncRuntime> Membership<'_, R> {
                 ChangeReply::Busy(why) => reason = why,
                 ChangeReply::NotLeader(_) => {}
             }
-            self.consensus.pause(leader, deadline).await;
+            self.core.pause(leader, deadline).await;
         }
         match doubt {
             Some(why) => Err(ChangeError::Unknown(why)),
-            None => Err(self.consensus.unavailable(reason).into()),
+            None => Err(self.core.unavailable(reason).into()),
         }
     }
 
@@ -185,11 +152,11 @@ impl<R: AsyncRuntime> Membership<'_, R> {
         if voters == gone {
             return ChangeReply::Refused("the last voter cannot be removed".to_owned());
         }
-        if node == self.consensus.node() {
+        if node == self.core.node() {
             // Leadership moves first and the new leader removes this node: a leader outside of its own
             // membership is a state that nothing needs and openraft does not survive every request in.
             return match self.hand_over(None).await {
-                ChangeReply::Done => ChangeReply::NotLeader(self.consensus.leader()),
+                ChangeReply::Done => ChangeReply::NotLeader(self.core.leader()),
                 other => other,
             };
         }
@@ -202,7 +169,7 @@ impl<R: AsyncRuntime> Membership<'_, R> {
 
     async fn hand_over(&self, to: Option<NodeId>) -> ChangeReply {
         let metrics = self.metrics();
-        let me = self.consensus.node();
+        let me = self.core.node();
         if to == Some(me) {
             return ChangeReply::Done;
         }
@@ -215,11 +182,11 @@ impl<R: AsyncRuntime> Membership<'_, R> {
                 None => return ChangeReply::Refused("there is no other voter".to_owned()),
             },
         };
-        if let Err(e) = self.consensus.shared.raft.trigger().transfer_leader(to.0).await {
+        if let Err(e) = self.core.raft.trigger().transfer_leader(to.0).await {
             return ChangeReply::Refused(e.to_string());
         }
-        let limit = R::sleep(self.consensus.shared.settings.profile.wait());
-        match R::select2(self.consensus.leader_other_than(Some(me)), limit).await {
+        let limit = R::sleep(self.core.settings.profile.wait());
+        match R::select2(self.core.leader_other_than(Some(me)), limit).await {
             Select2::First(_) => ChangeReply::Done,
             Select2::Second(()) => ChangeReply::Refused(format!("node {to} did not take over")),
         }
@@ -238,8 +205,8 @@ impl<R: AsyncRuntime> Membership<'_, R> {
     /// these conditions a leader that was removed in between would be asked to change a membership that
     /// it is no part of, which openraft asserts never happens.
     async fn write(&self, change: ChangeMembers<u64, EmptyNode>, retain: bool) -> ChangeReply {
-        let seen = self.consensus.shared.raft.server_metrics().borrow_watched().clone();
-        let member = seen.membership_config.get_node(&self.consensus.node().0).is_some();
+        let seen = self.core.raft.server_metrics().borrow_watched().clone();
+        let member = seen.membership_config.get_node(&self.core.node().0).is_some();
         if seen.state != ServerState::Leader || !member {
             return ChangeReply::NotLeader(None);
         }
@@ -247,7 +214,7 @@ impl<R: AsyncRuntime> Membership<'_, R> {
             Precondition::CommittedLeaderId { committed_leader_id: seen.vote.leader_id },
             Precondition::LastMembershipLogId { last_membership_log_id: *seen.membership_config.log_id() },
         ];
-        match self.consensus.shared.raft.change_membership_if(change, retain, conditions).await {
+        match self.core.raft.change_membership_if(change, retain, conditions).await {
             Ok(_) => ChangeReply::Done,
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 ChangeReply::NotLeader(to.leader_id.map(NodeId))
@@ -264,46 +231,73 @@ impl<R: AsyncRuntime> Membership<'_, R> {
     }
 
     fn metrics(&self) -> Metrics<R> {
-        self.consensus.shared.raft.metrics().borrow_watched().clone()
+        self.core.raft.metrics().borrow_watched().clone()
     }
 
     async fn caught_up(&self, node: NodeId) {
-        let mut metrics = self.consensus.shared.raft.metrics();
+        let mut metrics = self.core.raft.metrics();
         while lag(&metrics.borrow_and_update(), node).is_none_or(|lag| lag > CAUGHT_UP) {
             if metrics.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
     }
-}
 
-impl<R: AsyncRuntime> Rpc<'_, R> {
     /// As leader: makes a change, after the one before it has ended.
-    pub async fn change(self, change: Change, ttl: Duration) -> ChangeReply {
-        let Rpc { consensus } = self;
-        let membership = consensus.membership();
-        if consensus.leading().is_none() {
-            return ChangeReply::NotLeader(consensus.leader().filter(|l| *l != consensus.node()));
+    pub(crate) async fn make(&self, change: Change, ttl: Duration) -> ChangeReply {
+        if self.core.leading().is_none() {
+            return ChangeReply::NotLeader(self.core.other_leader());
         }
         let work = async {
-            let _one_at_a_time = consensus.shared.changes.lock().await;
+            let _one_at_a_time = self.changing.lock().await;
             if !matches!(change, Change::Transfer(_)) {
                 // On top of an unfinished change another one could leave this leader out, half-way.
-                match membership.settled().await {
+                match self.settled().await {
                     ChangeReply::Done => {}
                     other => return other,
                 }
             }
             match change {
-                Change::AddLearner(node) => membership.add(node).await,
-                Change::Promote(node) => membership.make_voter(node, ttl).await,
-                Change::Remove(node) => membership.remove(node).await,
-                Change::Transfer(to) => membership.hand_over(to).await,
+                Change::AddLearner(node) => self.add(node).await,
+                Change::Promote(node) => self.make_voter(node, ttl).await,
+                Change::Remove(node) => self.remove(node).await,
+                Change::Transfer(to) => self.hand_over(to).await,
             }
         };
         match R::timeout(ttl, work).await {
             Ok(reply) => reply,
             Err(_) => ChangeReply::Unknown("the change was not finished in time".to_owned()),
+        }
+    }
+
+    /// While this node leads: ends changes that were interrupted. Runs until the node stops.
+    pub(crate) async fn end_interrupted(self: Arc<Self>) {
+        let mut metrics = self.core.raft.server_metrics();
+        loop {
+            let interrupted = {
+                let now = metrics.borrow_and_update();
+                let joint = now.membership_config.membership().get_joint_config().len() > 1;
+                joint && now.state == ServerState::Leader
+            };
+            let changed = metrics.changed();
+            if !interrupted {
+                match changed.await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+            // Who makes a change holds the lock: only one that nobody makes any more is ended here.
+            let pause = R::sleep(self.core.settings.profile.lease());
+            match R::select2(changed, pause).await {
+                Select2::First(Ok(())) => {}
+                Select2::First(Err(_)) => return,
+                Select2::Second(()) => {
+                    if let Some(_nobody_else) = self.changing.try_lock() {
+                        let reply = self.settled().await;
+                        tracing::info!(?reply, "ended an interrupted change of membership");
+                    }
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use openraft::Instant;
 use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use parking_lot::Mutex;
 
-use crate::Consensus;
+use crate::core::Core;
 
 /// Entries that stay behind a snapshot, for followers that are a little late.
 const KEPT: u64 = 2_000;
@@ -83,25 +83,23 @@ fn upto(snapshot: u64, purged: u64, interval: u64, sending: Option<u64>) -> Opti
     (upto >= purged.saturating_add(BATCH.min(interval).max(1))).then_some(upto)
 }
 
-impl<R: AsyncRuntime> Consensus<R> {
-    /// Drops entries that snapshots cover, until the node stops.
-    pub(crate) async fn purge(self) {
-        loop {
-            R::sleep(PURGE_INTERVAL).await;
-            let (snapshot, purged) = {
-                let metrics = self.shared.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                if metrics.running_state.is_err() {
-                    return;
-                }
-                (metrics.snapshot.map(|id| id.index), metrics.purged.map_or(0, |id| id.index))
-            };
-            let interval = self.shared.settings.snapshot_interval;
-            let sending = self.shared.transfers.oldest();
-            let Some(upto) = snapshot.and_then(|s| upto(s, purged, interval, sending)) else { continue };
-            if self.shared.raft.trigger().purge_log(upto).await.is_err() {
-                return;
-            }
+/// Drops entries that snapshots cover, until the node stops.
+pub(crate) async fn purge<R: AsyncRuntime>(core: Arc<Core<R>>, transfers: Arc<Transfers<R::Instant>>) {
+    let interval = core.settings.snapshot_interval;
+    loop {
+        R::sleep(PURGE_INTERVAL).await;
+        if !core.runs() {
+            return;
+        }
+        let (snapshot, purged) = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.snapshot.map(|id| id.index), metrics.purged.map_or(0, |id| id.index))
+        };
+        let sending = transfers.oldest();
+        let Some(upto) = snapshot.and_then(|s| upto(s, purged, interval, sending)) else { continue };
+        if core.raft.trigger().purge_log(upto).await.is_err() {
+            return;
         }
     }
 }

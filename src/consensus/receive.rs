@@ -18,9 +18,10 @@ use futures::stream::BoxStream;
 use openraft::async_runtime::AsyncRuntime;
 
 use crate::Execution;
+use crate::announced::refused;
 use crate::files;
-use crate::record::{self, FileEntry, Manifest};
-use crate::transport::{SnapshotHeader, SnapshotPart};
+use crate::record::{self, Manifest};
+use crate::transport::SnapshotPart;
 
 const DIRECTORY: &str = "incoming";
 const MANIFEST: &str = "MANIFEST";
@@ -28,7 +29,6 @@ const DATA: &str = "data";
 const PART: &str = "part";
 /// A sender that is silent for this long is given up.
 const IDLE: Duration = Duration::from_secs(20);
-const MAX_FILES: usize = 100_000;
 
 /// The place where a snapshot arrives.
 pub(crate) struct Incoming {
@@ -62,20 +62,6 @@ pub(crate) enum NotTaken {
     /// The sender does not keep to the protocol, or the file system refuses.
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-fn refused(what: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.into())
-}
-
-/// What a header announces.
-///
-/// # Errors
-/// It cannot be read, or names files that nobody may write.
-pub(crate) fn announced(header: &SnapshotHeader) -> io::Result<Manifest> {
-    let mut manifest = record::decode_manifest(&header.meta)?;
-    manifest.files = checked(&header.files)?;
-    Ok(manifest)
 }
 
 /// Removes what has arrived.
@@ -230,19 +216,6 @@ impl Received {
     }
 }
 
-/// Names come from the network and become paths: plain ones only, and each once.
-fn checked(files: &[FileEntry]) -> io::Result<Vec<FileEntry>> {
-    let plain = |name: &str| {
-        let known = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(known)
-    };
-    let in_order = files.windows(2).all(|pair| pair[0].name < pair[1].name);
-    if files.len() > MAX_FILES || !in_order || !files.iter().all(|f| plain(&f.name)) {
-        return Err(refused("the snapshot's list of files is not acceptable"));
-    }
-    Ok(files.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use clawhub_state::LogPos;
@@ -250,7 +223,9 @@ mod tests {
     use openraft_rt_tokio::TokioRuntime;
 
     use super::*;
-    use crate::transport::Ballot;
+    use crate::announced::announced;
+    use crate::record::FileEntry;
+    use crate::transport::{Ballot, SnapshotHeader};
 
     fn file(name: &str, content: &[u8]) -> FileEntry {
         let hash = *blake3::hash(content).as_bytes();

@@ -8,8 +8,7 @@ use openraft::{EmptyNode, EntryPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::transport::Ballot;
-use crate::types::{self, LogId, Membership, Payload, Proposal, RaftEntry, Vote};
+use crate::types::{self, Ballot, LogId, Membership, Payload, Proposal, RaftEntry, Vote};
 
 const VOTE: u16 = 1;
 const POSITION: u16 = 1;

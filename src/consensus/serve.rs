@@ -1,32 +1,25 @@
-//! What other members ask of this node: entries, votes and leadership; snapshots in [`crate::arrival`]. What they ask of
-//! a leader stands with what it is about: read positions in [`crate::barrier`], proposals in [`crate::propose`], changes
-//! in [`crate::membership`].
+//! What other members ask of this node. Entries, votes and the transfer of leadership go to openraft from here; all else
+//! is answered by the part that it is about.
 //!
 //! Owns nothing: what must outlive a crash is in the log, the state and the snapshot that arrives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use clawhub_types::NodeId;
 use futures::stream::{self, BoxStream, StreamExt};
 use openraft::async_runtime::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 
-use crate::Consensus;
+use crate::Shared;
+use crate::error::ServeError;
 use crate::record::{self, RecordError};
 use crate::transport::{
-    AppendAnswer, AppendReply, AppendRequest, TransferRequest, VoteReply, VoteRequest, WireEntry,
+    AppendAnswer, AppendReply, AppendRequest, Change, ChangeReply, ForwardReply, ForwardRequest,
+    ReadIndexReply, ReadIndexRequest, SnapshotPart, SnapshotReply, TransferRequest, VoteReply, VoteRequest,
+    WireEntry,
 };
 use crate::types::{self, RaftEntry, Types};
-
-/// This node did not handle a message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ServeError {
-    /// It has stopped, or is about to.
-    #[error("the node has stopped: {0}")]
-    Stopped(String),
-    /// The message cannot be accepted.
-    #[error("{0}")]
-    Refused(String),
-}
 
 fn entry(wire: &WireEntry) -> Result<RaftEntry, RecordError> {
     let payload = record::decode_payload(&wire.payload)?;
@@ -46,20 +39,13 @@ fn append_request<R: AsyncRuntime>(
 
 /// The messages of other members, to be answered here: what [`crate::grpc`] and the simulation call.
 pub struct Rpc<'a, R: AsyncRuntime> {
-    pub(crate) consensus: &'a Consensus<R>,
-}
-
-impl<R: AsyncRuntime> Consensus<R> {
-    /// Answers a message of another member.
-    pub fn rpc(&self) -> Rpc<'_, R> {
-        Rpc { consensus: self }
-    }
+    pub(crate) shared: &'a Shared<R>,
 }
 
 impl<R: AsyncRuntime> Rpc<'_, R> {
     /// A node that stopped says so itself: its peers go on asking, and openraft would log each question.
-    pub(crate) fn serving(&self) -> Result<(), ServeError> {
-        self.consensus.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
+    fn serving(&self) -> Result<(), ServeError> {
+        self.shared.core.takes_part().map_err(|unavailable| ServeError::Stopped(unavailable.reason))
     }
 
     /// Appends a leader's entries, several requests at a time, answered in order. The stream ends with
@@ -74,28 +60,28 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
             return stream::iter([Err(stopped)]).boxed();
         }
         // A record this version cannot read ends the stream; the leader goes on trying.
-        let told = Arc::clone(&self.consensus.shared);
+        let ticks = Arc::clone(&self.shared.ticks);
         let requests = requests.inspect(move |r| {
             if let Some(tick) = r.tick {
-                told.clock.heard(types::vote(r.vote).leader_id, tick);
+                ticks.heard(&types::vote(r.vote), tick);
             }
         });
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
         });
-        let shared = Arc::clone(&self.consensus.shared);
-        let replies = self.consensus.shared.raft.stream_append(requests).map(move |reply| {
+        let heard = Arc::clone(&self.shared.heard);
+        let boot = self.shared.core.settings.boot;
+        let replies = self.shared.core.raft.stream_append(requests).map(move |reply| {
             let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
                 Err(StreamAppendError::HigherVote(vote)) => {
-                    let reply = AppendReply::HigherVote(types::ballot(&vote));
-                    return Ok(AppendAnswer { boot: shared.settings.boot, reply });
+                    return Ok(AppendAnswer { boot, reply: AppendReply::HigherVote(types::ballot(&vote)) });
                 }
             };
             // Whoever sent this leads: its vote is not below ours.
-            shared.heard.lock().spoke(member());
-            Ok(AppendAnswer { boot: shared.settings.boot, reply })
+            heard.lock().spoke(member());
+            Ok(AppendAnswer { boot, reply })
         });
         replies.boxed()
     }
@@ -111,7 +97,7 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
             request.last_log.map(types::log_id),
         );
         rpc.leadership_transfer = request.transfer;
-        let raft = &self.consensus.shared.raft;
+        let raft = &self.shared.core.raft;
         let answer = if pre { raft.pre_vote(rpc).await } else { raft.vote(rpc).await };
         let answer = answer.map_err(|e| ServeError::Stopped(e.to_string()))?;
         let last_log = answer.last_log_id.as_ref().map(types::log_pos);
@@ -126,7 +112,36 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
         self.serving()?;
         let TransferRequest { from, to, last_log } = request;
         let rpc = TransferLeaderRequest::new(types::vote(from), to.0, last_log.map(types::log_id));
-        let answer = self.consensus.shared.raft.handle_transfer_leader(rpc).await;
+        let answer = self.shared.core.raft.handle_transfer_leader(rpc).await;
         Ok(answer.map_err(|e| ServeError::Stopped(e.to_string()))?.is_ok())
+    }
+
+    /// Says what this node has of a snapshot, or takes it in and installs it. One at a time.
+    ///
+    /// # Errors
+    /// [`ServeError`]; what has arrived is kept for the next attempt.
+    pub async fn snapshot(
+        self,
+        parts: BoxStream<'static, SnapshotPart>,
+    ) -> Result<SnapshotReply, ServeError> {
+        self.serving()?;
+        self.shared.arrivals.answer(parts).await
+    }
+
+    /// As leader: the position a read must wait for, confirmed by a quorum after the reads began that
+    /// `from` asks for.
+    pub async fn read_index(self, from: NodeId, request: ReadIndexRequest) -> ReadIndexReply {
+        self.shared.barrier.read_index(from, request).await
+    }
+
+    /// As leader: takes a proposal that the member `from` has forwarded, if it is one for it to make. It goes no
+    /// further.
+    pub async fn forward(self, from: NodeId, request: ForwardRequest) -> ForwardReply {
+        self.shared.leader.take(from, request).await
+    }
+
+    /// As leader: makes a change, after the one before it has ended.
+    pub async fn change(self, change: Change, ttl: Duration) -> ChangeReply {
+        self.shared.membership.make(change, ttl).await
     }
 }

@@ -17,8 +17,9 @@ use clawhub_state::LogPos;
 use parking_lot::Mutex;
 
 use crate::files;
-use crate::install::{Arrived, Position};
+use crate::position::Position;
 use crate::record::{self, Manifest};
+use crate::store::Prepared;
 use crate::tables::{self, Known};
 use crate::types::{self, LogId, Membership, SnapshotMeta, StoredMembership};
 
@@ -165,6 +166,20 @@ pub(crate) struct Sealed {
     dir: Temporary,
     manifest: Manifest,
     seen: Vec<u64>,
+}
+
+/// A snapshot of another node that needs nothing more but names.
+pub(crate) struct Arrived {
+    /// The state, open beside the live one.
+    pub(crate) next: Prepared,
+    /// The snapshot that others are served from.
+    pub(crate) sealed: Sealed,
+}
+
+impl std::fmt::Debug for Arrived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrived").field("sealed", &self.sealed).finish_non_exhaustive()
+    }
 }
 
 impl Snapshots {

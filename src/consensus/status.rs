@@ -1,16 +1,19 @@
 //! What a node knows about its cluster: who leads, who votes, how far the log is applied. It can be looked at and
 //! waited for. Everything here is read from openraft's metrics; nothing is kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use openraft::ServerState;
-use openraft::async_runtime::{AsyncRuntime, Watch, WatchReceiver};
-use openraft::errors::Fatal;
+use openraft::async_runtime::{AsyncRuntime, WatchReceiver};
 use openraft_rt_tokio::TokioRuntime;
+use parking_lot::Mutex;
 
-use crate::types::{Metrics, Types};
-use crate::{Consensus, Failure};
+use crate::core::Core;
+use crate::fatal::Failure;
+use crate::hearing::Heard;
+use crate::types::{LogId, Metrics, MetricsReceiver};
 
 /// The part a node plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,66 +68,6 @@ pub struct Status {
     pub fault: Option<Failure>,
 }
 
-pub(crate) type MetricsReceiver<R> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<Metrics<R>>;
-
-impl<R: AsyncRuntime> Consensus<R> {
-    /// A look at the node now.
-    pub fn status(&self) -> Status {
-        let metrics = self.shared.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        self.describe(&metrics)
-    }
-
-    /// A handle that tells of changes.
-    pub fn watch(&self) -> Watcher<R> {
-        Watcher { consensus: self.clone(), metrics: self.shared.raft.metrics() }
-    }
-
-    /// Returns when the node has stopped: `None` if it was told to, else why. A stopped node takes part
-    /// in nothing; its owner should close it.
-    pub async fn stopped(&self) -> Option<Failure> {
-        let mut metrics = self.shared.raft.metrics();
-        loop {
-            let state = metrics.borrow_and_update().running_state.clone();
-            if let Err(fatal) = state {
-                return self.failure(&fatal);
-            }
-            if metrics.changed().await.is_err() {
-                return self.shared.gave_up.lock().clone();
-            }
-        }
-    }
-
-    fn failure(&self, fatal: &Fatal<Types<R>>) -> Option<Failure> {
-        self.shared.gave_up.lock().clone().or_else(|| Failure::of(fatal))
-    }
-
-    fn describe(&self, metrics: &Metrics<R>) -> Status {
-        let membership = metrics.membership_config.membership();
-        let replication = metrics.replication.iter().flatten();
-        let index = |id: &Option<crate::types::LogId>| id.map(|id| id.index);
-        Status {
-            node: NodeId(metrics.id),
-            role: role(metrics),
-            // One that stopped hears of no other, and may have been it.
-            leader: metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId),
-            term: metrics.current_term,
-            last_log: metrics.last_log_index,
-            committed: index(&metrics.local_committed),
-            applied: metrics.last_applied.map_or(0, |id| id.index),
-            snapshot: index(&metrics.snapshot),
-            purged: index(&metrics.purged),
-            voters: membership.voter_ids().map(NodeId).collect(),
-            learners: membership.learner_ids().map(NodeId).collect(),
-            changing: membership.get_joint_config().len() > 1,
-            cut_off: self.cut_off(metrics),
-            heard: self.has_heard(),
-            matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
-            fault: metrics.running_state.as_ref().err().and_then(|fatal| self.failure(fatal)),
-        }
-    }
-}
-
 fn role<R: AsyncRuntime>(metrics: &Metrics<R>) -> Role {
     match metrics.state {
         _ if metrics.running_state.is_err() => Role::Stopped,
@@ -138,21 +81,53 @@ fn role<R: AsyncRuntime>(metrics: &Metrics<R>) -> Role {
 
 /// Tells of changes of a node's [`Status`].
 pub struct Watcher<R: AsyncRuntime = TokioRuntime> {
-    consensus: Consensus<R>,
+    core: Arc<Core<R>>,
+    heard: Arc<Mutex<Heard<R>>>,
     metrics: MetricsReceiver<R>,
 }
 
 impl<R: AsyncRuntime> Watcher<R> {
+    pub(crate) fn new(core: &Arc<Core<R>>, heard: &Arc<Mutex<Heard<R>>>) -> Watcher<R> {
+        Watcher { core: Arc::clone(core), heard: Arc::clone(heard), metrics: core.raft.metrics() }
+    }
+
     /// Returns at once with the present status, then at each call after a change; changes that follow
     /// each other quickly are told as one. `None` when the node has stopped.
     pub async fn changed(&mut self) -> Option<Status> {
         self.metrics.changed().await.ok()?;
         let metrics = self.metrics.borrow_and_update();
-        Some(self.consensus.describe(&metrics))
+        Some(describe(&self.core, &self.heard, &metrics))
     }
 
     /// The present status.
     pub fn status(&self) -> Status {
-        self.consensus.describe(&self.metrics.borrow_watched())
+        describe(&self.core, &self.heard, &self.metrics.borrow_watched())
+    }
+}
+
+fn describe<R: AsyncRuntime>(core: &Core<R>, heard: &Mutex<Heard<R>>, metrics: &Metrics<R>) -> Status {
+    let membership = metrics.membership_config.membership();
+    let replication = metrics.replication.iter().flatten();
+    let index = |id: &Option<LogId>| id.map(|id| id.index);
+    let lease = core.settings.profile.lease();
+    let mut heard = heard.lock();
+    Status {
+        node: NodeId(metrics.id),
+        role: role(metrics),
+        // One that stopped hears of no other, and may have been it.
+        leader: metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId),
+        term: metrics.current_term,
+        last_log: metrics.last_log_index,
+        committed: index(&metrics.local_committed),
+        applied: metrics.last_applied.map_or(0, |id| id.index),
+        snapshot: index(&metrics.snapshot),
+        purged: index(&metrics.purged),
+        voters: membership.voter_ids().map(NodeId).collect(),
+        learners: membership.learner_ids().map(NodeId).collect(),
+        changing: membership.get_joint_config().len() > 1,
+        cut_off: heard.cut_off(metrics, lease),
+        heard: heard.once(),
+        matched: replication.map(|(node, id)| (NodeId(*node), index(id))).collect(),
+        fault: metrics.running_state.as_ref().err().and_then(|fatal| core.failure(fatal)),
     }
 }

@@ -10,17 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use crate::record::FileEntry;
-
-/// Whom a node follows or votes for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ballot {
-    /// The term.
-    pub term: u64,
-    /// The candidate or leader.
-    pub node: u64,
-    /// A quorum granted it: `node` leads.
-    pub committed: bool,
-}
+pub use crate::types::Ballot;
 
 /// A log entry on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,13 +7,12 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use clawhub_state::{self as state, LogPos, Outcome};
 use clawhub_types::NodeId;
+use openraft::async_runtime::{AsyncRuntime, Watch};
 use openraft::impls::{InlineBatch, ProgressResponder, leader_id_adv};
-use openraft::{AsyncRuntime, EmptyNode, EntryPayload, RaftTypeConfig};
+use openraft::{EmptyNode, EntryPayload, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::fatal::Cause;
-use crate::machine::StateMachine;
-use crate::transport::Ballot;
 
 /// openraft's view of this crate on runtime `R`.
 ///
@@ -29,8 +28,8 @@ pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, Emp
 pub(crate) type Payload = EntryPayload<Proposal, u64, EmptyNode>;
 pub(crate) type RaftEntry = openraft::Entry<LeaderId, Payload>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, EmptyNode>;
-pub(crate) type Raft<R> = openraft::Raft<Types<R>, StateMachine<R>>;
 pub(crate) type Metrics<R> = openraft::RaftMetrics<Types<R>>;
+pub(crate) type MetricsReceiver<R> = <<R as AsyncRuntime>::Watch as Watch>::Receiver<Metrics<R>>;
 
 impl<R: AsyncRuntime> RaftTypeConfig for Types<R> {
     type D = Proposal;
@@ -114,6 +113,17 @@ impl fmt::Display for Proposal {
 /// What applying a log entry answered; nothing for entries of consensus itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Applied(pub Option<Outcome>);
+
+/// Whom a node follows or votes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ballot {
+    /// The term.
+    pub term: u64,
+    /// The candidate or leader.
+    pub node: u64,
+    /// A quorum granted it: `node` leads.
+    pub committed: bool,
+}
 
 pub(crate) fn log_id(pos: LogPos) -> LogId {
     LogId::new(LeaderId { term: pos.term, node_id: pos.node }, pos.index)

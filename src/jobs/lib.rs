@@ -24,7 +24,7 @@ mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_blobs::{BlobStore, CacheUsage};
+use clawhub_blobs::BlobStore;
 use clawhub_cluster::{
     Acknowledgements, Agreement, Comparison, FailureNotice, Following, Introductions, Leadership, Membership,
     Registration, RemovalWatch,
@@ -84,7 +84,6 @@ pub struct Findings {
     census: Arc<Mutex<Option<Census>>>,
     usage: Arc<Mutex<Usage>>,
     agreement: Arc<Mutex<Agreement>>,
-    cache: Arc<Mutex<CacheUsage>>,
     statuses: Statuses,
 }
 
@@ -113,7 +112,7 @@ impl Jobs {
         supervisor.start(lost_copies::LostCopies { registry: registry.clone() });
         supervisor.start(orphans::Orphans { registry: registry.clone() });
         supervisor.start(uploads::Uploads { registry });
-        supervisor.start(cache::Cache { blobs: handles.blobs.clone(), found: findings.cache.clone() });
+        supervisor.start(cache::Cache { blobs: handles.blobs.clone() });
         supervisor.start(usage::Count { blobs: handles.blobs, counted: findings.usage.clone() });
         Jobs { supervisor, findings }
     }
@@ -153,11 +152,6 @@ impl Findings {
     /// Whether the members' states are the same, as last compared.
     pub fn agreement(&self) -> Agreement {
         self.agreement.lock().clone()
-    }
-
-    /// What this node's cache has and did, a moment ago.
-    pub fn cache(&self) -> CacheUsage {
-        *self.cache.lock()
     }
 
     /// How the reconcilers do.

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use clawhub_blobs::{CacheLimit, StoreConfig};
 use clawhub_cluster::Start;
 use clawhub_cluster::bootstrap::{Credentials, Profile};
-use clawhub_config::Config;
+use clawhub_config::{CacheSize, Config};
 use clawhub_kv::Kv;
+use clawhub_peer::PeerPort;
+use clawhub_types::NodeId;
 use tokio::runtime::Handle;
 
 use crate::data_dir::DataDir;
 use crate::error::NodeError;
 use crate::node_store::NodeStore;
-use crate::port::PeerPort;
 
 /// One life of the node: a start of the process, or of the node in it.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,21 @@ impl Base {
             roles: self.config.node.roles,
             peer_addr: self.peer_addr(),
             http_addr: self.http_addr.clone(),
+        }
+    }
+
+    /// How the blobs of `node`, which this is, are to be kept.
+    pub(crate) fn blob_store(&self, node: NodeId) -> StoreConfig {
+        let storage = &self.config.storage;
+        StoreConfig {
+            dir: self.dir.root().to_owned(),
+            min_free: storage.min_free,
+            node,
+            checks_good_for: storage.recheck,
+            cache: match storage.cache {
+                CacheSize::Bytes(bytes) => CacheLimit::Bytes(bytes),
+                CacheSize::Share(percent) => CacheLimit::Share(percent),
+            },
         }
     }
 

@@ -7,14 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use clawhub_cluster::{Bootstrap, uncovered};
+use clawhub_cluster::{Bootstrap, not_ready, uncovered};
 use clawhub_devices::Devices;
-use clawhub_state::View;
 use clawhub_types::RoundTrip;
 use serde::Serialize;
-use tokio::time::timeout;
 
-use crate::member::{Member, Slot};
+use crate::member::Slot;
 use crate::stop::Stop;
 
 /// How long a readiness check may wait for the cluster, the way left out.
@@ -67,13 +65,8 @@ impl Health {
             // Waiting for the cluster would tell nothing more.
             return reasons;
         }
-        // The one test that means it: whatever was acknowledged anywhere before now is visible here.
         let patience = self.way.within(TRIPS, PATIENCE);
-        match timeout(patience, member.consensus.barrier()).await {
-            Ok(Ok(_)) => reasons.extend(unregistered(member)),
-            Ok(Err(unavailable)) => reasons.push(unavailable.reason),
-            Err(_) => reasons.push(behind(member)),
-        }
+        reasons.extend(not_ready(&member.consensus, member.boot, patience).await);
         reasons
     }
 
@@ -97,27 +90,5 @@ impl Health {
         let condition = self.devices.condition();
         let full = self.member.get().is_some_and(|member| condition.is_sound() && !member.blobs.accepts());
         if full { "below min_free: it takes no bytes".to_owned() } else { condition.summary() }
-    }
-}
-
-/// A node whose boot is not logged yet may still be at its old address for the others.
-fn unregistered(member: &Member) -> Option<String> {
-    let state = member.consensus.state();
-    match View::new(&*state).cluster().node(member.consensus.node()) {
-        Ok(Some(record)) if record.boot == member.boot => None,
-        Ok(_) => Some("the node has not registered this start yet".into()),
-        Err(fault) => Some(fault.to_string()),
-    }
-}
-
-/// Why a barrier takes so long, as far as the node can tell.
-fn behind(member: &Member) -> String {
-    let status = member.consensus.status();
-    match status.leader {
-        None => "there is no leader".into(),
-        Some(_) if status.committed.unwrap_or(0) > status.applied => {
-            format!("catching up: applied {} of {}", status.applied, status.committed.unwrap_or(0))
-        }
-        Some(leader) => format!("node {leader}, the leader, does not confirm in time"),
     }
 }

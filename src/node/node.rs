@@ -154,7 +154,8 @@ impl Node {
         let registry = stack.registry.clone();
         let cluster =
             Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.cluster_key.clone());
-        let operators = operator::Member { cluster, findings: findings.clone() };
+        let blobs = stack.blobs.clone();
+        let operators = operator::Member { cluster, blobs, findings: findings.clone() };
         let _ = self.doors.operators.set(operators);
         let _ = self.doors.member.set(Member {
             boot: self.base.boot.count,

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use clawhub_api_peer::Streams;
 use clawhub_auth::Authorizer;
-use clawhub_blobs::{BlobStore, CacheLimit, StoreConfig};
+use clawhub_blobs::BlobStore;
 use clawhub_cluster::{JoinService, MemberDirectory, Owner};
-use clawhub_config::{CacheSize, RaftProfile};
+use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
 use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey, Routes};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
-use clawhub_state::View;
 use clawhub_types::NodeId;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -59,21 +58,11 @@ impl Stack {
     /// # Errors
     /// [`NodeError`]; what was started by then stops with the runtimes of this life.
     pub(crate) async fn start(base: &Base, owner: Owner, stop: &Stop) -> Result<Stack, NodeError> {
-        bind_stores(base)?;
+        stores::bind(base)?;
         let raft = stores::raft(&base.dir)?;
         let state = stores::state(&base.dir).map_err(io_at(base.dir.state()))?;
-        check_owner(&state, owner)?;
-        let store = StoreConfig {
-            dir: base.dir.root().to_owned(),
-            min_free: base.config.storage.min_free,
-            node: owner.node,
-            checks_good_for: base.config.storage.recheck,
-            cache: match base.config.storage.cache {
-                CacheSize::Bytes(bytes) => CacheLimit::Bytes(bytes),
-                CacheSize::Share(percent) => CacheLimit::Share(percent),
-            },
-        };
-        let blobs = BlobStore::open(store, base.local.clone()).await?;
+        stores::check_owner(&state, owner)?;
+        let blobs = BlobStore::open(base.blob_store(owner.node), base.local.clone()).await?;
         let members = Arc::new(MemberDirectory::new(state.clone(), base.store.peers()?));
         let (identity, cluster_key) = identity(base, owner)?;
         let endpoint = Endpoint::bind(base.peer_port.release(), identity, members.clone()).await?;
@@ -125,7 +114,7 @@ impl Stack {
         if self.consensus.status().leader == Some(self.consensus.node()) {
             let limit = self.liveness.round_trip().within(TRIPS, HAND_OVER);
             // A courtesy: without it the others wait for an election time-out.
-            if let Err(error) = self.consensus.transfer_leader(None, limit).await {
+            if let Err(error) = self.consensus.membership().transfer_leader(None, limit).await {
                 tracing::debug!(%error, "leadership was not handed over");
             }
         }
@@ -156,32 +145,6 @@ pub(crate) fn profile(profile: RaftProfile) -> Profile {
 
 fn io_at(path: std::path::PathBuf) -> impl FnOnce(std::io::Error) -> NodeError {
     move |source| NodeError::Io { path, source }
-}
-
-/// Makes sure that the folders of the stores are this node's. One that is empty because its device is not mounted
-/// would otherwise be taken for new, and the node would have forgotten its votes.
-fn bind_stores(base: &Base) -> Result<(), NodeError> {
-    match base.store.stores()? {
-        Some(mark) => Ok(base.dir.check_marks(mark)?),
-        None => {
-            // The folders first: cut off between the two, the next start draws another one.
-            let mark = rand::random();
-            base.dir.mark(mark)?;
-            Ok(base.store.set_stores(mark)?)
-        }
-    }
-}
-
-/// Refuses a state that is another cluster's, for example one restored from the wrong backup.
-fn check_owner(state: &StateStore, owner: Owner) -> Result<(), NodeError> {
-    let kv = state.kv();
-    match View::new(&*kv).cluster().record()? {
-        Some(cluster) if cluster.id != owner.cluster => Err(NodeError::Inconsistent(format!(
-            "FORMAT names {owner}, the state is cluster {}'s",
-            cluster.id
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The node's keys and certificate, as they were when it became a member.

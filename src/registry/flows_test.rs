@@ -92,6 +92,17 @@ async fn a_node_that_takes_no_bytes_sends_uploads_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_no_part_sends_no_upload_on() {
+    let world = World::start(&[true; 3]).await;
+    world.node(1).use_cases.core.blobs().hold_back(true);
+    assert_ne!(target(world.node(1)).begin_upload(None).await.unwrap().id.node, NodeId(1));
+    // As when the device of its log failed. The others look well as far as it knows, and would open one.
+    world.node(1).use_cases.core.consensus.shutdown().await;
+    let refused = target(world.node(1)).begin_upload(None).await.unwrap_err();
+    assert!(matches!(refused.kind, Kind::Unavailable { .. }), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_space_only_where_no_node_has_any() {
     fn full_but_for_the_third(store: StoreConfig) -> StoreConfig {
         StoreConfig { min_free: if store.node == NodeId(3) { 0 } else { u64::MAX }, ..store }
@@ -120,11 +131,11 @@ async fn what_is_read_through_a_node_stays_within_its_cache() {
         let root = world.record(digest).0;
         let store = node.use_cases.core.blobs();
         eventually("the fetch ends", || store.holds(&root).is_some()).await;
-        let usage = store.cache().usage().unwrap();
+        let usage = store.cache().usage();
         assert!(usage.bytes <= LIMIT, "{usage:?}");
     }
     let (evicted, copies) = (1..=3).fold((0, 0), |(evicted, copies), id| {
-        let usage = world.node(id).use_cases.core.blobs().cache().usage().unwrap();
+        let usage = world.node(id).use_cases.core.blobs().cache().usage();
         (evicted + usage.evicted, copies + usage.copies)
     });
     assert!(evicted >= 10 - copies && copies >= 2, "{evicted} {copies}");

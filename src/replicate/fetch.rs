@@ -140,30 +140,38 @@ impl Replicate {
             }
             fetches.insert(wanted.root, fetch.clone());
         }
-        let this = self.clone();
-        tokio::spawn(async move {
-            match this.run(&wanted, &partial, class, &tell).await {
-                Ok(()) => {
-                    this.inner.fetches.lock().remove(&wanted.root);
-                    tell.send_replace(Progress::Ended(Ok(())));
-                }
-                Err(failure) => {
-                    tracing::warn!(root = %wanted.root, error = %failure, "fetch failed");
-                    let reason = failure.to_string();
-                    let full = matches!(failure, Failure::NoRoom(_));
-                    // In this order: who begins to read between the two is told by both, and not by neither. The
-                    // next fetch, which has the same partial, must not be told at all.
-                    tell.send_replace(Progress::Ended(Err(failure)));
-                    if full {
-                        partial.give_up(reason).await;
-                    } else {
-                        partial.fail(reason).await;
-                    }
-                    this.inner.fetches.lock().remove(&wanted.root);
-                }
-            }
-        });
+        tokio::spawn(self.clone().run_to_end(wanted, partial, class, tell));
         Ok(fetch)
+    }
+
+    async fn run_to_end(
+        self,
+        wanted: ReplicaSpec,
+        partial: Partial,
+        class: Class,
+        tell: watch::Sender<Progress>,
+    ) {
+        let fetches = &self.inner.fetches;
+        match self.run(&wanted, &partial, class, &tell).await {
+            Ok(()) => {
+                fetches.lock().remove(&wanted.root);
+                tell.send_replace(Progress::Ended(Ok(())));
+            }
+            Err(failure) => {
+                tracing::warn!(root = %wanted.root, error = %failure, "fetch failed");
+                let reason = failure.to_string();
+                let full = matches!(failure, Failure::NoRoom(_));
+                // In this order: who begins to read between the two is told by both, and not by neither. The
+                // next fetch, which has the same partial, must not be told at all.
+                tell.send_replace(Progress::Ended(Err(failure)));
+                if full {
+                    partial.give_up(reason).await;
+                } else {
+                    partial.fail(reason).await;
+                }
+                fetches.lock().remove(&wanted.root);
+            }
+        }
     }
 
     fn running(&self, root: &Root) -> Option<Fetch> {

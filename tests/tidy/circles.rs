@@ -7,35 +7,11 @@ use anyhow::Result;
 use crate::source::{complain, member, production, word};
 
 /// Circles that stay, each with its reason: (crate, files).
-const KNOWN: &[(&str, &[&str], &str)] = &[
-    (
-        "src/consensus",
-        &[
-            "fatal.rs",
-            "install.rs",
-            "log/mod.rs",
-            "machine.rs",
-            "receive.rs",
-            "record.rs",
-            "snapshot.rs",
-            "tables.rs",
-            "transport.rs",
-            "types.rs",
-        ],
-        "openraft's type configuration names the log and the state machine, which are generic over it; the state \
-         machine installs snapshots",
-    ),
-    (
-        "src/blobs",
-        &["cached.rs", "fetch.rs", "store.rs"],
-        "the store's state has that of its parts, and what becomes of a fetch is known by its table of cached copies",
-    ),
-    (
-        "src/peer",
-        &["endpoint.rs", "quic.rs", "tcp.rs", "tls.rs"],
-        "the two listeners are the endpoint's halves",
-    ),
-];
+const KNOWN: &[(&str, &[&str], &str)] = &[(
+    "src/peer",
+    &["endpoint.rs", "quic.rs", "tcp.rs", "tls.rs"],
+    "the two listeners are the endpoint's halves",
+)];
 
 /// The modules of one crate: what a path that begins at the crate's root leads to.
 struct Modules<'s> {

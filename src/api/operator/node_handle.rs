@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use clawhub_blobs::BlobStore;
 use clawhub_cluster::{Bootstrap, Cluster};
 use clawhub_jobs::Findings;
 use clawhub_types::Durability;
@@ -27,6 +28,8 @@ pub struct NodeHandle {
 pub struct Member {
     /// Its cluster.
     pub cluster: Cluster,
+    /// Its blobs.
+    pub blobs: BlobStore,
     /// What its reconcilers found last.
     pub findings: Findings,
 }

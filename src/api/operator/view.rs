@@ -52,7 +52,14 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
     reply.tick = tick;
     reply.links = links.into_iter().map(link).collect();
     reply.round_trip_limit_ms = u64::try_from(limit.length().as_millis()).unwrap_or(u64::MAX);
-    let cache = member.findings.cache();
+    add_blobs(&mut reply, member);
+    reply.agreement = agreement(&member.findings.agreement());
+    Ok(reply)
+}
+
+/// What the node knows of blobs, its own and all.
+fn add_blobs(reply: &mut StatusReply, member: &crate::Member) {
+    let cache = member.blobs.cache().usage();
     reply.cache_bytes = cache.bytes;
     reply.cache_limit_bytes = cache.limit;
     reply.cache_evicted_bytes = cache.evicted_bytes;
@@ -60,8 +67,6 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
         reply.under_target = Some(census.under_replicated);
         reply.counted_at = census.index;
     }
-    reply.agreement = agreement(&member.findings.agreement());
-    Ok(reply)
 }
 
 /// Whether the members' states are the same, for people.

@@ -163,7 +163,7 @@ impl Leadership {
                 tracing::warn!(%to, "reach: another voter's is wider: handing over leadership")
             }
         }
-        self.consensus.transfer_leader(Some(to), PATIENCE).await.map_err(|error| {
+        self.consensus.membership().transfer_leader(Some(to), PATIENCE).await.map_err(|error| {
             tracing::warn!(%error, "leadership could not be handed over yet");
             error.into()
         })

@@ -79,7 +79,7 @@ impl Membership {
             Step::Promote(id) => self.consensus.membership().promote(id, STEP).await,
             // A leader does not remove itself: the next one does.
             Step::Remove(id) if id == self.consensus.node() => {
-                self.consensus.transfer_leader(None, STEP).await
+                self.consensus.membership().transfer_leader(None, STEP).await
             }
             Step::Remove(id) => self.consensus.membership().remove_member(id, STEP).await,
         }

@@ -12,6 +12,7 @@
 //! | `p` | position of the last purged entry |
 //! | `v` | the vote |
 
+mod check;
 mod flush;
 mod reader;
 
@@ -40,9 +41,6 @@ const PURGED: &[u8] = b"p";
 const ENTRY: u8 = b'e';
 /// The key after every entry.
 const ENTRIES_END: &[u8] = b"f";
-/// Entries that the check at opening holds in memory at once; each is at most 128 KiB and a little.
-const SCAN_PAGE: usize = 64;
-
 fn key(index: u64) -> [u8; 9] {
     let mut key = [ENTRY; 9];
     key[1..].copy_from_slice(&index.to_be_bytes());
@@ -106,7 +104,7 @@ impl LogStore {
         let committed = position(COMMITTED)?;
         let purged = position(PURGED)?;
         let mut ends = Ends { vote, committed, purged, last: purged };
-        check_entries(&*kv, &mut ends)?;
+        check::entries(&*kv, &mut ends)?;
         let flusher = Flusher::new(Arc::clone(&kv), execution)?;
         Ok(LogStore { inner: Arc::new(Inner { kv, flusher, ends: Mutex::new(ends) }) })
     }
@@ -127,28 +125,6 @@ impl LogStore {
     /// The vote of this node, at least as high as any that it has told another node.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.ends().vote
-    }
-}
-
-fn check_entries(kv: &dyn Kv, ends: &mut Ends) -> Result<(), io::Error> {
-    let mut next = ends.first_index();
-    loop {
-        let page = kv.scan(&key(next), ENTRIES_END, SCAN_PAGE).map_err(io::Error::from)?;
-        for (key, value) in &page {
-            let at = index(key)?;
-            if at != next {
-                return Err(damaged(format!("the log has a hole: entry {next} is missing before {at}")));
-            }
-            let id = record::decode_entry(at, value)?.log_id;
-            if ends.last.is_some_and(|last| last.leader_id > id.leader_id) {
-                return Err(damaged(format!("entry {id} follows one of a later term")));
-            }
-            ends.last = Some(id);
-            next += 1;
-        }
-        if page.len() < SCAN_PAGE {
-            return Ok(());
-        }
     }
 }
 

@@ -68,7 +68,8 @@ impl Uploads {
     }
 
     /// Does a step: here, if this node owns the session, else by having its owner do it. A new session is opened on
-    /// a node that the project's policy lets hold a copy and that takes bytes. Answers where the session stands then, unless it ended.
+    /// a node that the project's policy lets hold a copy and that takes bytes. Answers where the session stands then,
+    /// unless it ended.
     ///
     /// # Errors
     /// Those of the step; unavailable if the owner cannot be reached.
@@ -86,12 +87,19 @@ impl Uploads {
         }
     }
 
-    /// Opens a session on the first node that takes it: one that is full, or whose storage fails, sends its clients'
-    /// uploads on to others that are not.
+    /// Opens a session on the first node that takes it: one that is full, or whose storage of blobs fails, sends its
+    /// clients' uploads on to others that are not. One that takes no part in the cluster sends nothing on: what it
+    /// knows of the others may be long over, and its clients could not end what they began. Asked once, and not for a
+    /// session that is opened here.
     async fn open(&self, permit: &Permit<Push>, sha512: bool) -> Result<Option<UploadView>, Error> {
         let mut refused = Error::unavailable(RETRY, "no storage node is alive");
         let began = Instant::now();
+        let mut takes_part = false;
         for owner in self.owners_of_a_new_one(permit.on())? {
+            if owner != self.core.me() && !takes_part {
+                self.core.barrier().await?;
+                takes_part = true;
+            }
             match self.step_at(owner, permit, UploadOp::Begin { sha512 }).await {
                 // One that has waited for the cluster in vain has waited for all of them.
                 Err(error @ Error { kind: Kind::NoSpace | Kind::Unavailable { .. }, .. })

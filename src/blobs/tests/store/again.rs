@@ -1,5 +1,7 @@
 //! Sessions whose client sends something again: what goes for it, and what is remembered of those that ended.
 
+use std::time::Duration;
+
 use clawhub_types::Algorithm;
 
 use super::*;
@@ -78,6 +80,47 @@ async fn what_became_of_an_upload_outlives_the_process() {
     assert_eq!((finished.repo, finished.root), (repo(), root_of(&bytes)));
     assert!(finished.digests.contains(&sha256_of(&bytes)));
     assert_eq!(store.uploads().finished(other).unwrap(), None, "its owner remembers it");
-    store.expire(std::time::Duration::ZERO).await;
+    store.expire(Duration::ZERO).await;
     assert!(store.uploads().finished(mine).unwrap().is_some(), "it is remembered for a day");
+}
+
+const HOUR: u64 = 3600;
+
+/// Whether the store knows what the session became, after so many seconds more.
+async fn remembers_after(store: &BlobStore, seconds: u64) -> bool {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+    store.expire(Duration::from_secs(24 * HOUR)).await;
+    store.uploads().finished(id(1)).unwrap().is_some()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_became_of_an_upload_is_remembered_for_a_day_of_the_store() {
+    let home = Home::new();
+    let store = home.open().await;
+    let sealed = staged(&store, id(1), &content(G)).await;
+    store.uploads().keep(id(1), &sealed, 1).await.unwrap();
+    assert!(remembers_after(&store, 12 * HOUR).await);
+    store.close().await.unwrap();
+    drop(store);
+    let store = home.open().await;
+    assert!(remembers_after(&store, 11 * HOUR).await);
+    assert!(!remembers_after(&store, 2 * HOUR).await);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_machine_whose_clock_is_wrong_forgets_no_upload_for_it() {
+    let home = Home::new();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_millis() as u64;
+    for at in [0, now - 48 * HOUR * 1000, now + 48 * HOUR * 1000] {
+        let mut batch = clawhub_kv::Batch::default();
+        let key = [&b"finished/"[..], &id(1).node.0.to_be_bytes(), &id(1).random].concat();
+        let row = (repo(), [1u8; 32], [2u8; 32], None::<u8>, at);
+        batch.put(key, postcard::to_extend(&row, vec![0, 1]).unwrap());
+        clawhub_kv::Kv::write(&*home.kv, batch).unwrap();
+        let store = home.open().await;
+        assert!(remembers_after(&store, 0).await, "{at}");
+    }
 }

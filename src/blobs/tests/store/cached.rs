@@ -42,7 +42,7 @@ async fn fetched(store: &BlobStore, bytes: &Bytes) -> Root {
 }
 
 fn usage(store: &BlobStore) -> CacheUsage {
-    store.cache().usage().unwrap()
+    store.cache().usage()
 }
 
 /// Which of the copies are here.

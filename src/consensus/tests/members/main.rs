@@ -132,10 +132,10 @@ async fn leadership_moves_and_members_leave() {
     let follower = (leader(&members) + 1) % 3;
     let to = members[follower].consensus.node();
     let other = &members[(follower + 1) % 3].consensus;
-    other.transfer_leader(Some(to), SOON).await.unwrap();
+    other.membership().transfer_leader(Some(to), SOON).await.unwrap();
     assert_eq!(members[follower].consensus.status().role, Role::Leader);
-    assert!(other.transfer_leader(Some(NodeId(9)), SOON).await.is_err());
-    members[follower].consensus.transfer_leader(None, SOON).await.unwrap();
+    assert!(other.membership().transfer_leader(Some(NodeId(9)), SOON).await.is_err());
+    members[follower].consensus.membership().transfer_leader(None, SOON).await.unwrap();
     members[follower].propose(put("latest", 1, 100)).await;
 
     let gone = members[leader(&members)].consensus.node();

@@ -157,6 +157,7 @@ impl Workload {
                 return;
             }
             Err(ProposeError::Unavailable(_) | ProposeError::Unknown) => return,
+            Err(e) if self.is_uncovered(&e) => return,
             Err(e) => return self.broke(format!("blob {n}: {e}")),
         }
         self.put_manifest(n).await;
@@ -181,6 +182,7 @@ impl Workload {
                 }
             }
             Err(ProposeError::Unavailable(_) | ProposeError::Unknown) => {}
+            Err(e) if self.is_uncovered(&e) => {}
             Err(e) => self.broke(format!("manifest {manifest}: {e}")),
         }
     }
@@ -197,7 +199,8 @@ impl Workload {
         let receipts = nodes.into_iter().filter_map(|node| self.blobs.lock().take(node, n));
         let mut receipts: Vec<Receipt> = receipts.collect();
         let [first, second] = &mut receipts[..] else { return };
-        let what = match random(4) {
+        let one_is_too_few = self.cluster.outlives_zones();
+        let what = match random(4 + u64::from(one_is_too_few)) {
             0 => {
                 second.size += 1;
                 "another size"
@@ -209,6 +212,10 @@ impl Workload {
             2 => {
                 second.node = STRANGER;
                 "a stranger"
+            }
+            4 => {
+                *second = first.clone();
+                "one node's, twice"
             }
             _ => {
                 first.digests.sha256 = sha256(known);
@@ -296,6 +303,10 @@ impl Workload {
         for n in blobs.committed.difference(&blobs.unlinked) {
             if view.blob().link(&at, &digest(*n)).unwrap().is_none() {
                 self.broke(format!("node {id} lost the link to blob {n}"));
+            }
+            let holders = view.blob().root(&root(*n)).unwrap().map_or(0, |record| record.holders.len());
+            if self.cluster.outlives_zones() && holders < 2 {
+                self.broke(format!("node {id} says that {holders} of two zones hold blob {n}"));
             }
         }
         for (manifest, n) in &blobs.manifests {

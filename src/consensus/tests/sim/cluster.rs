@@ -30,12 +30,16 @@ pub(crate) struct Shape {
     pub(crate) later: usize,
     /// The last ones, which never do.
     pub(crate) learners: usize,
+    /// What is asked of votes and copies. Each node is in a zone of its own.
+    pub(crate) durability: Durability,
 }
 
 impl Shape {
-    pub(crate) const THREE: Shape = Shape { voters: 3, later: 0, learners: 0 };
-    pub(crate) const FIVE: Shape = Shape { voters: 5, later: 0, learners: 1 };
-    pub(crate) const GROWING: Shape = Shape { voters: 3, later: 2, learners: 0 };
+    /// Of three votes none may leave where the loss of a zone has to be outlived, so this one asks for nothing.
+    pub(crate) const THREE: Shape = Shape { voters: 3, later: 0, learners: 0, durability: Durability::Local };
+    pub(crate) const FIVE: Shape = Shape { voters: 5, later: 0, learners: 1, durability: Durability::Zone };
+    pub(crate) const GROWING: Shape =
+        Shape { voters: 3, later: 2, learners: 0, durability: Durability::Zone };
     pub(crate) const ALL: [Shape; 3] = [Shape::THREE, Shape::FIVE, Shape::GROWING];
 }
 
@@ -137,6 +141,11 @@ impl Cluster {
         self.ids.iter().copied().filter(|id| !self.nodes.lock().contains_key(id)).collect()
     }
 
+    /// Whether the loss of a zone is to be outlived.
+    pub(crate) fn outlives_zones(&self) -> bool {
+        self.shape.durability == Durability::Zone
+    }
+
     /// So many nodes may stay away, and the others still have a majority.
     pub(crate) fn spare(&self) -> usize {
         (self.shape.voters - 1) / 2
@@ -164,7 +173,7 @@ impl Cluster {
             cluster: ClusterId([7; 16]),
             ca_cert: vec![1],
             ca_key_sealed: vec![2],
-            durability: Durability::Local,
+            durability: self.shape.durability,
             node: spec(first),
         };
         let reply = self.system(&node, init).await;

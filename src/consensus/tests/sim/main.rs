@@ -37,6 +37,7 @@ const CALM: Duration = Duration::from_secs(60);
 struct Run {
     acknowledged: u64,
     unknown: u64,
+    uncovered: u64,
     reads: u64,
     index: u64,
     hash: [u8; 32],
@@ -84,6 +85,7 @@ fn concluded(work: &Workload, index: u64, hash: [u8; 32]) -> Run {
     Run {
         acknowledged: history.stored.len() as u64,
         unknown: history.unknown,
+        uncovered: history.uncovered,
         reads: history.reads,
         index,
         hash,
@@ -144,7 +146,7 @@ fn fault(cluster: &Arc<Cluster>, what: usize) -> Option<Task> {
         (73..80, _) => split(cluster, what % 2),
         (80..90, Some(leader)) => {
             let node = cluster.node(leader)?;
-            drop(SimRuntime::spawn(async move { node.transfer_leader(None, CALM).await }));
+            drop(SimRuntime::spawn(async move { node.membership().transfer_leader(None, CALM).await }));
         }
         (90..100, _) => return Some(SimRuntime::spawn(leave_and_return(Arc::clone(cluster), some))),
         _ => {}
@@ -289,19 +291,25 @@ fn every_seed_keeps_every_promise() {
         assert!(run.blobs[0] > 10 && run.blobs[1] > 10, "seed {seed} pushed nearly nothing: {run:?}");
     }
     let sum = |of: fn(&Run) -> u64| runs.iter().map(|(_, run)| of(run)).sum::<u64>();
-    let (acknowledged, unknown, reads) = (sum(|r| r.acknowledged), sum(|r| r.unknown), sum(|r| r.reads));
-    let (purged, installed) = (sum(|r| u64::from(r.purged > 0)), sum(|r| r.installed));
+    let acknowledged = sum(|r| r.acknowledged);
+    let unknown = sum(|r| r.unknown);
+    let uncovered = sum(|r| r.uncovered);
+    let reads = sum(|r| r.reads);
+    let purged = sum(|r| u64::from(r.purged > 0));
+    let installed = sum(|r| r.installed);
     let [blobs, manifests, outdated, erased] =
         [sum(|r| r.blobs[0]), sum(|r| r.blobs[1]), sum(|r| r.blobs[2]), sum(|r| r.blobs[3])];
     let repeated = sum(|r| r.repeated);
     println!(
-        "{acknowledged} writes, {unknown} of unknown outcome, {reads} reads, {repeated} questions twice"
+        "{acknowledged} writes, {unknown} of unknown outcome, {uncovered} without enough votes, {reads} reads, \
+         {repeated} questions twice"
     );
     println!(
         "{blobs} blobs, {manifests} manifests of them; {outdated} receipts outdated, {erased} copies erased"
     );
     println!("{purged} runs purged their log, {installed} snapshots were installed");
     assert!(unknown > 0, "the faults hit no write");
+    assert!(uncovered > 0, "the votes were always spread");
     assert!(purged > 0 && installed > 0, "no node had to be brought back by a snapshot");
     assert!(outdated > 0 && erased > 0, "no receipt came after its node had erased something");
     assert!(repeated > 0, "nothing arrived twice");

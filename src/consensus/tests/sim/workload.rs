@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clawhub_consensus::{ProposeError, Who};
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
-use clawhub_state::{Command, View};
+use clawhub_state::cluster::ClusterRejected;
+use clawhub_state::{Command, Rejected, View};
 use clawhub_types::{AccessRevisions, Actor, Digest, NodeId, RepoName, Tag};
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
@@ -48,6 +49,8 @@ pub(crate) struct History {
     /// Every manifest of which was said that it was not and will not be stored.
     pub(crate) refused: Vec<Digest>,
     pub(crate) unknown: u64,
+    /// So many writes were refused since too few votes were left to outlive the loss of a zone.
+    pub(crate) uncovered: u64,
     pub(crate) reads: u64,
     /// A description of every promise that was broken.
     pub(crate) broken: Vec<String>,
@@ -86,6 +89,17 @@ impl Workload {
         self.history.lock().broken.push(how);
     }
 
+    /// Whether a write was refused for want of votes, where that may be.
+    pub(crate) fn is_uncovered(&self, error: &ProposeError) -> bool {
+        let uncovered =
+            matches!(error, ProposeError::Rejected(Rejected::Cluster(ClusterRejected::Uncovered(_))));
+        let counts = uncovered && self.cluster.outlives_zones();
+        if counts {
+            self.history.lock().uncovered += 1;
+        }
+        counts
+    }
+
     pub(crate) async fn pause(&self) {
         let ms = SimRuntime::thread_rng().random_range(1..40);
         SimRuntime::sleep(Duration::from_millis(ms)).await;
@@ -117,6 +131,7 @@ impl Workload {
                     last = Some(moved);
                 }
                 Err(ProposeError::Unavailable(_)) => self.history.lock().refused.push(moved),
+                Err(e) if self.is_uncovered(&e) => self.history.lock().refused.push(moved),
                 Err(ProposeError::Unknown) => {
                     self.history.lock().unknown += 1;
                     (series, last) = (series + 1, None);

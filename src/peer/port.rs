@@ -1,5 +1,5 @@
-//! The peer port: found and held from the first moment, so that a port in use stops the node before it
-//! has joined anything, and so that "any free one" is known before a peer is told of it.
+//! The peer port before the endpoint has it: found and held from the first moment, so that a port in use stops the node
+//! before it has joined anything, and so that "any free one" is known before a peer is told of it. In memory only.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 /// Attempts at finding a port that is free for both TCP and UDP.
 const ATTEMPTS: usize = 64;
 
-pub(crate) struct PeerPort {
+/// A port that is held for an [`Endpoint`](crate::Endpoint), for TCP and UDP.
+pub struct PeerPort {
     addr: SocketAddr,
     held: Mutex<Option<(TcpListener, UdpSocket)>>,
 }
@@ -19,7 +20,7 @@ impl PeerPort {
     ///
     /// # Errors
     /// If either is in use, or no port is free for both.
-    pub(crate) fn hold(listen: SocketAddr) -> io::Result<PeerPort> {
+    pub fn hold(listen: SocketAddr) -> io::Result<PeerPort> {
         let mut last = io::Error::other("no port");
         for _ in 0..ATTEMPTS {
             let tcp = TcpListener::bind(listen)?;
@@ -34,12 +35,12 @@ impl PeerPort {
     }
 
     /// The address with its real port.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Lets go of it, for the one who binds it next.
-    pub(crate) fn release(&self) -> SocketAddr {
+    pub fn release(&self) -> SocketAddr {
         self.held.lock().take();
         self.addr
     }
