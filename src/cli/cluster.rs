@@ -18,6 +18,8 @@ use crate::{Failure, admin, runtime, table};
 
 /// No token is longer: what stdin or a file holds beyond it is not one.
 const MAX_TOKEN: u64 = 4096;
+/// The longest that one may be good for, seconds: 30 days.
+const MAX_TOKEN_TTL: u64 = 30 * 86_400;
 /// Between two looks at what is still to be copied.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -57,8 +59,9 @@ enum Command {
     },
     /// Make a token with which one node can join, and print it.
     Token {
-        /// How long it is good for, seconds.
+        /// How long it is good for, seconds; 30 days at most.
         #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_TOKEN_TTL))]
         ttl: u64,
     },
     /// Make the node a member of an existing cluster. The token is read from standard input.
