@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clawhub_kv::{KvError, KvErrorKind};
+use clawhub_mutant::Mutant;
 use clawhub_state::{Fault, Machine, View};
 
 use crate::position::{Position, applied, fault, position};
@@ -62,7 +63,7 @@ pub(crate) fn check(store: &StateStore, data: &Path) -> Result<Position, Unsound
     let view = View::new(&*kv);
     let (index, promised) = view.state_hash()?;
     let found = view.compute_state_hash()?;
-    if found != promised {
+    if found != promised && !Mutant::UncheckedFiles.breaks() {
         return Err(Unsound::Damaged(format!("the rows at index {index} do not add up to the state's hash")));
     }
     Ok(applied(&Machine::open(kv)?)?)

@@ -25,7 +25,7 @@ pub enum Mutant {
     LocalReads,
     /// A leader confirms read positions to who has promised itself to another one.
     AnyLeader,
-    /// The files of a snapshot transfer are taken in whatever they hash to.
+    /// A snapshot that was sent is taken in whatever its files and the state in them hash to.
     UncheckedFiles,
     /// A request is applied as often as it is in the log.
     NoSessionCheck,

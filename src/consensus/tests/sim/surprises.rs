@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clawhub_consensus::Who;
 use clawhub_consensus::transport::{Ballot, VoteRequest};
-use clawhub_state::{Command, LogPos, cluster::ClusterCmd};
+use clawhub_state::{Command, LogPos, View, cluster::ClusterCmd};
 use clawhub_types::NodeId;
 use openraft::async_runtime::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
@@ -73,6 +73,10 @@ fn a_snapshot_that_is_damaged_on_its_way_is_sent_again() {
             SimRuntime::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(cluster.net.undamaged(), 0, "nothing was damaged");
+        let state = cluster.node(away).unwrap().state();
+        let view = View::new(&*state);
+        let (promised, found) = (view.state_hash().unwrap().1, view.compute_state_hash().unwrap());
+        assert_eq!(found, promised, "what was damaged on its way was taken in");
         let applied = leader.status().applied;
         assert!(cluster.node(away).unwrap().wait_applied(applied, LONG).await);
         cluster.shut_down().await;
