@@ -75,13 +75,6 @@ impl Uploads<'_> {
         }
     }
 
-    /// Closes the files of a session that is not used at present.
-    async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
-        let flushed = self.flush_entered(&mut entered).await;
-        entered.close().await;
-        flushed.map(drop)
-    }
-
     /// Flushes every session in use.
     pub(crate) async fn flush_all(self) -> Result<(), BlobError> {
         let mut outcome = Ok(());

@@ -128,20 +128,6 @@ pub(crate) struct Ingest {
     sealed: Option<Sealed>,
 }
 
-/// Opens the data and the group list of an upload, cut to the durable prefix. The list begins anew.
-fn cut_to(dir: &Path, files: &Files, durable: u64) -> io::Result<(File, File)> {
-    std::fs::create_dir_all(dir)?;
-    let file_at = |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = file_at(&files.data)?;
-    let ob = file_at(&files.ob)?;
-    if file.metadata()?.len() < durable {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    file.set_len(durable)?;
-    ob.set_len(0)?;
-    Ok((file, ob))
-}
-
 impl Ingest {
     /// Blocking. Opens the files in `dir`, cuts them to the `durable` prefix and rehashes that.
     ///
@@ -155,8 +141,17 @@ impl Ingest {
         open: OwnedSemaphorePermit,
     ) -> Result<Ingest, BlobError> {
         let failed = |error| BlobError::io("opening an upload")(error);
+        std::fs::create_dir_all(dir).map_err(failed)?;
         let files = Files::in_dir(dir);
-        let (file, ob) = cut_to(dir, &files, durable).map_err(failed)?;
+        let file_at =
+            |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file_at(&files.data).map_err(failed)?;
+        let ob = file_at(&files.ob).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() < durable {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        file.set_len(durable).and_then(|()| ob.set_len(0)).map_err(failed)?;
+
         let disk = Arc::new(Disk::new(file, durable));
         let tree = TreeHasher::new();
         let list = Vec::new();

@@ -254,6 +254,13 @@ impl Uploads<'_> {
         Some(UploadStatus { repo, sha512, offset, durable, acknowledged, opened_at })
     }
 
+    /// Closes the files of a session that is not used at present.
+    pub(crate) async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
+        let flushed = self.flush_entered(&mut entered).await;
+        entered.close().await;
+        flushed.map(drop)
+    }
+
     pub(crate) fn session(self, id: UploadId) -> Result<Arc<Session>, BlobError> {
         self.store.shared.sessions.lock().get(id).cloned().ok_or(BlobError::UploadUnknown(id))
     }

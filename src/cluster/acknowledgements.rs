@@ -35,7 +35,7 @@ impl Acknowledgements {
     /// # Errors
     /// [`ClusterError`] if the members cannot be read, or the note was not taken.
     pub async fn pass(&mut self) -> Result<(), ClusterError> {
-        let Some((term, known)) = self.consensus.acknowledged().by_members() else { return Ok(()) };
+        let Some((term, known)) = self.consensus.log_marks().by_members() else { return Ok(()) };
         let due = {
             let state = self.consensus.state();
             due(&View::new(&*state.snapshot()).cluster(), term, known)?

@@ -55,7 +55,7 @@ impl Registration {
             nonce: self.start.nonce,
             peer_addr: self.start.peer_addr.clone(),
             http_addr: self.start.http_addr.clone(),
-            found: self.consensus.acknowledged().found(),
+            found: self.consensus.log_marks().found(),
             acknowledged: None,
         });
         match self.consensus.propose(boot, Who::system(), PATIENCE).await {

@@ -2,7 +2,7 @@
 //! the device under it did; openraft takes that for granted, and counts on where it should not.
 //!
 //! In memory, for the last term that this node led. A new leader asks each peer anew what it has; what the log keeps of
-//! this for it is coarse ([`Acknowledged::by_members`]).
+//! this for it is coarse ([`LogMarks::by_members`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +18,8 @@ use crate::core::Core;
 use crate::transport::{AppendAnswer, AppendReply, Ballot};
 use crate::types::LeaderId;
 
-/// The answers of all peers.
 #[derive(Default)]
-pub(crate) struct Answers {
+pub(crate) struct Acknowledged {
     peers: Mutex<HashMap<NodeId, Peer>>,
 }
 
@@ -43,7 +42,7 @@ impl Peer {
     }
 }
 
-impl Answers {
+impl Acknowledged {
     /// Notes a peer's answer to entries sent under `vote`.
     ///
     /// # Errors
@@ -91,14 +90,14 @@ fn ballot(leader: LeaderId) -> Ballot {
 }
 
 /// What this node found when it started, and what the members have acknowledged to it while it leads.
-pub struct Acknowledged<R: AsyncRuntime = TokioRuntime> {
+pub struct LogMarks<R: AsyncRuntime = TokioRuntime> {
     pub(crate) core: Arc<Core<R>>,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) acknowledged: Arc<Acknowledged>,
     /// Its own vote and log as they were when it started.
     pub(crate) found: LogMark,
 }
 
-impl<R: AsyncRuntime> Acknowledged<R> {
+impl<R: AsyncRuntime> LogMarks<R> {
     /// What this node found on its disk when it started. A build that does not sync has nothing to answer for.
     pub fn found(&self) -> LogMark {
         if clawhub_mutant::Mutant::NoFsync.breaks() {
@@ -110,7 +109,7 @@ impl<R: AsyncRuntime> Acknowledged<R> {
     /// As leader: its term, and how far each member, itself among them, has its log durably. `None` if it does not lead.
     pub fn by_members(&self) -> Option<(u64, Vec<Acknowledgement>)> {
         let leader = self.core.leading()?;
-        let mut known = self.answers.under(ballot(leader));
+        let mut known = self.acknowledged.under(ballot(leader));
         let flushed = self.core.raft.watch_log_progress().get();
         let flushed = flushed.filter(|point| point.vote.committed && point.vote.leader_id == leader);
         if let Some(last) = flushed.and_then(|point| point.last_log_id) {
@@ -123,7 +122,7 @@ impl<R: AsyncRuntime> Acknowledged<R> {
     /// As leader: what the starts of a peer before `boot` acknowledged to it.
     pub(crate) fn before(&self, node: NodeId, boot: u64) -> Option<LogMark> {
         let leader = self.core.leading()?;
-        let index = self.answers.before(node, boot, ballot(leader))?;
+        let index = self.acknowledged.before(node, boot, ballot(leader))?;
         Some(LogMark { term: leader.term, index })
     }
 }
@@ -150,7 +149,7 @@ mod tests {
 
     #[test]
     fn who_loses_what_he_acknowledged_is_noticed() {
-        let all = Answers::default();
+        let all = Acknowledged::default();
         let note = |term, reply| all.note(PEER, vote(term), &answer(1, reply));
         assert_eq!(note(3, AppendReply::Conflict(pos(9))), Ok(()), "it never had that");
         assert_eq!(note(3, AppendReply::Matched(Some(pos(7)))), Ok(()));
@@ -165,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_start_answers_for_those_before_it_and_not_for_itself() {
-        let all = Answers::default();
+        let all = Acknowledged::default();
         let matched =
             |boot, index| all.note(PEER, vote(3), &answer(boot, AppendReply::Matched(Some(pos(index)))));
         let conflict =

@@ -12,7 +12,7 @@ use openraft::Instant;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::errors::{ClientWriteError, RaftError};
 
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged::LogMarks;
 use crate::budget::{Budget, OVERHEAD};
 use crate::clock::millis;
 use crate::core::Core;
@@ -29,7 +29,7 @@ pub(crate) struct Leader<R: AsyncRuntime> {
     core: Arc<Core<R>>,
     ticks: Arc<Ticks<R>>,
     store: StateStore,
-    acknowledged: Arc<Acknowledged<R>>,
+    marks: Arc<LogMarks<R>>,
     /// For proposals that others forward to this node.
     forwarded: Budget,
 }
@@ -39,10 +39,10 @@ impl<R: AsyncRuntime> Leader<R> {
         core: Arc<Core<R>>,
         ticks: Arc<Ticks<R>>,
         store: StateStore,
-        acknowledged: Arc<Acknowledged<R>>,
+        marks: Arc<LogMarks<R>>,
     ) -> Arc<Leader<R>> {
         let forwarded = Budget::new(core.settings.proposal_budget);
-        Arc::new(Leader { core, ticks, store, acknowledged, forwarded })
+        Arc::new(Leader { core, ticks, store, marks, forwarded })
     }
 
     /// Takes a proposal that the member `from` has forwarded, if it is one for it to make. It goes no further.
@@ -70,7 +70,7 @@ impl<R: AsyncRuntime> Leader<R> {
         entry.tick = tick;
         entry.at = (self.core.settings.wall)();
         if let Command::Cluster(ClusterCmd::Boot { node, boot, acknowledged, .. }) = &mut entry.cmd {
-            *acknowledged = self.acknowledged.before(*node, *boot);
+            *acknowledged = self.marks.before(*node, *boot);
         }
         // Its own is kept, however late it comes: apply rejects it then.
         let left = deadline.saturating_duration_since(R::Instant::now());

@@ -60,6 +60,7 @@ mod types;
 mod upkeep;
 mod window;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 
-pub use acknowledged::Acknowledged;
+pub use acknowledged::LogMarks;
 pub use error::{ConsensusError, ServeError, Unavailable};
 pub use fatal::{Cause, Failure};
 pub use hearing::Hearing;
@@ -90,13 +91,15 @@ pub use types::{Applied, Proposal, Types};
 pub use window::LIMIT as IN_FLIGHT_BYTES;
 
 use crate::core::{Core, Raft};
+use acknowledged::Acknowledged;
 use arrival::Arrivals;
 use barrier::Barrier;
-use doubt::Examiner;
+use clock::Clock;
+use doubt::{Doubt, Examiner};
 use hearing::Heard;
 use leader::Leader;
-use network::{Factory, Network};
 use propose::Proposer;
+use purge::Transfers;
 use snapshot::Snapshots;
 use ticks::Ticks;
 use transport::Transport;
@@ -121,7 +124,7 @@ struct Shared<R: AsyncRuntime> {
     ticks: Arc<Ticks<R>>,
     /// When leaders spoke to this node.
     heard: Arc<Mutex<Heard<R>>>,
-    acknowledged: Arc<Acknowledged<R>>,
+    marks: Arc<LogMarks<R>>,
     leader: Arc<Leader<R>>,
     proposer: Arc<Proposer<R>>,
     barrier: Arc<Barrier<R>>,
@@ -146,6 +149,39 @@ fn found<R: AsyncRuntime>(log: &LogStore, machine: &StateMachine<R>) -> std::io:
     Ok(LogMark { term: log.vote().map_or(0, |vote| vote.leader_id.term), index })
 }
 
+/// What the network shares with other parts.
+struct Links<R: AsyncRuntime> {
+    acknowledged: Arc<Acknowledged>,
+    clock: Arc<Clock<R>>,
+    /// Raised when a peer finds this node's state to be damaged.
+    doubt: Arc<Doubt>,
+    transfers: Arc<Transfers<R::Instant>>,
+    transport: Arc<dyn Transport>,
+}
+
+impl<R: AsyncRuntime> Links<R> {
+    fn new(transport: Arc<dyn Transport>) -> Links<R> {
+        let clock = Arc::new(Clock::new());
+        let transfers = Arc::new(Transfers::new());
+        Links { acknowledged: Arc::default(), clock, doubt: Arc::default(), transfers, transport }
+    }
+
+    fn network(&self, settings: &Settings) -> network::Factory<R> {
+        network::Factory {
+            acknowledged: Arc::clone(&self.acknowledged),
+            clock: Arc::clone(&self.clock),
+            doubt: Arc::clone(&self.doubt),
+            transfers: Arc::clone(&self.transfers),
+            node: settings.node,
+            profile: settings.profile,
+            execution: settings.execution,
+            snapshot_rate: settings.snapshot_rate,
+            transport: Arc::clone(&self.transport),
+            runtime: PhantomData,
+        }
+    }
+}
+
 /// What a node has on its own disks.
 struct Local {
     log: LogStore,
@@ -157,42 +193,27 @@ struct Local {
 
 impl Local {
     /// Puts the parts together, and sets those to work that wait for nobody's question.
-    fn begin<R: AsyncRuntime>(self, core: &Arc<Core<R>>, network: &Network<R>) -> Shared<R> {
+    fn begin<R: AsyncRuntime>(self, core: &Arc<Core<R>>, links: Links<R>) -> Shared<R> {
         let Local { log, store, snapshots, points, found } = self;
+        let Links { acknowledged, clock, doubt, transfers, transport } = links;
         let own = || Arc::clone(core);
-        let transport = || Arc::clone(&network.transport);
-        let clock = Arc::clone(&network.clock);
         let ticks = Arc::new(Ticks { core: own(), clock, store: store.clone() });
-        let answers = Arc::clone(&network.answers);
-        let acknowledged = Arc::new(Acknowledged { core: own(), answers, found });
-        let leader = Leader::new(own(), Arc::clone(&ticks), store.clone(), Arc::clone(&acknowledged));
-        let proposer = Proposer::new(own(), Arc::clone(&ticks), Arc::clone(&leader), transport());
-        let barrier = Barrier::new(own(), log, Arc::clone(&ticks), transport());
-        let membership = Membership::new(own(), transport());
+        let marks = Arc::new(LogMarks { core: own(), acknowledged, found });
+        let leader = Leader::new(own(), Arc::clone(&ticks), store.clone(), Arc::clone(&marks));
+        let proposer = Proposer::new(own(), Arc::clone(&ticks), Arc::clone(&leader), Arc::clone(&transport));
+        let barrier = Barrier::new(own(), log, Arc::clone(&ticks), Arc::clone(&transport));
+        let membership = Membership::new(own(), transport);
         let arrivals = Arrivals::new(own(), store.clone(), Arc::clone(&snapshots));
-        let doubt = Arc::clone(&network.doubt);
         let examiner = Examiner { core: own(), doubt, store: store.clone(), snapshots };
         let upkeep = Upkeep { core: own(), store: store.clone(), arrivals: Arc::clone(&arrivals), examiner };
         drop(R::spawn(Arc::clone(&ticks).follow_elections()));
         drop(R::spawn(Arc::clone(&membership).end_interrupted()));
-        drop(R::spawn(purge::purge(own(), Arc::clone(&network.transfers))));
+        drop(R::spawn(purge::purge(own(), transfers)));
         drop(R::spawn(upkeep.run()));
         drop(R::spawn(heartbeat::beat(own())));
         let core = own();
         let heard = Heard::new();
-        Shared {
-            core,
-            store,
-            points,
-            ticks,
-            heard,
-            acknowledged,
-            leader,
-            proposer,
-            barrier,
-            membership,
-            arrivals,
-        }
+        Shared { core, store, points, ticks, heard, marks, leader, proposer, barrier, membership, arrivals }
     }
 }
 
@@ -218,13 +239,13 @@ impl<R: AsyncRuntime> Consensus<R> {
         let found = found(&log, &machine)?;
         let snapshots = machine.snapshots();
         let points = machine.points();
-        let network = Network::new(settings.clone(), transport);
-        let factory = Factory(Arc::clone(&network));
-        let raft = Raft::<R>::new(settings.node.0, Arc::new(config), factory, log.clone(), machine).await;
+        let links = Links::new(transport);
+        let network = links.network(&settings);
+        let raft = Raft::<R>::new(settings.node.0, Arc::new(config), network, log.clone(), machine).await;
         let raft = raft.map_err(|fatal| ConsensusError::fatal::<R>(&fatal))?;
         let core = Arc::new(Core::new(settings, raft));
         let local = Local { log, store, snapshots, points, found };
-        Ok(Consensus { shared: Arc::new(local.begin(&core, &network)) })
+        Ok(Consensus { shared: Arc::new(local.begin(&core, links)) })
     }
 
     /// Makes this node the first and only voter of a new cluster. On a node that takes part in one
@@ -300,9 +321,9 @@ impl<R: AsyncRuntime> Consensus<R> {
         Hearing::new(&self.shared.core, &self.shared.heard)
     }
 
-    /// What this node found when it started, and what the members have acknowledged to it.
-    pub fn acknowledged(&self) -> &Acknowledged<R> {
-        &self.shared.acknowledged
+    /// How far logs have come: this node's when it started, and the members' as they acknowledge it to this node.
+    pub fn log_marks(&self) -> &LogMarks<R> {
+        &self.shared.marks
     }
 
     /// Its own state at the indices at which all nodes note theirs.

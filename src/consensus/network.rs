@@ -1,6 +1,7 @@
 //! openraft's network on a [`Transport`]: one client per peer and channel.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -20,55 +21,53 @@ use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
 use parking_lot::Mutex;
 
-use crate::acknowledged::Answers;
+use crate::acknowledged::Acknowledged;
 use crate::clock::Clock;
 use crate::doubt::Doubt;
-use crate::profile::Settings;
 use crate::purge::Transfers;
 use crate::record;
 use crate::send::{self, Pace, SendError};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendAnswer, AppendReply, AppendRequest, Ballot, Channel, SnapshotRefusal, SnapshotReply,
-    Transport, TransportError, WireEntry,
+    self, AppendAnswer, AppendReply, AppendRequest, Channel, SnapshotRefusal, SnapshotReply, Transport,
+    TransportError, WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::Window;
+use crate::{Execution, Profile};
 
 /// How long a peer that could not take a snapshot is left alone: asking costs it little.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the clients of all peers share.
-pub(crate) struct Network<R: AsyncRuntime> {
-    /// What the peers have answered.
-    pub(crate) answers: Arc<Answers>,
+pub(crate) struct Factory<R: AsyncRuntime> {
+    pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) clock: Arc<Clock<R>>,
-    /// Raised when a peer finds this node's state to be damaged.
     pub(crate) doubt: Arc<Doubt>,
     pub(crate) transfers: Arc<Transfers<R::Instant>>,
+    pub(crate) node: NodeId,
+    pub(crate) profile: Profile,
+    pub(crate) execution: Execution,
+    pub(crate) snapshot_rate: u64,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) settings: Settings,
+    pub(crate) runtime: PhantomData<fn() -> R>,
 }
-
-impl<R: AsyncRuntime> Network<R> {
-    pub(crate) fn new(settings: Settings, transport: Arc<dyn Transport>) -> Arc<Network<R>> {
-        Arc::new(Network {
-            answers: Arc::default(),
-            clock: Arc::new(Clock::new()),
-            doubt: Arc::default(),
-            transfers: Arc::new(Transfers::new()),
-            transport,
-            settings,
-        })
-    }
-}
-
-/// Makes the clients.
-pub(crate) struct Factory<R: AsyncRuntime>(pub(crate) Arc<Network<R>>);
 
 impl<R: AsyncRuntime> Factory<R> {
     fn client(&self, target: u64, channel: Channel) -> Client<R> {
-        Client { network: Arc::clone(&self.0), target: NodeId(target), channel }
+        Client {
+            acknowledged: Arc::clone(&self.acknowledged),
+            clock: Arc::clone(&self.clock),
+            doubt: Arc::clone(&self.doubt),
+            transfers: Arc::clone(&self.transfers),
+            node: self.node,
+            target: NodeId(target),
+            channel,
+            patience: self.profile.append_patience(),
+            execution: self.execution,
+            snapshot_rate: self.snapshot_rate,
+            transport: Arc::clone(&self.transport),
+            runtime: PhantomData,
+        }
     }
 }
 
@@ -90,9 +89,18 @@ impl<R: AsyncRuntime> RaftNetworkFactory<Types<R>> for Factory<R> {
 
 /// Speaks to one peer on one channel.
 pub(crate) struct Client<R: AsyncRuntime> {
-    network: Arc<Network<R>>,
+    acknowledged: Arc<Acknowledged>,
+    clock: Arc<Clock<R>>,
+    doubt: Arc<Doubt>,
+    transfers: Arc<Transfers<R::Instant>>,
+    node: NodeId,
     target: NodeId,
     channel: Channel,
+    patience: Duration,
+    execution: Execution,
+    snapshot_rate: u64,
+    transport: Arc<dyn Transport>,
+    runtime: PhantomData<fn() -> R>,
 }
 
 type RpcError<R> = RPCError<Types<R>>;
@@ -129,7 +137,7 @@ fn append_result<R: AsyncRuntime>(reply: AppendReply) -> StreamAppendResult<Type
 
 impl<R: AsyncRuntime> Client<R> {
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<Types<R>> {
-        Timeout { action, id: self.network.settings.node.0, target: self.target.0, timeout }
+        Timeout { action, id: self.node.0, target: self.target.0, timeout }
     }
 
     /// Waits for an answer, but not beyond the time openraft gives it.
@@ -156,7 +164,7 @@ impl<R: AsyncRuntime> Client<R> {
             last_log: rpc.last_log_id.as_ref().map(types::log_pos),
             transfer: rpc.leadership_transfer,
         };
-        let reply = self.network.transport.vote(self.target, request, pre);
+        let reply = self.transport.vote(self.target, request, pre);
         let reply = self.bounded(RPCTypes::Vote, &option, reply).await?;
         let last = reply.last_log.map(types::log_id);
         Ok(VoteResponse::new(types::vote(reply.vote), last, reply.granted))
@@ -169,15 +177,14 @@ impl<R: AsyncRuntime> Client<R> {
         files: Arc<SnapshotFiles>,
     ) -> Result<SnapshotReply, TransportError> {
         let unreachable = |why: &dyn std::fmt::Display| TransportError::Unreachable(why.to_string());
-        if self.network.doubt.is_raised() {
+        if self.doubt.is_raised() {
             R::sleep(SNAPSHOT_PAUSE).await;
             return Err(unreachable(&"the state here is being examined"));
         }
-        let settings = &self.network.settings;
-        let pace = Pace { execution: settings.execution, rate: settings.snapshot_rate };
+        let pace = Pace { execution: self.execution, rate: self.snapshot_rate };
         let sent = {
-            let _kept = self.network.transfers.begin(files.manifest().last.map_or(0, |pos| pos.index));
-            send::snapshot::<R>(Arc::clone(&self.network.transport), self.target, vote, files, pace).await
+            let _kept = self.transfers.begin(files.manifest().last.map_or(0, |pos| pos.index));
+            send::snapshot::<R>(Arc::clone(&self.transport), self.target, vote, files, pace).await
         };
         let peer = self.target;
         match sent {
@@ -189,11 +196,11 @@ impl<R: AsyncRuntime> Client<R> {
             }
             Err(SendError::Refused(SnapshotRefusal::Damaged)) => {
                 tracing::error!(%peer, "found a snapshot of this node's state to be damaged");
-                self.network.doubt.raise();
+                self.doubt.raise();
             }
             Err(SendError::Unreadable(error)) => {
                 tracing::error!(%error, "a snapshot of this node's state cannot be read");
-                self.network.doubt.raise();
+                self.doubt.raise();
             }
         }
         R::sleep(SNAPSHOT_PAUSE).await;
@@ -210,7 +217,7 @@ impl<R: AsyncRuntime> Client<R> {
         let vote = Arc::new(Mutex::new(None));
         let sending = Arc::clone(&window);
         let voted = Arc::clone(&vote);
-        let clock = Arc::clone(&self.network.clock);
+        let clock = Arc::clone(&self.clock);
         let requests = stream::poll_fn(move |cx| {
             ready!(sending.poll_open(cx));
             let rpc = ready!(input.poll_next_unpin(cx));
@@ -221,52 +228,38 @@ impl<R: AsyncRuntime> Client<R> {
                 request
             }))
         });
-        let replies = self.network.transport.append(self.target, self.channel, requests.boxed());
-        let patience = self.network.settings.profile.append_patience();
-        let replies = Replies {
-            replies,
-            window,
-            vote,
-            patience,
-            peer: self.target,
-            answers: Arc::clone(&self.network.answers),
-            late: self.timed_out(RPCTypes::AppendEntries, patience),
-        };
-        stream::unfold(Some(replies), |replies| async { replies?.next().await }).boxed()
-    }
-}
-
-/// The answers to a stream of appends.
-struct Replies<R: AsyncRuntime> {
-    replies: BoxStream<'static, Result<AppendAnswer, TransportError>>,
-    window: Arc<Window<R::Instant>>,
-    /// Under which the last request was sent.
-    vote: Arc<Mutex<Option<Ballot>>>,
-    patience: Duration,
-    peer: NodeId,
-    answers: Arc<Answers>,
-    /// What is said of a peer that does not answer in time.
-    late: Timeout<Types<R>>,
-}
-
-impl<R: AsyncRuntime> Replies<R> {
-    /// The next answer, and what is left of the stream: nothing after one that is not a match.
-    async fn next(mut self) -> Option<(Result<StreamAppendResult<Types<R>>, RpcError<R>>, Option<Self>)> {
-        let Some(reply) = next_reply::<R>(&mut self.replies, &self.window, self.patience).await else {
-            return Some((Err(self.late.into()), None));
-        };
-        let answer = match reply? {
-            Ok(answer) => answer,
-            Err(e) => return Some((Err(error(e)), None)),
-        };
-        self.window.answered();
-        let vote = *self.vote.lock();
-        if let Some(Err(index)) = vote.map(|vote| self.answers.note(self.peer, vote, &answer)) {
-            return Some((Err(forgetful::<R>(self.peer, index)), None));
-        }
-        let result = append_result::<R>(answer.reply);
-        let rest = result.is_ok().then_some(self);
-        Some((Ok(result), rest))
+        let replies = self.transport.append(self.target, self.channel, requests.boxed());
+        let patience = self.patience;
+        let late = self.timed_out(RPCTypes::AppendEntries, patience);
+        let acknowledged = Arc::clone(&self.acknowledged);
+        let peer = self.target;
+        let keeps = Arc::new(move |answer: &AppendAnswer| {
+            let vote = *vote.lock();
+            vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, answer))
+        });
+        stream::unfold(Some((replies, window)), move |state| {
+            let late = late.clone();
+            let keeps = Arc::clone(&keeps);
+            async move {
+                let (mut replies, window) = state?;
+                let Some(reply) = next_reply::<R>(&mut replies, &window, patience).await else {
+                    return Some((Err(late.into()), None));
+                };
+                match reply? {
+                    Ok(answer) => {
+                        window.answered();
+                        if let Err(index) = keeps(&answer) {
+                            return Some((Err(forgetful::<R>(peer, index)), None));
+                        }
+                        let result = append_result::<R>(answer.reply);
+                        let rest = result.is_ok().then_some((replies, window));
+                        Some((Ok(result), rest))
+                    }
+                    Err(e) => Some((Err(error(e)), None)),
+                }
+            }
+        })
+        .boxed()
     }
 }
 
@@ -356,7 +349,7 @@ impl<R: AsyncRuntime> RaftNetworkV2<Types<R>> for Client<R> {
             to: NodeId(*req.to_node_id()),
             last_log: req.last_log_id().map(types::log_pos),
         };
-        let reply = self.network.transport.transfer(self.target, request);
+        let reply = self.transport.transfer(self.target, request);
         match self.bounded(RPCTypes::TransferLeader, &option, reply).await? {
             true => Ok(Ok(())),
             false => Err(NetworkError::from_string("the peer refused the transfer of leadership").into()),

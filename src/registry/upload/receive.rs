@@ -40,10 +40,18 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
     let mut gather = Gather::begin(step.places).await?;
     let id = step.id;
     let mut at = step.offset()?;
-    let placed = chunk.range.is_some();
     let expected = expected_length(&chunk, UploadView { id, offset: at });
-    let expected = prepare(step, at, placed, expected).await?;
+    if matches!(&expected, Err(Error { kind: Kind::Range { .. }, .. })) {
+        // The answer says where the session ends.
+        step.acknowledge(at).await?;
+    }
+    let expected = expected?;
+    let placed = chunk.range.is_some();
     let mut begun = false;
+    if placed || !step.has_unacknowledged() {
+        // Without a partner the bytes are taken all the same: one may be found while they come.
+        step.attach(at).await?;
+    }
     let mut body = chunk.body;
     let mut left = expected.unwrap_or(u64::MAX);
     loop {
@@ -79,26 +87,6 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
         return Err(Error::invalid(Invalid::Length, "the body is shorter than it says"));
     }
     Ok(Received::Whole)
-}
-
-/// Answers how many bytes the chunk must have, if it is one that can be taken; looks for a partner if it is known where
-/// the chunk begins.
-async fn prepare(
-    step: &mut Step<'_>,
-    at: u64,
-    placed: bool,
-    expected: Result<Option<u64>, Error>,
-) -> Result<Option<u64>, Error> {
-    if matches!(&expected, Err(Error { kind: Kind::Range { .. }, .. })) {
-        // The answer says where the session ends.
-        step.acknowledge(at).await?;
-    }
-    let expected = expected?;
-    if placed || !step.has_unacknowledged() {
-        // Without a partner the bytes are taken all the same: one may be found while they come.
-        step.attach(at).await?;
-    }
-    Ok(expected)
 }
 
 /// Finds the place of a chunk whose first bytes are here: its own if it names it.
