@@ -4,26 +4,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clawhub_testkit::cluster::Node;
+use clawhub_testkit::cluster::{Node, Shared};
 use clawhub_testkit::content::Rng;
 use clawhub_testkit::{Cluster, process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 /// Longer than what is served takes, shorter than what would hold it up.
 const SOON: Duration = Duration::from_secs(15);
 
+/// Nobody else's: a flooded node answers others with 503.
+static NODES: Shared = Shared::new();
 /// The tests take a node's connections, each all of them.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// A node, and the cluster, which lives as long as somebody has it.
-async fn flooded(number: usize) -> Result<(Arc<Cluster>, Node)> {
+/// A node, the right to flood it, and the cluster.
+async fn flooded(number: usize) -> Result<(Node, MutexGuard<'static, ()>, Arc<Cluster>)> {
     process::raise_descriptors();
-    let cluster = Cluster::shared().await?;
+    let cluster = NODES.get().await?;
+    let turn = TURN.lock().await;
     let node = cluster.nodes()?.into_iter().nth(number).context("no such node")?;
-    Ok((cluster, node))
+    Ok((node, turn, cluster))
 }
 
 /// Opens connections that each send this much of a request.
@@ -59,8 +62,7 @@ async fn push_and_pull(node: &Node, name: &str) -> Result<()> {
 
 #[tokio::test]
 async fn idle_connections_shut_nobody_out() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let (_cluster, node) = flooded(0).await?;
+    let (node, _turn, _cluster) = flooded(0).await?;
     let _idle = strangers(&node, 1100, "").await?;
     ensure!(ask(&node, "/healthz").await?.starts_with("HTTP/1.1 200 "));
     push_and_pull(&node, "strangers/idle").await
@@ -68,8 +70,7 @@ async fn idle_connections_shut_nobody_out() -> Result<()> {
 
 #[tokio::test]
 async fn slow_uploads_hold_up_no_other() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let (_cluster, node) = flooded(1).await?;
+    let (node, _turn, _cluster) = flooded(1).await?;
     let digest = "0".repeat(64);
     let said = format!(
         "POST /v2/strangers/slow/blobs/uploads/?digest=sha256:{digest} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx"
@@ -82,8 +83,7 @@ async fn slow_uploads_hold_up_no_other() -> Result<()> {
 
 #[tokio::test]
 async fn while_every_connection_is_at_work_probes_are_answered_and_others_told_to_come_back() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let (_cluster, node) = flooded(2).await?;
+    let (node, _turn, _cluster) = flooded(2).await?;
     let said = "PUT /v2/strangers/busy/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{";
     let _busy = strangers(&node, 1100, said).await?;
     for path in ["/healthz", "/readyz", "/metrics"] {
