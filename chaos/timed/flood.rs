@@ -1,7 +1,9 @@
-//! Strangers flood a node in every way that they have, all at once: its memory stays below the sum that it printed at
-//! its start, its probes are answered, an honest client gets through, and the log holds the honest writes and no more.
+//! Strangers flood a node in every way that they have, one after the other and then all at once: its memory stays below
+//! the sum that it printed at its start, its probes are answered, an honest client gets through, and the log holds the
+//! honest writes and no more.
 //!
-//! `CLAWHUB_FLOOD_SECONDS` is how long; 600 in the full measure, with everything at full strength from 60 on.
+//! `CLAWHUB_FLOOD_SECONDS` is how long all of them last together; 600 in the full measure. From 60 on each lasts as long
+//! by itself, and everything is at full strength.
 
 mod attacks;
 mod probe;
@@ -10,11 +12,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clawhub_peer::JoinToken;
 use clawhub_testkit::content::Rng;
 use clawhub_testkit::fleet::{self, Member, Spec};
-use clawhub_testkit::{Repo, process, scale};
+use clawhub_testkit::{Repo, cluster, process, scale};
 
-use attacks::{Strength, Target};
+use attacks::{Attack, Strength, Target};
 use probe::Prober;
 
 /// An honest client that is refused for load tries again for so long.
@@ -28,53 +31,83 @@ const OWN_ENTRIES: u64 = 24;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_strangers_is_bounded_and_honest_clients_get_through() -> Result<()> {
     let _alone = crate::alone().await;
-    let lasts = Duration::from_secs(scale("CLAWHUB_FLOOD_SECONDS", 10));
-    let strength = if lasts >= Duration::from_secs(60) { Strength::FULL } else { Strength::SMALL };
     let home = tempfile::tempdir()?;
-    let members = fleet::form(home.path(), (0..3).map(Spec::zone).collect()).await?;
-    let flooded = &members[0];
-    process::raise_descriptors();
+    let trial = Trial::start(home.path()).await?;
+    for attack in Attack::ALL {
+        trial.round(&[attack], trial.each).await.with_context(|| format!("{attack:?}"))?;
+    }
+    trial.round(&Attack::ALL, trial.together).await.context("all at once")
+}
 
-    let log = last_log(&members[1])?;
-    let still = Prober::start(flooded.http().to_owned());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let still = still.stop()?;
-    let prober = Prober::start(flooded.http().to_owned());
-    let target = Target { http: flooded.http().to_owned(), peer: flooded.peer().to_owned() };
-    let attacks = attacks::start(&target, &strength);
-    let honest = honest(&flooded.registry().repo("flood/honest"), lasts).await?;
-    let counted = attacks.stop().await;
-    let under = prober.stop()?;
+/// Three nodes, of which the first is flooded.
+struct Trial {
+    members: Vec<Member>,
+    target: Target,
+    strength: Strength,
+    each: Duration,
+    together: Duration,
+    /// The p99 of its probes without a flood.
+    still: Duration,
+}
 
-    let grown = last_log(&members[1])? - log;
-    let (peaks, bound) = memory(&members)?;
-    crate::seen(
-        "flood",
-        &format!(
-            "{} s of {counted}; /healthz p99 {:?} and at worst {:?} of {} ({:?} before, {} failed); {} honest pushes and \
-             pulls, {} refused first, slowest {:?}; log grew by {grown}; resident at most {peaks:?} MiB of {bound}",
-            lasts.as_secs(),
-            under.p99,
-            under.worst,
-            under.count,
-            still.p99,
-            under.failed,
-            honest.done,
-            honest.refused,
-            honest.slowest,
-        ),
-    );
-    ensure!(peaks.iter().all(|peak| *peak < bound), "{peaks:?} MiB, but {bound} MiB were printed");
-    ensure!(under.failed == 0, "{} probes failed", under.failed);
-    ensure!(
-        under.p99 <= limit(&strength),
-        "p99 of /healthz was {:?}, {:?} without a flood",
-        under.p99,
-        still.p99
-    );
-    ensure!(honest.done > 0, "no honest client got through");
-    ensure!(grown <= honest.done * ENTRIES + OWN_ENTRIES, "{grown} entries for {} pushes", honest.done);
-    Ok(())
+impl Trial {
+    async fn start(home: &Path) -> Result<Trial> {
+        let together = Duration::from_secs(scale("CLAWHUB_FLOOD_SECONDS", 5));
+        let full = together >= Duration::from_secs(60);
+        let members = fleet::form(home, (0..3).map(Spec::zone).collect()).await?;
+        process::raise_descriptors();
+        let (http, peer) = (members[0].http().to_owned(), members[0].peer().to_owned());
+        let token: JoinToken = cluster::token(&members[0].data())?.parse()?;
+        let prober = Prober::start(http.clone());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(Trial {
+            members,
+            target: Target { http, peer, ca: *token.ca() },
+            strength: if full { Strength::FULL } else { Strength::SMALL },
+            each: if full { together } else { Duration::from_secs(1) },
+            together,
+            still: prober.stop()?.p99,
+        })
+    }
+
+    /// Floods the node with these attacks at once, while an honest client works on it.
+    async fn round(&self, attacks: &[Attack], lasts: Duration) -> Result<()> {
+        let flooded = &self.members[0];
+        let log = last_log(&self.members[1])?;
+        let prober = Prober::start(flooded.http().to_owned());
+        let flood = attacks::start(attacks, &self.target, &self.strength);
+        let name = format!("flood/honest-{}-{}", attacks.len(), attacks[0] as usize);
+        let honest = honest(&flooded.registry().repo(&name), lasts).await?;
+        let counted = flood.stop().await;
+        let under = prober.stop()?;
+        let grown = last_log(&self.members[1])? - log;
+        let (peaks, bound) = memory(&self.members)?;
+        crate::seen(
+            "flood",
+            &format!(
+                "{} s of {counted}: /healthz p99 {:?} and at worst {:?} of {} ({:?} before, {} failed); {} honest pushes \
+                 and pulls, {} refused first, slowest {:?}; log grew by {grown}; resident at most {peaks:?} MiB of {bound}",
+                lasts.as_secs(),
+                under.p99,
+                under.worst,
+                under.count,
+                self.still,
+                under.failed,
+                honest.done,
+                honest.refused,
+                honest.slowest,
+            ),
+        );
+        let idle = attacks.iter().find(|attack| attacks.len() == 1 && counted.of(**attack) == 0);
+        ensure!(idle.is_none(), "nothing was done: {counted}");
+        ensure!(peaks.iter().all(|peak| *peak < bound), "{peaks:?} MiB, but {bound} MiB were printed");
+        ensure!(under.failed == 0, "{} probes failed", under.failed);
+        let limit = limit(&self.strength);
+        ensure!(under.p99 <= limit, "p99 of /healthz was {:?}, {:?} without a flood", under.p99, self.still);
+        ensure!(honest.done > 0, "no honest client got through");
+        ensure!(grown <= honest.done * ENTRIES + OWN_ENTRIES, "{grown} entries for {} pushes", honest.done);
+        Ok(())
+    }
 }
 
 /// How slow a probe may be. In the small measure other tests run beside this one.

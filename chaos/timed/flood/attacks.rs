@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clawhub_peer::{Applicant, JoinToken, NodeKey};
+use clawhub_types::{Location, Roles};
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -20,10 +22,16 @@ const MANIFEST: usize = 4 << 20;
 /// Between two tries of a stranger that was cut off.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// The beginning of a ClientHello of 512 bytes, of which no more comes.
+const HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1];
+
 /// Where the strangers go.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) http: String,
     pub(super) peer: String,
+    /// What a token says of the cluster. It is no secret: whoever joined once knows it.
+    pub(super) ca: [u8; 32],
 }
 
 /// How many there are of each.
@@ -37,25 +45,88 @@ pub(super) struct Strength {
     slow: usize,
     /// Connections that say nothing.
     idle: usize,
+    /// Attempts to join a second.
+    joins: u64,
     /// Handshakes with the peer port that are never finished, from each of four addresses.
     half_open: usize,
 }
 
 impl Strength {
     pub(super) const FULL: Strength =
-        Strength { posts: 2000, manifests: (200, 64), slow: 300, idle: 2000, half_open: 200 };
+        Strength { posts: 2000, manifests: (200, 64), slow: 300, idle: 2000, joins: 200, half_open: 200 };
     pub(super) const SMALL: Strength =
-        Strength { posts: 500, manifests: (20, 8), slow: 300, idle: 1500, half_open: 100 };
+        Strength { posts: 500, manifests: (20, 8), slow: 300, idle: 1500, joins: 100, half_open: 100 };
+}
+
+/// A way to flood a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Attack {
+    Uploads,
+    Manifests,
+    Slow,
+    Idle,
+    Joins,
+    HalfOpen,
+}
+
+impl Attack {
+    pub(super) const ALL: [Attack; 6] =
+        [Attack::Uploads, Attack::Manifests, Attack::Slow, Attack::Idle, Attack::Joins, Attack::HalfOpen];
+
+    fn begin(self, target: &Target, strength: &Strength, tasks: &mut JoinSet<()>, counts: &Arc<Counts>) {
+        let http = || target.http.clone();
+        match self {
+            Attack::Uploads => {
+                for _ in 0..TASKS {
+                    tasks.spawn(posts(http(), pace(strength.posts), counts.clone()));
+                }
+            }
+            Attack::Manifests => all_manifests(target, strength.manifests, tasks, counts),
+            Attack::Slow => {
+                for _ in 0..strength.slow {
+                    tasks.spawn(slow(http(), counts.clone()));
+                }
+            }
+            Attack::Idle => {
+                for _ in 0..strength.idle {
+                    tasks.spawn(silent(http(), Ipv4Addr::LOCALHOST, b"", counts.clone(), |counts| {
+                        &counts.idle
+                    }));
+                }
+            }
+            Attack::Joins => {
+                for _ in 0..TASKS {
+                    tasks.spawn(joins(target.clone(), pace(strength.joins), counts.clone()));
+                }
+            }
+            Attack::HalfOpen => {
+                let from = (2..6).map(|address| Ipv4Addr::new(127, 0, 0, address));
+                for from in from.flat_map(|address| std::iter::repeat_n(address, strength.half_open)) {
+                    let peer = target.peer.clone();
+                    tasks.spawn(silent(peer, from, HELLO, counts.clone(), |counts| &counts.half_open));
+                }
+            }
+        }
+    }
+}
+
+/// Tasks of an attack that has a rate.
+const TASKS: u64 = 20;
+
+/// Between two attempts of one of these tasks.
+fn pace(a_second: u64) -> Duration {
+    Duration::from_micros(1_000_000 * TASKS / a_second)
 }
 
 /// What was done, by attack.
 #[derive(Default)]
-struct Counts {
+pub(super) struct Counts {
     posts: AtomicU64,
     manifests: AtomicU64,
     manifests_refused: AtomicU64,
     slow: AtomicU64,
     idle: AtomicU64,
+    joins: AtomicU64,
     half_open: AtomicU64,
 }
 
@@ -65,63 +136,59 @@ pub(super) struct Attacks {
     counts: Arc<Counts>,
 }
 
-/// Begins all of them at once. Further kinds, such as attempts to join with random tokens, are further loops here.
-pub(super) fn start(target: &Target, strength: &Strength) -> Attacks {
+/// Begins these attacks at once.
+pub(super) fn start(attacks: &[Attack], target: &Target, strength: &Strength) -> Attacks {
     let counts = Arc::new(Counts::default());
     let mut tasks = JoinSet::new();
-    let http = || target.http.clone();
-    const POSTERS: u64 = 20;
-    for _ in 0..POSTERS {
-        let every = Duration::from_micros(1_000_000 * POSTERS / strength.posts);
-        tasks.spawn(posts(http(), every, counts.clone()));
-    }
-    let (connections, streams) = strength.manifests;
-    let manifest = Bytes::from(vec![b' '; MANIFEST]);
-    for _ in 0..connections {
-        // One client, one connection.
-        let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build();
-        let Ok(client) = client else { continue };
-        for _ in 0..streams {
-            tasks.spawn(manifests(client.clone(), http(), manifest.clone(), counts.clone()));
-        }
-    }
-    for _ in 0..strength.slow {
-        tasks.spawn(slow(http(), counts.clone()));
-    }
-    for _ in 0..strength.idle {
-        tasks.spawn(silent(http(), Ipv4Addr::LOCALHOST, counts.clone(), |counts| &counts.idle));
-    }
-    for address in 2..6 {
-        for _ in 0..strength.half_open {
-            let from = Ipv4Addr::new(127, 0, 0, address);
-            tasks.spawn(silent(target.peer.clone(), from, counts.clone(), |counts| &counts.half_open));
-        }
+    for attack in attacks {
+        attack.begin(target, strength, &mut tasks, &counts);
     }
     Attacks { tasks, counts }
 }
 
 impl Attacks {
     /// Ends all of them, and says what they did.
-    pub(super) async fn stop(mut self) -> String {
+    pub(super) async fn stop(mut self) -> Arc<Counts> {
         self.tasks.shutdown().await;
-        self.counts.to_string()
+        self.counts
+    }
+}
+
+impl Counts {
+    /// How often a node had this done to it.
+    pub(super) fn of(&self, attack: Attack) -> u64 {
+        let count = match attack {
+            Attack::Uploads => &self.posts,
+            Attack::Manifests => &self.manifests,
+            Attack::Slow => &self.slow,
+            Attack::Idle => &self.idle,
+            Attack::Joins => &self.joins,
+            Attack::HalfOpen => &self.half_open,
+        };
+        count.load(Ordering::Relaxed)
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        write!(
-            f,
-            "{} uploads opened, {} manifests of 4 MiB ({} more refused), {} slow and {} silent connections, {} \
-             half-open handshakes",
-            of(&self.posts),
-            of(&self.manifests),
-            of(&self.manifests_refused),
-            of(&self.slow),
-            of(&self.idle),
-            of(&self.half_open)
-        )
+        let mut separator = "";
+        for attack in Attack::ALL.into_iter().filter(|attack| self.of(*attack) > 0) {
+            let count = self.of(attack);
+            f.write_str(separator)?;
+            separator = ", ";
+            match attack {
+                Attack::Uploads => write!(f, "{count} uploads opened")?,
+                Attack::Manifests => {
+                    let refused = self.manifests_refused.load(Ordering::Relaxed);
+                    write!(f, "{count} manifests of 4 MiB ({refused} more refused)")?;
+                }
+                Attack::Slow => write!(f, "{count} slow connections")?,
+                Attack::Idle => write!(f, "{count} silent connections")?,
+                Attack::Joins => write!(f, "{count} attempts to join")?,
+                Attack::HalfOpen => write!(f, "{count} half-open handshakes")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -154,6 +221,23 @@ async fn ask(stream: &mut TcpStream, request: &str) -> Option<u16> {
         answer.extend_from_slice(&piece[..length]);
     }
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+}
+
+fn all_manifests(
+    target: &Target,
+    (connections, streams): (usize, usize),
+    tasks: &mut JoinSet<()>,
+    counts: &Arc<Counts>,
+) {
+    let manifest = Bytes::from(vec![b' '; MANIFEST]);
+    for _ in 0..connections {
+        // One client, one connection.
+        let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build();
+        let Ok(client) = client else { continue };
+        for _ in 0..streams {
+            tasks.spawn(manifests(client.clone(), target.http.clone(), manifest.clone(), counts.clone()));
+        }
+    }
 }
 
 /// Sends manifests that are refused once they have been read.
@@ -194,11 +278,41 @@ async fn slow(http: String, counts: Arc<Counts>) {
     }
 }
 
-/// Connects, says nothing, and comes again once it is cut off.
-async fn silent(to: String, from: Ipv4Addr, counts: Arc<Counts>, counter: fn(&Counts) -> &AtomicU64) {
+/// Asks to become a member, each time with a token that nobody made.
+async fn joins(target: Target, every: Duration, counts: Arc<Counts>) {
+    let Ok(key) = NodeKey::generate() else { return };
+    let mut pace = interval(every);
+    loop {
+        pace.tick().await;
+        let stranger = Applicant {
+            name: "stranger".into(),
+            location: Location { region: "home".into(), zone: "z".into() },
+            roles: Roles { voter: true, storage: true },
+            peer_addr: "127.0.0.1:1".into(),
+            http_addr: "127.0.0.1:2".into(),
+        };
+        let token = JoinToken::generate(target.ca);
+        let joined = clawhub_peer::join(&target.peer, &token, &key, stranger).await;
+        // An attempt that the node has answered. Others did not get through the handshake.
+        if joined.is_err_and(|error| error.answer().is_some()) {
+            count(&counts.joins);
+        }
+    }
+}
+
+/// Connects, says this and no more, and comes again once it is cut off.
+async fn silent(
+    to: String,
+    from: Ipv4Addr,
+    said: &'static [u8],
+    counts: Arc<Counts>,
+    counter: fn(&Counts) -> &AtomicU64,
+) {
     let Ok(to) = to.parse::<SocketAddr>() else { return };
     loop {
-        if let Some(mut stream) = connect(from, to).await {
+        if let Some(mut stream) = connect(from, to).await
+            && stream.write_all(said).await.is_ok()
+        {
             count(counter(&counts));
             let _ = stream.read(&mut [0]).await;
         }
