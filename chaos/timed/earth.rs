@@ -35,7 +35,7 @@ fn measured(member: &Member) -> Result<(Duration, bool)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_is_elected_and_every_request_is_answered() -> Result<()> {
     let _alone = crate::alone().await;
-    let seconds = scale("CLAWHUB_EARTH_SECONDS", 40);
+    let seconds = scale("CLAWHUB_EARTH_SECONDS", 20);
     let shape: Shape = scale(wan::ASKED, FAR.parse()?);
     let home = tempfile::tempdir()?;
     let members = fleet::form_far(home.path(), (0..3).map(Spec::zone).collect(), shape).await?;

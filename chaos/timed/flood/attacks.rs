@@ -123,6 +123,7 @@ fn pace(a_second: u64) -> Duration {
 pub(super) struct Counts {
     posts: AtomicU64,
     manifests: AtomicU64,
+    manifests_read: AtomicU64,
     manifests_refused: AtomicU64,
     slow: AtomicU64,
     idle: AtomicU64,
@@ -179,8 +180,9 @@ impl fmt::Display for Counts {
             match attack {
                 Attack::Uploads => write!(f, "{count} uploads opened")?,
                 Attack::Manifests => {
+                    let read = self.manifests_read.load(Ordering::Relaxed);
                     let refused = self.manifests_refused.load(Ordering::Relaxed);
-                    write!(f, "{count} manifests of 4 MiB ({refused} more refused)")?;
+                    write!(f, "{count} manifests of 4 MiB begun, {read} of them read and {refused} refused")?;
                 }
                 Attack::Slow => write!(f, "{count} slow connections")?,
                 Attack::Idle => write!(f, "{count} silent connections")?,
@@ -244,9 +246,10 @@ fn all_manifests(
 async fn manifests(client: reqwest::Client, http: String, manifest: Bytes, counts: Arc<Counts>) {
     let url = format!("http://{http}/v2/flood/manifests/manifests/latest");
     loop {
+        count(&counts.manifests);
         let request = client.put(&url).body(manifest.clone()).send();
         match timeout(Duration::from_secs(60), request).await {
-            Ok(Ok(answer)) if answer.status() == StatusCode::BAD_REQUEST => count(&counts.manifests),
+            Ok(Ok(answer)) if answer.status() == StatusCode::BAD_REQUEST => count(&counts.manifests_read),
             _ => {
                 count(&counts.manifests_refused);
                 sleep(AGAIN).await;

@@ -71,6 +71,12 @@ async fn what_every_node_has_lost_is_pushed_again() -> Result<()> {
     let image = image.bytes();
     ensure!(push(&repo, &blobs, "v1", &image).await? == blobs.len());
     ensure!(push(&repo, &blobs, "v1", &image).await? == 0, "everything is there");
+    // Two nodes have it by now; the third region gets its copy a moment later.
+    let roots: Vec<_> = blobs.iter().map(|blob| blake3::hash(blob).to_hex()).collect();
+    until("every node to have a copy", SOON, || async {
+        Ok(nodes.iter().all(|node| roots.iter().all(|root| node.holds(root))).then_some(()))
+    })
+    .await?;
 
     let pids = nodes.iter().map(|node| node.process()).collect::<Result<Vec<_>>>()?;
     for pid in &pids {
