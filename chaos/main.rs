@@ -10,6 +10,7 @@ mod clients;
 mod clock;
 mod damage;
 mod disks;
+mod earth;
 mod layouts;
 mod lead;
 mod overlap;

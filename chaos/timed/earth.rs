@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clawhub_testkit::fleet::{self, Member, Spec};
+use clawhub_testkit::scale;
 use clawhub_testkit::wan::{self, Shape};
-use clawhub_testkit::{scale, until};
-use serde_json::Value;
 
 use crate::clients::{self, Clients};
+use crate::earth::measured;
 use crate::lead::leader;
 
 /// What profile `wan` holds: round trip, jitter, loss.
@@ -21,15 +21,6 @@ const LOOK: Duration = Duration::from_secs(2);
 
 fn term(member: &Member) -> Result<u64> {
     member.admin(&["status"])?["term"].as_u64().context("no term")
-}
-
-/// The slowest link that a node has measured, and whether one is too long for its profile.
-fn measured(member: &Member) -> Result<(Duration, bool)> {
-    let status = member.admin(&["status"])?;
-    let links = status["links"].as_array().context("no links")?;
-    let slowest =
-        links.iter().filter_map(|link| link["round_trip_us"].as_u64()).max().context("no round trip")?;
-    Ok((Duration::from_micros(slowest), links.iter().any(|link| link["too_long"] == Value::Bool(true))))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -73,18 +64,4 @@ async fn nobody_is_elected_and_every_request_is_answered() -> Result<()> {
     ensure!(!too_long, "a warning of what the profile holds; {figures}");
     // Nothing was done that could lose anything, and reading it all back over this way takes as long again.
     clients.truthful()
-}
-
-/// A way that is longer than the profile holds is shown by `status` before it does harm.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_measures_the_ways_and_warns() -> Result<()> {
-    let _beside = crate::beside().await;
-    let home = tempfile::tempdir()?;
-    let shape: Shape = "600ms".parse()?;
-    let members = fleet::form_far(home.path(), (0..3).map(Spec::zone).collect(), shape).await?;
-    until("a link that is too long", Duration::from_secs(30), || async {
-        let (slowest, too_long) = measured(&members[0])?;
-        Ok((too_long && slowest >= Duration::from_millis(550)).then_some(()))
-    })
-    .await
 }
