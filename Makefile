@@ -40,7 +40,7 @@ demo: ## Install, build, start three nodes, push, pull, kill the leader, go on
 .PHONY: test
 test: ## Run all tests (the long ones small; tests/README.md has their full measure)
 	@# More of them than processors: most of the time they wait for elections and disks.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} $(CARGO) test --release --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --release --locked --workspace
 
 .PHONY: conformance
 conformance: build ## Run the OCI conformance suite 1.1, or with SUITE=path a build of the 2026 one

@@ -97,6 +97,10 @@ impl Trial {
         for seed in 200..203 {
             ensure!(self.pushed(seed).await? != 3, "a node without room took an upload");
         }
+        self.small().registry().repo(REPO).push_image("full", &[Rng::new(204).bytes(LEN).into()]).await?;
+        for member in &self.members {
+            member.registry().repo(REPO).pull_image("full").await.context("pushed through a full node")?;
+        }
         self.everything_is_read().await.context("without room")?;
         ensure!(self.cache()?.0 == 0, "it was kept without room");
 

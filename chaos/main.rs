@@ -2,28 +2,24 @@
 //! stays, answers are true or honest about not knowing.
 //!
 //! Each file is one kind of fault. `cargo test` runs them small; `make prove` runs them in full and prints
-//! what was seen. Those that measure times run one at a time.
+//! what was seen. Those of [`timed`] run one at a time.
 #![expect(clippy::print_stdout, reason = "what a run measured belongs in its output")]
 
 mod cache;
 mod clients;
 mod clock;
-mod cutoff;
 mod damage;
 mod disks;
 mod earth;
-mod failover;
-mod flood;
-mod kills;
 mod layouts;
 mod lead;
 mod overlap;
-mod pauses;
 mod power;
 mod pressure;
 mod rollback;
 mod rot;
 mod snapshots;
+mod timed;
 
 use anyhow::{Result, ensure};
 use clawhub_testkit::scale;

@@ -1,5 +1,6 @@
 //! A node that needs a snapshot is killed, or its device runs full, at any moment of the transfer and of what comes after
-//! it. It gets ready by itself, while nobody writes: no newer snapshot helps it out.
+//! it. It gets ready by itself: in every second round while nobody writes, so that no newer snapshot helps it out, and
+//! in the others while somebody does.
 //!
 //! In full: `CLAWHUB_SNAPSHOT_KILLS=200 CLAWHUB_SNAPSHOT_FULL=50`. `CLAWHUB_SNAPSHOT_SEED` repeats the moments.
 
@@ -7,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +16,7 @@ use clawhub_testkit::content::Rng;
 use clawhub_testkit::disk::Disk;
 use clawhub_testkit::fleet::{self, Member, Spec};
 use clawhub_testkit::{Repo, manifest, process, scale, until};
+use tokio::task::JoinHandle;
 
 use super::{BEGINS, CATCHES_UP, REPO, Source, installed, metric, purged};
 
@@ -28,6 +31,8 @@ const AWAY: usize = 3 * ENTRIES;
 const IN_A_ROW: usize = 4;
 /// What the log and a start take, beside the transfer, at most.
 const LATEST_MS: usize = 2_500;
+/// Between two writes of a round with writes.
+const PACE: Duration = Duration::from_millis(40);
 /// Who suffers; the third of those that are formed.
 const VICTIM: usize = 2;
 
@@ -100,6 +105,8 @@ struct Figures {
     cuts: usize,
     arriving: usize,
     installing: usize,
+    /// Rounds while nobody wrote, and while somebody did.
+    rounds: [usize; 2],
     slowest: Duration,
 }
 
@@ -113,11 +120,40 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { cuts, arriving, installing, slowest } = self;
+        let Figures { cuts, arriving, installing, rounds: [quiet, busy], slowest } = self;
         write!(
             f,
-            "{cuts}, {arriving} with files arrived, {installing} with the new state begun; ready within {slowest:.1?}"
+            "{cuts}, {arriving} with files arrived, {installing} with the new state begun; {quiet} times on a quiet \
+             cluster and {busy} under writes ready within {slowest:.1?}"
         )
+    }
+}
+
+/// Somebody who goes on writing.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<usize>>,
+}
+
+impl Writer {
+    fn start(source: Arc<Source>, repo: Repo, mut next: usize) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let task = tokio::spawn(async move {
+            while !told.load(Ordering::Relaxed) {
+                source.push(&repo, next).await?;
+                next += 1;
+                tokio::time::sleep(PACE).await;
+            }
+            Ok(next)
+        });
+        Writer { stop, task }
+    }
+
+    /// What would be written next.
+    async fn stop(self) -> Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
     }
 }
 
@@ -147,6 +183,23 @@ impl Trial {
         let repo = members[0].registry().repo(REPO);
         let source = Arc::new(Source { config: repo.push_blob(manifest::CONFIG_BYTES).await? });
         Ok(Trial { members, disk, source, repo, next: 0, rng: Rng::new(seed) })
+    }
+
+    /// Has the node fall behind. In every second round others write from then on.
+    async fn begin(&mut self, figures: &mut Figures) -> Result<Option<Writer>> {
+        self.fall_behind().await?;
+        let is_busy = figures.rounds.iter().sum::<usize>() % 2 == 1;
+        figures.rounds[usize::from(is_busy)] += 1;
+        Ok(is_busy.then(|| Writer::start(self.source.clone(), self.repo.clone(), self.next)))
+    }
+
+    /// The node gets over it. How long that took.
+    async fn end(&mut self, writer: Option<Writer>) -> Result<Duration> {
+        let took = self.recovers().await?;
+        if let Some(writer) = writer {
+            self.next = writer.stop().await.context("a write beside it")?;
+        }
+        Ok(took)
     }
 
     /// Has the node miss more than the log remembers, and everybody come to rest.
@@ -184,7 +237,7 @@ impl Trial {
     async fn kills(&mut self, count: usize) -> Result<Figures> {
         let mut figures = Figures::default();
         while figures.cuts < count {
-            self.fall_behind().await?;
+            let writer = self.begin(&mut figures).await?;
             for _ in 0..IN_A_ROW.min(count - figures.cuts) {
                 let moment = Moment::any(&mut self.rng);
                 let victim = &mut self.members[VICTIM];
@@ -194,7 +247,7 @@ impl Trial {
                 figures.note(Found::in_state(&victim.data().join("state")));
             }
             self.members[VICTIM].launch()?;
-            figures.slowest = figures.slowest.max(self.recovers().await?);
+            figures.slowest = figures.slowest.max(self.end(writer).await?);
         }
         Ok(figures)
     }
@@ -202,7 +255,7 @@ impl Trial {
     async fn full(&mut self, count: usize) -> Result<Figures> {
         let mut figures = Figures::default();
         for _ in 0..count {
-            self.fall_behind().await?;
+            let writer = self.begin(&mut figures).await?;
             let moment = Moment::any(&mut self.rng);
             let lasts = Duration::from_millis(self.rng.below(3_000) as u64);
             let victim = &mut self.members[VICTIM];
@@ -214,7 +267,8 @@ impl Trial {
             let filled = disk.fill(FILLER, 0);
             tokio::time::sleep(lasts).await;
             disk.empty(&[FILLER])?;
-            let took = self.recovers().await.with_context(|| format!("{moment:?} for {lasts:?}, {filled:?}"));
+            let took =
+                self.end(writer).await.with_context(|| format!("{moment:?} for {lasts:?}, {filled:?}"));
             figures.slowest = figures.slowest.max(took?);
         }
         Ok(figures)

@@ -193,20 +193,14 @@ impl Cluster {
         Options::new(3).start().await
     }
 
-    /// Three nodes shared by the tests of one executable that run at the same time: the last one to
-    /// finish stops them. Only for tests that leave the nodes as they found them.
+    /// Three nodes shared by the tests of one executable that run at the same time. Only for tests that leave the nodes
+    /// as they found them.
     ///
     /// # Errors
     /// See [`Options::start`].
     pub async fn shared() -> Result<Arc<Self>> {
-        static SHARED: tokio::sync::Mutex<Weak<Cluster>> = tokio::sync::Mutex::const_new(Weak::new());
-        let mut slot = SHARED.lock().await;
-        if let Some(cluster) = slot.upgrade() {
-            return Ok(cluster);
-        }
-        let cluster = Arc::new(Self::start().await?);
-        *slot = Arc::downgrade(&cluster);
-        Ok(cluster)
+        static SHARED: Shared = Shared::new();
+        SHARED.get().await
     }
 
     fn external(urls: &str) -> Self {
@@ -379,6 +373,32 @@ impl Drop for Cluster {
                 eprintln!("--- end of the logs ---\n{}", self.log_tail());
             }
         }
+    }
+}
+
+/// A cluster of three nodes for some tests of one executable that run at the same time: the first one starts it, the
+/// last one to finish stops it.
+#[derive(Default)]
+pub struct Shared(tokio::sync::Mutex<Weak<Cluster>>);
+
+impl Shared {
+    /// Nobody has asked for it yet.
+    pub const fn new() -> Shared {
+        Shared(tokio::sync::Mutex::const_new(Weak::new()))
+    }
+
+    /// The cluster, which lives as long as somebody has it.
+    ///
+    /// # Errors
+    /// See [`Options::start`].
+    pub async fn get(&self) -> Result<Arc<Cluster>> {
+        let mut slot = self.0.lock().await;
+        if let Some(cluster) = slot.upgrade() {
+            return Ok(cluster);
+        }
+        let cluster = Arc::new(Cluster::start().await?);
+        *slot = Arc::downgrade(&cluster);
+        Ok(cluster)
     }
 }
 

@@ -174,8 +174,12 @@ impl Member {
     /// If it ends or does not answer within a minute; with the end of its log.
     pub async fn start(&mut self) -> Result<()> {
         self.launch()?;
+        self.answers().await
+    }
+
+    async fn answers(&mut self) -> Result<()> {
         let data = self.data();
-        cluster::answering(self.process.as_mut().context("just launched")?, &data).await
+        cluster::answering(self.process.as_mut().context("it does not run")?, &data).await
     }
 
     /// Starts its process and waits for nothing: it may be one that must end by itself.
@@ -334,7 +338,10 @@ async fn form_near(home: &Path, specs: Vec<Spec>) -> Result<Vec<Member>> {
 /// See [`form`].
 pub async fn gather(members: &mut [Member]) -> Result<()> {
     for member in members.iter_mut() {
-        member.start().await?;
+        member.launch()?;
+    }
+    for member in members.iter_mut() {
+        member.answers().await?;
     }
     let (first, others) = members.split_first().context("at least one node")?;
     first.init().await?;

@@ -8,7 +8,7 @@
 //!
 //! What is said about several things at one moment is judged for each of them by itself: a list, for example, shows
 //! each tag as it was at some moment while the list was asked for, not all of them as they were at the same one.
-//! `tests/torn.rs` asks for that.
+//! `tests/flows/torn.rs` asks for that.
 
 pub mod check;
 pub mod client;

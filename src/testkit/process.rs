@@ -150,10 +150,13 @@ pub fn interrupt(id: u32) -> Result<()> {
     signal(id, Signal::INT)
 }
 
-/// Whether a process of this id exists and is no zombie.
+/// Whether a process of this id exists and is no zombie, with all its threads: while one of them has not ended, its
+/// files are open and locked.
 pub fn alive(id: u32) -> bool {
     let exists = pid(id).is_some_and(|pid| test_kill_process(pid).is_ok());
-    exists && !matches!(status_line(id, "State:"), Some(state) if state.starts_with('Z'))
+    let is_zombie = status_line(id, "State:").is_some_and(|state| state.starts_with('Z'));
+    let threads = status_line(id, "Threads:").and_then(|count| count.parse::<usize>().ok());
+    exists && !(is_zombie && threads.is_none_or(|count| count <= 1))
 }
 
 /// The largest resident set that a process has had so far, in bytes (`VmHWM`).

@@ -9,7 +9,7 @@ use futures::future::{try_join, try_join_all};
 use reqwest::{Method, RequestBuilder, StatusCode};
 
 use super::minority::{answers, is_refusal};
-use super::world::World;
+use super::world::{Turn, World};
 use super::{SAMPLES, goes_on};
 use crate::lead::lead;
 
@@ -161,13 +161,13 @@ async fn survives_led(world: &World, cut: &Cut, leader: usize) -> Result<Survive
 /// reaches both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bridges_and_one_way_links_do_not_stop_the_cluster() -> Result<()> {
-    let _alone = crate::alone().await;
-    let Some(world) = World::start().await? else { return Ok(()) };
+    let turn = Turn::wait().await;
+    let Some(world) = turn.world().await? else { return Ok(()) };
     let full = scale("CLAWHUB_CUTOFF_SAMPLES", SAMPLES) > SAMPLES;
     for leader in 0..if full { 3 } else { 1 } {
         let mut figures = Vec::new();
         for cut in Cut::all(leader, full) {
-            let stopped = survives_led(&world, &cut, leader).await;
+            let stopped = survives_led(world, &cut, leader).await;
             let Survived { some, all } =
                 stopped.with_context(|| format!("{}, which is node {}", cut.name, leader + 1))?;
             let all = all.map_or(String::new(), |all| format!(" (through every node after {all:.1?})"));

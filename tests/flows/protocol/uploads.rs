@@ -1,11 +1,8 @@
 //! Upload sessions: every step may go through another node, a broken one is taken up again, and a
 //! wrong one changes nothing.
 
-#[path = "uploads/lost.rs"]
 mod lost;
-#[path = "uploads/mirrors.rs"]
 mod mirrors;
-#[path = "uploads/repeated.rs"]
 mod repeated;
 
 use std::time::Duration;

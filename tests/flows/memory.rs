@@ -1,5 +1,4 @@
 //! A blob larger than a node's memory may be, through a node that lacks it.
-#![expect(clippy::print_stdout, reason = "what a test measured belongs in its output")]
 
 use std::path::Path;
 use std::time::Duration;

@@ -20,8 +20,8 @@ use reqwest::StatusCode;
 use tags::{Answer, Tag};
 use tokio::sync::watch;
 
+use super::cutoff::world::{World, put};
 use crate::clients::{self, Clients};
-use crate::cutoff::world::{World, put};
 use crate::lead::leader;
 
 /// How long the leader stands still: several elections.

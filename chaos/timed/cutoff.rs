@@ -18,7 +18,7 @@ use reqwest::StatusCode;
 use tokio::sync::watch;
 
 use minority::{Held, is_a_minority, returns};
-use world::{World, put};
+use world::{Turn, World, put};
 
 use crate::lead::leader;
 
@@ -27,7 +27,7 @@ const RESUMED: Duration = Duration::from_secs(5);
 /// How soon writes go on where a leader is lost.
 const SOON: Duration = Duration::from_secs(3);
 /// Commits before the cut and after it, unless `CLAWHUB_CUTOFF_SAMPLES` says otherwise.
-const SAMPLES: usize = 1_000;
+const SAMPLES: usize = 600;
 /// The same where each takes a round trip.
 const FAR_SAMPLES: usize = 40;
 
@@ -131,15 +131,15 @@ async fn cut_under_load(world: &World, leader: usize, samples: usize) -> Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_off_follower_refuses_and_the_others_do_not_notice() -> Result<()> {
-    let _alone = crate::alone().await;
-    let Some(world) = World::start().await? else { return Ok(()) };
+    let turn = Turn::wait().await;
+    let Some(world) = turn.world().await? else { return Ok(()) };
     let default = if asked_for().is_some() { FAR_SAMPLES } else { SAMPLES };
     let samples = scale("CLAWHUB_CUTOFF_SAMPLES", default);
     let leader = leader(&world.members).await?;
-    let mut times = cut_under_load(&world, leader, samples).await?;
+    let mut times = cut_under_load(world, leader, samples).await?;
     if times[1] > 2 * times[0] {
         // Another program's burst looks the same, but not twice.
-        times = cut_under_load(&world, leader, samples).await?;
+        times = cut_under_load(world, leader, samples).await?;
     }
     ensure!(times[1] <= 2 * times[0], "commit p99 went from {:?} to {:?}", times[0], times[1]);
     Ok(())
@@ -147,8 +147,8 @@ async fn a_cut_off_follower_refuses_and_the_others_do_not_notice() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_off_leader_refuses_and_the_others_go_on_soon() -> Result<()> {
-    let _alone = crate::alone().await;
-    let Some(world) = World::start().await? else { return Ok(()) };
+    let turn = Turn::wait().await;
+    let Some(world) = turn.world().await? else { return Ok(()) };
     let leader = leader(&world.members).await?;
     let held = Held::push(&world.repo(leader)).await?;
     let before = world.settle().await?;
@@ -157,8 +157,8 @@ async fn a_cut_off_leader_refuses_and_the_others_go_on_soon() -> Result<()> {
     let others = World::others(leader).map(|host| goes_on(world.repo(host), host, cut));
     let resumed = try_join_all(others).await?.into_iter().max().unwrap_or_default();
     ensure!(resumed <= allowed(SOON), "writes came back after {resumed:?} only");
-    let slowest = is_a_minority(&world, leader, &held, cut).await?;
-    let (caught_up, after) = returns(&world, leader, &held).await?;
+    let slowest = is_a_minority(world, leader, &held, cut).await?;
+    let (caught_up, after) = returns(world, leader, &held).await?;
     ensure!(after.leader != before.leader, "the others elected nobody: {after:?}");
     let figures = format!(
         "the leader: writes elsewhere resumed after {resumed:.1?}; it refused within {slowest:.1?}; term {} to {}; \

@@ -1,6 +1,7 @@
 //! Three nodes, each on a host of its own; or, where they are asked to be far apart, on this one with a relay between
 //! them, which can be cut as well.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,7 @@ use clawhub_testkit::wan::{self, Wan};
 use clawhub_testkit::{Repo, until};
 use reqwest::Response;
 use tempfile::TempDir;
+use tokio::sync::{OnceCell, RwLockWriteGuard};
 
 /// How long a returned node may take to be like the others.
 pub(crate) const CATCH_UP: Duration = Duration::from_secs(30);
@@ -22,6 +24,37 @@ pub(crate) struct World {
     pub(crate) members: Vec<Member>,
     net: Option<Net>,
     _home: TempDir,
+}
+
+type Slot = OnceCell<Option<World>>;
+
+/// A test's turn, and the world that it shares with those that wait for theirs: the first one forms it.
+pub(super) struct Turn {
+    world: Arc<Slot>,
+    _alone: RwLockWriteGuard<'static, ()>,
+}
+
+impl Turn {
+    pub(super) async fn wait() -> Turn {
+        static SHARED: Mutex<Weak<Slot>> = Mutex::new(Weak::new());
+        let world = {
+            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            let world = shared.upgrade().unwrap_or_default();
+            *shared = Arc::downgrade(&world);
+            world
+        };
+        Turn { world, _alone: crate::alone().await }
+    }
+
+    /// The world, whole whatever was done to it before. See [`World::start`].
+    pub(super) async fn world(&self) -> Result<Option<&World>> {
+        let world = self.world.get_or_try_init(World::start).await?.as_ref();
+        if let Some(world) = world {
+            world.heal()?;
+            world.settle().await?;
+        }
+        Ok(world)
+    }
 }
 
 /// What a node says of itself.

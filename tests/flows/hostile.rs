@@ -316,7 +316,7 @@ fn pids(cluster: &Cluster) -> Result<Vec<u32>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_bytes_bring_a_node_down() -> Result<()> {
-    let seconds = scale("CLAWHUB_HOSTILE_SECONDS", 60);
+    let seconds = scale("CLAWHUB_HOSTILE_SECONDS", 20);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let seed: u64 = scale("CLAWHUB_HOSTILE_SEED", now);
     println!("CLAWHUB_HOSTILE_SEED={seed}");
@@ -335,13 +335,14 @@ async fn no_bytes_bring_a_node_down() -> Result<()> {
         ("admin", Listener::Admin(node.data.join("admin.sock"))),
     ];
     let mut attacks = tokio::task::JoinSet::new();
+    let mut tries = String::new();
     for (i, (name, listener)) in (1..).zip(listeners) {
         attacks.spawn(async move { (name, attack(listener, seed.wrapping_mul(i), end).await) });
     }
     while let Some(done) = attacks.join_next().await {
         let (name, count) = done?;
         let count = count.with_context(|| format!("{name}, CLAWHUB_HOSTILE_SEED={seed}"))?;
-        println!("{name}: {count} tries");
+        tries += &format!(", {name} {count}");
     }
 
     ensure!(pids(&cluster)? == before, "a node was restarted, CLAWHUB_HOSTILE_SEED={seed}");
@@ -353,5 +354,8 @@ async fn no_bytes_bring_a_node_down() -> Result<()> {
         let peak = process::peak_memory(node.process()?)?;
         ensure!(peak < 512 << 20, "{} took {} MiB", node.name, peak >> 20);
     }
+    println!(
+        "seen | hostile | {seconds} s of random bytes, in tries{tries}: no node ended, all serve as before"
+    );
     Ok(())
 }
