@@ -20,6 +20,7 @@
 //! or the profile's.
 
 mod acknowledged;
+mod answers;
 mod arrival;
 mod barrier;
 mod budget;
