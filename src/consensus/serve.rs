@@ -4,11 +4,14 @@
 //!
 //! Owns nothing: what must outlive a crash is in the log, the state and the snapshot that arrives.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
+use openraft::Instant;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
+use parking_lot::Mutex;
 
 use crate::Consensus;
 use crate::record::{self, RecordError};
@@ -74,17 +77,17 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
             return stream::iter([Err(stopped)]).boxed();
         }
         // A record this version cannot read ends the stream; the leader goes on trying.
-        let told = Arc::clone(&self.consensus.shared);
+        let ticks = Arc::new(Mutex::new(VecDeque::new()));
+        let told = Arc::clone(&ticks);
         let requests = requests.inspect(move |r| {
-            if let Some(tick) = r.tick {
-                told.clock.heard(types::vote(r.vote).leader_id, tick);
-            }
+            told.lock().push_back((types::vote(r.vote).leader_id, r.tick, R::Instant::now()));
         });
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
         });
         let shared = Arc::clone(&self.consensus.shared);
         let replies = self.consensus.shared.raft.stream_append(requests).map(move |reply| {
+            let told = ticks.lock().pop_front();
             let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
@@ -94,6 +97,9 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
                 }
             };
             // Whoever sent this leads: its vote is not below ours.
+            if let Some((leader, Some(tick), at)) = told {
+                shared.clock.heard(leader, tick, at);
+            }
             shared.heard.lock().spoke(member());
             Ok(AppendAnswer { boot: shared.settings.boot, reply })
         });
