@@ -33,7 +33,8 @@ impl Streams {
 
     async fn serve(&self, from: &Caller, send: SendStream, recv: RecvStream) -> Result<(), FrameError> {
         let Some(mut asked) = self.replicate.serve(send, recv).await? else { return Ok(()) };
-        let (step, sent) = (asked.step.clone(), asked.body());
+        let step = asked.step.clone();
+        let sent = asked.body();
         let done = async {
             let done = self.step(from, step, body(sent)).await;
             done.map_err(|error| (error.refused(), error.message))

@@ -80,7 +80,8 @@ impl Membership {
     fn seats(&self, status: &Status) -> Seats {
         let now = Instant::now();
         let ago = |lag| self.ends.before(now, lag);
-        let (caught_up, near) = (ago(self.lag()), ago(LAXER * self.lag()));
+        let caught_up = ago(self.lag());
+        let near = ago(LAXER * self.lag());
         let close = status.last_log.unwrap_or(0).saturating_sub(CAUGHT_UP);
         // On a quiet cluster a dead node lacks nothing: it must answer, too.
         let reached = |id: &NodeId| {
