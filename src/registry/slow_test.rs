@@ -68,9 +68,10 @@ async fn slow_readers_of_what_is_passed_through_hold_up_nobody() {
 /// The way to the partner takes longer than an fsync there may: that is no reason to take it for dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_goes_on_as_long_as_its_mirror_gets_further() {
+    // Twice as long as it takes the partner to say something.
     const FSYNC: Duration = Duration::from_secs(4);
     let world = World::apart("100ms~20ms,3mbit".parse().unwrap(), Limits { fsync: FSYNC }).await;
-    let bytes = content(1, 4_000_000);
+    let bytes = content(1, 8_000_000);
     let begun = Instant::now();
     let (_, digest) = push(world.node(1), &bytes).await;
     println!("{} bytes were mirrored after {:?}", bytes.len(), begun.elapsed());
