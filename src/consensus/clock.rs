@@ -49,9 +49,15 @@ impl<R: AsyncRuntime> Clock<R> {
         Some(base.tick? + millis(base.since.elapsed()))
     }
 
-    /// Notes the tick that a leader told.
-    pub(crate) fn heard(&self, leader: LeaderId, tick: u64) {
-        *self.heard.lock() = Some((leader, tick, R::Instant::now()));
+    /// Notes the tick that a leader told, and when that came. It may have been long on its way: what is known better by
+    /// now stays.
+    pub(crate) fn heard(&self, leader: LeaderId, tick: u64, at: R::Instant) {
+        let mut heard = self.heard.lock();
+        let known = heard.filter(|(from, known, since)| {
+            *from > leader
+                || (*from == leader && known + millis(at.saturating_duration_since(*since)) >= tick)
+        });
+        *heard = known.or(Some((leader, tick, at)));
     }
 
     /// The tick now, as far as a node knows that heard it from this leader.
@@ -80,6 +86,8 @@ mod tests {
 
     use super::*;
 
+    type SimInstant = <SimRuntime as AsyncRuntime>::Instant;
+
     #[test]
     fn ticks_go_on_from_the_last_one_with_the_leaders_own_time() {
         SimRuntime::with_seed(0).block_on(async {
@@ -107,12 +115,21 @@ mod tests {
         SimRuntime::with_seed(0).block_on(async {
             let clock = Clock::<SimRuntime>::new();
             assert_eq!(clock.followed(NodeId(1)), None);
-            clock.heard(LeaderId { term: 1, node_id: 1 }, 1000);
+            let first = LeaderId { term: 1, node_id: 1 };
+            clock.heard(first, 1000, SimInstant::now());
             SimRuntime::sleep(Duration::from_millis(20)).await;
             assert_eq!(clock.followed(NodeId(1)), Some(1020));
             assert_eq!(clock.followed(NodeId(2)), None, "another one's ticks are not known");
-            clock.heard(LeaderId { term: 2, node_id: 2 }, 1005);
+            clock.heard(first, 1010, SimInstant::now());
+            assert_eq!(clock.followed(NodeId(1)), Some(1020), "it was long on its way");
+            let came = SimInstant::now();
+            SimRuntime::sleep(Duration::from_millis(10)).await;
+            clock.heard(first, 1025, came);
+            assert_eq!(clock.followed(NodeId(1)), Some(1035), "it is noted when it has been answered");
+            clock.heard(LeaderId { term: 2, node_id: 2 }, 1005, SimInstant::now());
             assert_eq!(clock.followed(NodeId(2)), Some(1005), "time without a leader does not count");
+            clock.heard(first, 9000, SimInstant::now());
+            assert_eq!(clock.followed(NodeId(2)), Some(1005), "the first one leads no more");
         });
     }
 }

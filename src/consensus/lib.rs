@@ -21,6 +21,7 @@
 
 mod acknowledged;
 mod announced;
+mod answers;
 mod arrival;
 mod barrier;
 mod budget;

@@ -19,7 +19,8 @@ use crate::record;
 use crate::transport::{Change, ChangeReply, Transport};
 use crate::types::Metrics;
 
-/// A learner that lacks at most this many entries may vote.
+/// A learner that lacks at most this many entries may vote, and one that has all that there was when it was asked: over
+/// a long way, under load, more than this is always on its way.
 const CAUGHT_UP: u64 = 256;
 
 /// Why a change of membership was not made, or is not known to be.
@@ -236,7 +237,12 @@ impl<R: AsyncRuntime> Membership<R> {
 
     async fn caught_up(&self, node: NodeId) {
         let mut metrics = self.core.raft.metrics();
-        while lag(&metrics.borrow_and_update(), node).is_none_or(|lag| lag > CAUGHT_UP) {
+        let asked = metrics.borrow_watched().last_log_index.unwrap_or(0);
+        let lacks = |now: &Metrics<R>| {
+            let since = now.last_log_index.unwrap_or(0).saturating_sub(asked);
+            lag(now, node).is_none_or(|lag| lag > CAUGHT_UP.max(since))
+        };
+        while lacks(&metrics.borrow_and_update()) {
             if metrics.changed().await.is_err() {
                 return std::future::pending().await;
             }

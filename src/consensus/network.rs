@@ -1,5 +1,6 @@
 //! openraft's network on a [`Transport`]: one client per peer and channel.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,17 +12,18 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use futures::{FutureExt, Stream, stream};
 use openraft::async_runtime::{AsyncRuntime, Select2};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Timeout};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use openraft::{EmptyNode, Instant};
 use parking_lot::Mutex;
 
 use crate::acknowledged::Acknowledged;
+use crate::answers::{Answers, RpcError, error};
 use crate::clock::Clock;
 use crate::doubt::Doubt;
 use crate::purge::Transfers;
@@ -29,11 +31,11 @@ use crate::record;
 use crate::send::{self, Pace, SendError};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendAnswer, AppendReply, AppendRequest, Channel, SnapshotRefusal, SnapshotReply, Transport,
-    TransportError, WireEntry,
+    self, AppendAnswer, AppendRequest, Channel, SnapshotRefusal, SnapshotReply, Transport, TransportError,
+    WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
-use crate::window::Window;
+use crate::window::{Lessons, PIECE, Window};
 use crate::{Execution, Profile};
 
 /// How long a peer that could not take a snapshot is left alone: asking costs it little.
@@ -63,6 +65,7 @@ impl<R: AsyncRuntime> Factory<R> {
             target: NodeId(target),
             channel,
             patience: self.profile.append_patience(),
+            lessons: Lessons::new(),
             execution: self.execution,
             snapshot_rate: self.snapshot_rate,
             transport: Arc::clone(&self.transport),
@@ -97,19 +100,11 @@ pub(crate) struct Client<R: AsyncRuntime> {
     target: NodeId,
     channel: Channel,
     patience: Duration,
+    lessons: Lessons,
     execution: Execution,
     snapshot_rate: u64,
     transport: Arc<dyn Transport>,
     runtime: PhantomData<fn() -> R>,
-}
-
-type RpcError<R> = RPCError<Types<R>>;
-
-fn error<R: AsyncRuntime>(e: TransportError) -> RpcError<R> {
-    match e {
-        TransportError::Unreachable(why) => Unreachable::from_string(why).into(),
-        TransportError::Broken(why) => NetworkError::from_string(why).into(),
-    }
 }
 
 pub(crate) fn wire_entry(entry: &RaftEntry) -> WireEntry {
@@ -117,22 +112,29 @@ pub(crate) fn wire_entry(entry: &RaftEntry) -> WireEntry {
     WireEntry { pos: types::log_pos(&entry.log_id), payload }
 }
 
-fn append_request<R: AsyncRuntime>(rpc: &AppendEntriesRequest<Types<R>>, clock: &Clock<R>) -> AppendRequest {
-    AppendRequest {
-        tick: clock.now(rpc.vote.leader_id),
+/// A batch as it is sent: in pieces, each of which follows on the one before. Their ticks are told when they leave.
+fn pieces<R: AsyncRuntime>(rpc: &AppendEntriesRequest<Types<R>>) -> VecDeque<AppendRequest> {
+    let mut pieces = VecDeque::new();
+    let mut piece = AppendRequest {
+        tick: None,
         vote: types::ballot(&rpc.vote),
         prev: rpc.prev_log_id.as_ref().map(types::log_pos),
-        entries: rpc.entries.iter().map(wire_entry).collect(),
+        entries: Vec::new(),
         committed: rpc.leader_commit.as_ref().map(types::log_pos),
+    };
+    let mut bytes = 0;
+    for entry in rpc.entries.iter().map(wire_entry) {
+        if bytes > 0 && bytes + entry.payload.len() > PIECE {
+            let prev = piece.entries.last().map(|entry| entry.pos);
+            let next = AppendRequest { prev, entries: Vec::new(), ..piece };
+            pieces.push_back(std::mem::replace(&mut piece, next));
+            bytes = 0;
+        }
+        bytes += entry.payload.len();
+        piece.entries.push(entry);
     }
-}
-
-fn append_result<R: AsyncRuntime>(reply: AppendReply) -> StreamAppendResult<Types<R>> {
-    match reply {
-        AppendReply::Matched(pos) => Ok(pos.map(types::log_id)),
-        AppendReply::Conflict(pos) => Err(StreamAppendError::Conflict(types::log_id(pos))),
-        AppendReply::HigherVote(ballot) => Err(StreamAppendError::HigherVote(types::vote(ballot))),
-    }
+    pieces.push_back(piece);
+    pieces
 }
 
 impl<R: AsyncRuntime> Client<R> {
@@ -207,82 +209,59 @@ impl<R: AsyncRuntime> Client<R> {
         Err(unreachable(&"the peer could not take the snapshot"))
     }
 
-    /// Requests out, answers in; so many bytes under way, and a limit on how long a request may stay
-    /// unanswered. That limit is on the oldest one: a stream with nothing to send is not late.
+    /// Batches out, in pieces; answers in. So many bytes are under way, and there is a limit on how long the next
+    /// answer may take: a stream with nothing to send is not late. A batch is answered once, as openraft expects it, with
+    /// the answer to its last piece; what was answered of one that breaks off is told before the error.
     fn pipeline(
         &self,
         mut input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
     ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
-        let window = Arc::new(Window::<R::Instant>::new());
+        let window = Arc::new(Window::<R::Instant>::new(self.lessons.clone()));
         let vote = Arc::new(Mutex::new(None));
         let sending = Arc::clone(&window);
         let voted = Arc::clone(&vote);
         let clock = Arc::clone(&self.clock);
+        let mut batch = VecDeque::new();
         let requests = stream::poll_fn(move |cx| {
             ready!(sending.poll_open(cx));
-            let rpc = ready!(input.poll_next_unpin(cx));
-            Poll::Ready(rpc.map(|rpc| {
-                let request = append_request::<R>(&rpc, &clock);
-                *voted.lock() = Some(request.vote);
-                sending.sent(R::Instant::now(), request.entries.iter().map(|e| e.payload.len()).sum());
-                request
+            if batch.is_empty() {
+                let Some(rpc) = ready!(input.poll_next_unpin(cx)) else { return Poll::Ready(None) };
+                batch = pieces::<R>(&rpc);
+            }
+            Poll::Ready(batch.pop_front().map(|piece| {
+                let leader = types::vote(piece.vote).leader_id;
+                *voted.lock() = Some(piece.vote);
+                let bytes = piece.entries.iter().map(|e| e.payload.len()).sum();
+                sending.sent(R::Instant::now(), bytes, batch.is_empty());
+                AppendRequest { tick: clock.now(leader), ..piece }
             }))
         });
         let replies = self.transport.append(self.target, self.channel, requests.boxed());
-        let patience = self.patience;
-        let late = self.timed_out(RPCTypes::AppendEntries, patience);
         let acknowledged = Arc::clone(&self.acknowledged);
         let peer = self.target;
-        let keeps = Arc::new(move |answer: &AppendAnswer| {
+        let keeps = move |answer: &AppendAnswer| {
             let vote = *vote.lock();
             vote.map_or(Ok(()), |vote| acknowledged.note(peer, vote, answer))
-        });
-        stream::unfold(Some((replies, window)), move |state| {
-            let late = late.clone();
-            let keeps = Arc::clone(&keeps);
-            async move {
-                let (mut replies, window) = state?;
-                let Some(reply) = next_reply::<R>(&mut replies, &window, patience).await else {
-                    return Some((Err(late.into()), None));
-                };
-                match reply? {
-                    Ok(answer) => {
-                        window.answered();
-                        if let Err(index) = keeps(&answer) {
-                            return Some((Err(forgetful::<R>(peer, index)), None));
-                        }
-                        let result = append_result::<R>(answer.reply);
-                        let rest = result.is_ok().then_some((replies, window));
-                        Some((Ok(result), rest))
-                    }
-                    Err(e) => Some((Err(error(e)), None)),
-                }
+        };
+        let answers = Answers {
+            replies,
+            window,
+            patience: self.patience,
+            late: self.timed_out(RPCTypes::AppendEntries, self.patience),
+            keeps: Box::new(keeps),
+            peer,
+        };
+        stream::unfold((Some(answers), VecDeque::new()), |(answers, mut told)| async move {
+            if let Some(next) = told.pop_front() {
+                return Some((next, (answers, told)));
             }
+            let mut answers = answers?;
+            let (next, then) = answers.batch().await?;
+            told.extend(then);
+            let goes_on = matches!(next, Ok(Ok(_))) && told.is_empty();
+            Some((next, (goes_on.then_some(answers), told)))
         })
         .boxed()
-    }
-}
-
-/// What is said of a peer that lacks what it acknowledged. It gets no entries from this leader any more.
-fn forgetful<R: AsyncRuntime>(peer: NodeId, index: u64) -> RpcError<R> {
-    tracing::error!(%peer, index, "lacks a log entry that it acknowledged: its device lost it; replace the node");
-    NetworkError::from_string("the peer lacks a log entry that it acknowledged").into()
-}
-
-/// The next answer; `None` if the oldest request has waited for longer than `patience`.
-async fn next_reply<R: AsyncRuntime>(
-    replies: &mut BoxStream<'static, Result<AppendAnswer, TransportError>>,
-    window: &Window<R::Instant>,
-    patience: Duration,
-) -> Option<Option<Result<AppendAnswer, TransportError>>> {
-    loop {
-        let deadline = window.oldest().unwrap_or_else(R::Instant::now) + patience;
-        if let Ok(reply) = R::timeout_at(deadline, replies.next()).await {
-            return Some(reply);
-        }
-        if window.oldest().is_some_and(|sent| sent.elapsed() >= patience) {
-            return None;
-        }
     }
 }
 

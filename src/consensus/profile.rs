@@ -142,8 +142,8 @@ pub struct Settings {
     pub wall: Arc<WallClock>,
 }
 
-/// A snapshot takes at most this long to send; the next attempt goes on where it ended.
-const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// openraft's limit on how long a snapshot takes to send. Ours is on how long a part of it takes ([`crate::send`]).
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Settings {
     /// Settings with the defaults of a real node.

@@ -20,12 +20,16 @@ use crate::record::{self, Manifest};
 use crate::snapshot::SnapshotFiles;
 use crate::tables;
 use crate::transport::{
-    SnapshotHeader, SnapshotPart, SnapshotRefusal, SnapshotReply, Transport, TransportError,
+    Reply, SnapshotHeader, SnapshotPart, SnapshotRefusal, SnapshotReply, Transport, TransportError,
 };
 use crate::types::{self, Vote};
 
 /// Bytes of a file in one part.
 const SNAPSHOT_PIECE_BYTES: usize = 256 << 10;
+
+/// So long a peer may take over one part, and over checking and installing it all. How long the whole of it takes is up to
+/// the link.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// How reading and sending go.
 #[derive(Clone, Copy)]
@@ -81,8 +85,11 @@ pub(crate) async fn snapshot<R: AsyncRuntime>(
     let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
     let missing = missing(files.manifest(), &reply.held);
     let data = parts::<R>(files, missing, pace, Arc::clone(&failed));
-    let parts = stream::once(async { first }).chain(data).boxed();
-    let reply = transport.snapshot(to, parts).await;
+    let taken = Arc::new(Mutex::new(R::Instant::now()));
+    let note = Arc::clone(&taken);
+    let parts = stream::once(async { first }).chain(data);
+    let parts = parts.inspect(move |_| *note.lock() = R::Instant::now()).boxed();
+    let reply = while_taken::<R, _>(transport.snapshot(to, parts), &taken).await;
     if let Some(e) = failed.lock().take() {
         return Err(SendError::Unreadable(e));
     }
@@ -91,6 +98,22 @@ pub(crate) async fn snapshot<R: AsyncRuntime>(
         _ if over(&reply) => Ok(reply),
         Some(why) => Err(SendError::Refused(why)),
         None => Err(TransportError::Unreachable("the peer did not install the snapshot".to_owned()).into()),
+    }
+}
+
+/// Waits for an answer as long as the peer takes parts, the last of which it took when `taken` says.
+async fn while_taken<R: AsyncRuntime, T: Send>(
+    mut reply: Reply<T>,
+    taken: &Mutex<R::Instant>,
+) -> Result<T, TransportError> {
+    loop {
+        let since = *taken.lock();
+        if let Ok(reply) = R::timeout_at(since + PATIENCE, &mut reply).await {
+            return reply;
+        }
+        if *taken.lock() == since {
+            return Err(TransportError::Unreachable("the peer takes no more of the snapshot".to_owned()));
+        }
     }
 }
 
@@ -185,4 +208,35 @@ fn parts<R: AsyncRuntime>(
         }
     });
     pieces.boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future;
+    use openraft_rt_sim::SimRuntime;
+
+    use super::*;
+
+    type SimInstant = <SimRuntime as AsyncRuntime>::Instant;
+
+    #[test]
+    fn a_slow_peer_has_the_time_that_it_takes_and_a_silent_one_has_not() {
+        SimRuntime::with_seed(0).block_on(async {
+            let taken = Arc::new(Mutex::new(SimInstant::now()));
+            let note = Arc::clone(&taken);
+            let slow = async move {
+                for _ in 0..9 {
+                    SimRuntime::sleep(PATIENCE / 2).await;
+                    *note.lock() = SimInstant::now();
+                }
+                Ok(7)
+            };
+            assert_eq!(while_taken::<SimRuntime, _>(slow.boxed(), &taken).await, Ok(7));
+            let begun = SimInstant::now();
+            let silent = future::pending::<Result<u32, TransportError>>().boxed();
+            while_taken::<SimRuntime, _>(silent, &taken).await.unwrap_err();
+            assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+        });
+    }
 }

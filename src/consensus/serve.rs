@@ -3,13 +3,16 @@
 //!
 //! Owns nothing: what must outlive a crash is in the log, the state and the snapshot that arrives.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawhub_types::NodeId;
 use futures::stream::{self, BoxStream, StreamExt};
+use openraft::Instant;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
+use parking_lot::Mutex;
 
 use crate::Shared;
 use crate::error::ServeError;
@@ -60,18 +63,19 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
             return stream::iter([Err(stopped)]).boxed();
         }
         // A record this version cannot read ends the stream; the leader goes on trying.
-        let ticks = Arc::clone(&self.shared.ticks);
+        let ticks = Arc::new(Mutex::new(VecDeque::new()));
+        let told = Arc::clone(&ticks);
         let requests = requests.inspect(move |r| {
-            if let Some(tick) = r.tick {
-                ticks.heard(&types::vote(r.vote), tick);
-            }
+            told.lock().push_back((types::vote(r.vote).leader_id, r.tick, R::Instant::now()));
         });
         let requests = requests.map(|r| append_request::<R>(&r)).scan((), |(), r| async {
             r.inspect_err(|e| tracing::error!(error = %e, "a leader sent what cannot be read")).ok()
         });
+        let clock = Arc::clone(&self.shared.ticks);
         let heard = Arc::clone(&self.shared.heard);
         let boot = self.shared.core.settings.boot;
         let replies = self.shared.core.raft.stream_append(requests).map(move |reply| {
+            let told = ticks.lock().pop_front();
             let reply = match reply.map_err(|e| ServeError::Stopped(e.to_string()))? {
                 Ok(id) => AppendReply::Matched(id.as_ref().map(types::log_pos)),
                 Err(StreamAppendError::Conflict(id)) => AppendReply::Conflict(types::log_pos(&id)),
@@ -80,6 +84,9 @@ impl<R: AsyncRuntime> Rpc<'_, R> {
                 }
             };
             // Whoever sent this leads: its vote is not below ours.
+            if let Some((leader, Some(tick), at)) = told {
+                clock.heard(leader, tick, at);
+            }
             heard.lock().spoke(member());
             Ok(AppendAnswer { boot, reply })
         });

@@ -13,7 +13,7 @@ use openraft::{Instant, ServerState};
 use crate::clock::{Clock, millis};
 use crate::core::Core;
 use crate::store::StateStore;
-use crate::types::{LeaderId, Vote};
+use crate::types::LeaderId;
 
 /// See the module.
 pub(crate) struct Ticks<R: AsyncRuntime> {
@@ -23,9 +23,9 @@ pub(crate) struct Ticks<R: AsyncRuntime> {
 }
 
 impl<R: AsyncRuntime> Ticks<R> {
-    /// Notes what a leader told.
-    pub(crate) fn heard(&self, leader: &Vote, tick: u64) {
-        self.clock.heard(leader.leader_id, tick);
+    /// Notes what a leader told, and when that came.
+    pub(crate) fn heard(&self, leader: LeaderId, tick: u64, at: R::Instant) {
+        self.clock.heard(leader, tick, at);
     }
 
     /// The leader's tick, or the last one applied.

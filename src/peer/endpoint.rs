@@ -32,8 +32,8 @@ use crate::conn::Conn;
 use crate::connections::{Connections, Standing};
 use crate::handshakes::Handshakes;
 use crate::limits::{
-    DRAIN, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW, HANDSHAKE, REQUESTS,
-    STRANGER_LIFETIME, STRANGERS,
+    DRAIN, GRPC_BULK_TIMEOUT, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW,
+    HANDSHAKE, REQUESTS, STRANGER_LIFETIME, STRANGERS,
 };
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
@@ -115,10 +115,14 @@ impl Endpoint {
     /// [`HANDSHAKE`](crate::limits::HANDSHAKE). The same channel is returned for the same member and class.
     pub fn channel_of(&self, node: NodeId, class: Class) -> Channel {
         let mut channels = self.0.channels.lock();
-        channels.entry((node, class)).or_insert_with(|| self.new_channel(node)).clone()
+        channels.entry((node, class)).or_insert_with(|| self.new_channel(node, class)).clone()
     }
 
-    fn new_channel(&self, node: NodeId) -> Channel {
+    fn new_channel(&self, node: NodeId, class: Class) -> Channel {
+        let patience = match class {
+            Class::Control => GRPC_KEEPALIVE_TIMEOUT,
+            Class::Foreground | Class::Background => GRPC_BULK_TIMEOUT,
+        };
         let dialer = self.0.dialer.clone();
         let runtime = self.0.runtime.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
@@ -133,7 +137,7 @@ impl Endpoint {
             .initial_stream_window_size(GRPC_STREAM_WINDOW)
             .initial_connection_window_size(GRPC_WINDOW)
             .http2_keep_alive_interval(GRPC_KEEPALIVE)
-            .keep_alive_timeout(GRPC_KEEPALIVE_TIMEOUT)
+            .keep_alive_timeout(patience)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(connector)
     }

@@ -55,6 +55,13 @@ pub const GRPC_KEEPALIVE: Duration = Duration::from_secs(3);
 /// How long the probe may go without an answer before the connection is closed.
 pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same where much may be on its way before the probe: connections for entries and snapshots. A dead member is found
+/// earlier, by its connection for control.
+pub const GRPC_BULK_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes that the kernel takes for a TCP connection and has not sent.
+pub const UNSENT: u32 = 128 << 10;
+
 /// Receive window of a QUIC stream, bytes.
 pub const QUIC_STREAM_WINDOW: u32 = 16 << 20;
 

@@ -5,9 +5,12 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Once;
 
 use rustix::net::sockopt;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use crate::PeerError;
-use crate::limits::SOCKET_BUFFER;
+use crate::limits::{SOCKET_BUFFER, UNSENT};
 
 /// How often another free port is tried when UDP has the one that TCP was given.
 const ATTEMPTS: usize = 64;
@@ -32,6 +35,15 @@ fn bind_once(listen: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
     udp.set_nonblocking(true)?;
     enlarge(&udp);
     Ok((tcp, udp))
+}
+
+/// What every connection wants: nothing waits for more to come, and little lies in the kernel unsent. Over a slow link
+/// whatever lies there delays all that follows: a probe of the connection, and a stream that replaces another one.
+pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT)?;
+    Ok(())
 }
 
 /// Asks for large buffers and looks at what it got: too small a receive buffer loses packets where no

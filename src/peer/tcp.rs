@@ -23,7 +23,7 @@ use crate::handshakes::Handshakes;
 use crate::identity::PeerId;
 use crate::limits::HANDSHAKE;
 use crate::tls::{self, JOIN, PEER};
-use crate::{PeerError, Refusal, RefusalCode};
+use crate::{PeerError, Refusal, RefusalCode, socket};
 
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ pub(crate) async fn connect(
     addr: &str,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, PeerError> {
     let tcp = reach(from, addr).await.map_err(PeerError::io("connecting"))?;
-    tcp.set_nodelay(true).map_err(PeerError::io("connecting"))?;
+    socket::prepare(&tcp).map_err(PeerError::io("connecting"))?;
     let wanted = tls.config().alpn_protocols.first().cloned();
     let stream = tls.connect(tls::no_name(), tcp).await.map_err(PeerError::io("TLS handshake"))?;
     if stream.get_ref().1.alpn_protocol() != wanted.as_deref() {
@@ -147,7 +147,7 @@ impl Acceptor {
     }
 
     async fn handshake(&self, tcp: TcpStream) -> Result<(), PeerError> {
-        tcp.set_nodelay(true).map_err(PeerError::io("accepting"))?;
+        socket::prepare(&tcp).map_err(PeerError::io("accepting"))?;
         let stream = self.tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(PEER) => self.member(stream).await,

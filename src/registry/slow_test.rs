@@ -1,8 +1,9 @@
-//! Clients that are slow, many at once: they hold up nobody.
+//! Clients that are slow, many at once: they hold up nobody. And a partner that is far behind a slow link.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use clawhub_replicate::Limits;
 use futures::{StreamExt, stream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -62,4 +63,18 @@ async fn slow_readers_of_what_is_passed_through_hold_up_nobody() {
     assert!(pulled == bytes);
     let (_, mut pieces) = slow.pop().unwrap();
     assert!(timeout(SOON, pieces.next()).await.expect("and a slow one goes on").unwrap().is_ok());
+}
+
+/// The way to the partner takes longer than an fsync there may: that is no reason to take it for dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_as_long_as_its_mirror_gets_further() {
+    // Twice as long as it takes the partner to say something.
+    const FSYNC: Duration = Duration::from_secs(4);
+    let world = World::apart("100ms~20ms,3mbit".parse().unwrap(), Limits { fsync: FSYNC }).await;
+    let bytes = content(1, 8_000_000);
+    let begun = Instant::now();
+    let (_, digest) = push(world.node(1), &bytes).await;
+    println!("{} bytes were mirrored after {:?}", bytes.len(), begun.elapsed());
+    assert!(begun.elapsed() > 2 * FSYNC, "the link was not slow: {:?}", begun.elapsed());
+    assert_eq!(world.holders(&digest), [1, 2]);
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use clawhub_peer::{
     Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
     SendStream, StreamHandler,
 };
-use clawhub_replicate::{Asked, Replicate, StepAnswer, StepOp, UploadStep};
+use clawhub_relay::{Place, Relay, Shape};
+use clawhub_replicate::{Replicate, StepAnswer, StepOp, UploadStep};
 use clawhub_state::blob::{BlobCmd, RootRecord};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
@@ -94,6 +96,40 @@ pub(crate) struct World {
     consensus: Consensus,
     electors: Vec<Consensus>,
     _dir: TempDir,
+    _relay: Option<Relay>,
+}
+
+/// What is not as usual.
+struct Setup {
+    set: fn(StoreConfig) -> StoreConfig,
+    /// Between every two nodes.
+    link: Option<Shape>,
+    limits: clawhub_replicate::Limits,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { set: |store| store, link: None, limits: clawhub_replicate::Limits::default() }
+    }
+}
+
+/// The nodes of each test that has a relay are at addresses of their own.
+static TESTS: AtomicU8 = AtomicU8::new(1);
+
+/// Has the nodes reach each other through a relay.
+fn put_apart(endpoints: &[Endpoint], members: &Members, link: Shape) -> Relay {
+    let place = |endpoint: &Endpoint| {
+        let node = endpoint.local_addr();
+        let SocketAddr::V4(at) = node else { unreachable!("it was given an IPv4 address") };
+        let [a, b, test, id] = at.ip().octets();
+        Place { advertised: (Ipv4Addr::new(a, b + 1, test, id), node.port()).into(), node }
+    };
+    let places: Vec<_> = endpoints.iter().map(place).collect();
+    for info in members.0.lock().values_mut() {
+        let place = places.iter().find(|place| place.node.to_string() == info.addr).unwrap();
+        info.addr = place.advertised.to_string();
+    }
+    Relay::start(&places, |from, to| if from.max(to) < 2 { link } else { Shape::default() }).unwrap()
 }
 
 impl World {
@@ -104,20 +140,32 @@ impl World {
 
     /// The same with stores that are `set` up in some way of the test's.
     pub(crate) async fn with_stores(storage: &[bool], set: fn(StoreConfig) -> StoreConfig) -> World {
+        World::build(storage, Setup { set, ..Setup::default() }).await
+    }
+
+    /// Two nodes that store blobs, with such a link between them.
+    pub(crate) async fn apart(link: Shape, limits: clawhub_replicate::Limits) -> World {
+        World::build(&[true, true], Setup { link: Some(link), limits, ..Setup::default() }).await
+    }
+
+    async fn build(storage: &[bool], setup: Setup) -> World {
         let dir = TempDir::new().unwrap();
         let (ca, members) = (Ca::create(CLUSTER).unwrap(), Arc::new(Members::default()));
         let mut endpoints = Vec::new();
+        let ip = setup.link.map(|_| [127, 80, TESTS.fetch_add(1, Ordering::Relaxed)]);
         for id in (1..).map(NodeId).take(storage.len() + ELECTORS) {
-            endpoints.push(endpoint(&ca, id, &members).await);
+            endpoints.push(endpoint(&ca, id, &members, ip).await);
         }
+        let relay = setup.link.map(|link| put_apart(&endpoints, &members, link));
         let electors = endpoints.split_off(storage.len());
         let consensus = consensus(&dir, NodeId(1), &endpoints[0]).await;
         consensus.initialize().await.unwrap();
-        let mut world = World { nodes: Vec::new(), consensus, electors: Vec::new(), _dir: dir };
+        let mut world =
+            World { nodes: Vec::new(), consensus, electors: Vec::new(), _dir: dir, _relay: relay };
         for (endpoint, storage) in endpoints.into_iter().zip(storage) {
             let id = NodeId(world.nodes.len() as u64 + 1);
             world.admit(id, *storage).await;
-            let registry = world.registry(id, endpoint.clone(), set).await;
+            let registry = world.registry(id, endpoint.clone(), &setup).await;
             let log = if id == NodeId(1) { served(&world.consensus) } else { Routes::default() };
             let streams = Arc::new(Streams(registry.clone()));
             tokio::spawn(endpoint.serve(log, Routes::default(), streams, std::future::pending()));
@@ -172,15 +220,10 @@ impl World {
         }
     }
 
-    async fn registry(
-        &self,
-        id: NodeId,
-        endpoint: Endpoint,
-        set: fn(StoreConfig) -> StoreConfig,
-    ) -> Registry {
+    async fn registry(&self, id: NodeId, endpoint: Endpoint, setup: &Setup) -> Registry {
         let dir = self._dir.path().join(format!("n{id}"));
         std::fs::create_dir(&dir).unwrap();
-        let config = set(StoreConfig::new(dir, id));
+        let config = (setup.set)(StoreConfig::new(dir, id));
         let blobs = BlobStore::open(config, Arc::new(MemoryKv::new())).await.unwrap();
         let source = self.consensus.clone();
         let members = move || {
@@ -192,7 +235,8 @@ impl World {
             Liveness::new(id, RoundTrip::millis(50), endpoint.clone(), members, move || store.accepts());
         tokio::spawn(heartbeat(liveness.clone()));
         let source = self.consensus.clone();
-        let replicate = Replicate::new(blobs, endpoint, liveness, Arc::new(move || source.state()));
+        let state = Arc::new(move || source.state());
+        let replicate = Replicate::with_limits(blobs, endpoint, liveness, state, setup.limits);
         let limits = Limits { wait: PATIENCE, cut_off: PATIENCE };
         Registry::new(self.consensus.clone(), replicate, Authorizer::Open, limits)
     }
@@ -260,13 +304,15 @@ impl World {
 struct Streams(Registry);
 
 impl Streams {
-    async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, crate::Error> {
-        let UploadStep { repo, by, op } = asked.step.clone();
+    async fn step(
+        &self,
+        from: &Caller,
+        step: UploadStep,
+        body: BodyStream,
+    ) -> Result<StepAnswer, crate::Error> {
+        let UploadStep { repo, by, op } = step;
         let permit = Permit::<Push>::vouched(from, by.actor, repo, by.access);
-        let mut chunk = |range, length| {
-            let body = asked.body().map(|piece| piece.map_err(BodyError::Broken)).boxed();
-            Chunk { range, length, body }
-        };
+        let chunk = |range, length| Chunk { range, length, body };
         let op = match op {
             StepOp::Begin { sha512 } => UploadOp::Begin { sha512 },
             StepOp::Append { upload, range, length } => UploadOp::Append(upload, chunk(range, length)),
@@ -287,20 +333,26 @@ impl StreamHandler for Streams {
         Box::pin(async move {
             // A stream that broke off is the peer's to notice.
             if let Ok(Some(mut asked)) = self.0.use_cases.core.replicate.serve(send, recv).await {
-                let done = self.step(&from, &mut asked).await;
-                let _ = asked.answer(done.map_err(|error| (error.refused(), error.message))).await;
+                let step = asked.step.clone();
+                let body = asked.body().map(|piece| piece.map_err(BodyError::Broken)).boxed();
+                let done = async {
+                    let done = self.step(&from, step, body).await;
+                    done.map_err(|error| (error.refused(), error.message))
+                };
+                let _ = asked.answer(done).await;
             }
         })
     }
 }
 
-async fn endpoint(ca: &Ca, id: NodeId, members: &Arc<Members>) -> Endpoint {
+async fn endpoint(ca: &Ca, id: NodeId, members: &Arc<Members>, ip: Option<[u8; 3]>) -> Endpoint {
     let key = NodeKey::generate().unwrap();
     let spki = key.spki_sha256();
     let cert = ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), id).unwrap();
     let hello = Hello { cluster: CLUSTER, epoch: 1, node: id, boot: 1, nonce: 0 };
     let identity = Identity { key, cert, ca_cert: ca.cert_der().to_vec(), hello };
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let ip = ip.map_or(Ipv4Addr::LOCALHOST, |[a, b, c]| Ipv4Addr::new(a, b, c, id.0 as u8));
+    let any = SocketAddr::from((ip, 0));
     let endpoint = Endpoint::bind(any, identity, members.clone()).await.unwrap();
     let addr = endpoint.local_addr().to_string();
     members.0.lock().insert(id, PeerInfo { addr, spki });

@@ -16,6 +16,10 @@ use crate::shape::OVERTAKEN;
 
 /// How much may wait for a slow wire, as a router's memory: what comes then is lost, or not read.
 const ROUTER: Duration = Duration::from_millis(100);
+/// How long one connection has a slow wire to itself, and what it sends at least in that time: the others' packets come
+/// in between.
+const TURN: Duration = Duration::from_millis(10);
+const TURN_LEAST: usize = 1500;
 /// After so many losses in a row a piece of TCP gets through.
 const LOSSES: u32 = 6;
 
@@ -154,6 +158,13 @@ impl Link {
             wait *= 2;
         }
         due
+    }
+
+    /// How many bytes of one connection the wire takes in one go.
+    pub(crate) fn at_once(&self) -> usize {
+        let rate = self.state.borrow().shape.rate;
+        let turn = |rate: u64| (rate as f64 * TURN.as_secs_f64()) as usize;
+        rate.map_or(usize::MAX, |rate| turn(rate).max(TURN_LEAST))
     }
 
     /// Waits until the wire takes more.

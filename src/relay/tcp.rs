@@ -103,8 +103,9 @@ async fn read(mut from: OwnedReadHalf, pieces: mpsc::UnboundedSender<Piece>, lin
     let mut last = Instant::now();
     loop {
         link.room().await;
+        let most = link.at_once().min(PIECE);
         let Ok(mut held) = room.clone().acquire_many_owned(PIECE as u32).await else { return Ok(()) };
-        let read = from.read(&mut buffer).await?;
+        let read = from.read(&mut buffer[..most]).await?;
         // Nothing overtakes what is before it.
         last = link.piece(read, Instant::now()).max(last);
         drop(held.split(PIECE.saturating_sub(read)));

@@ -12,12 +12,14 @@ mod ensure;
 mod failure;
 mod fetch;
 mod mirror;
+mod progress;
 mod relay;
 mod serve;
 mod step;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawhub_blobs::{BlobError, BlobStore};
 use clawhub_kv::Kv;
@@ -128,12 +130,38 @@ struct Inner {
     relays: relay::Places,
     /// Memory for copies that are received.
     receiving: Semaphore,
+    limits: Limits,
+}
+
+/// How long peers may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A partner may take so long to fsync what it has of a mirror, or to hash it again. While more of it comes, that
+    /// does not count.
+    pub fsync: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { fsync: Duration::from_secs(60) }
+    }
 }
 
 impl Replicate {
     /// Moves bytes between `blobs` and the peers that `endpoint` reaches. The cache of `blobs` looks at this state
     /// before it deletes anything.
     pub fn new(blobs: BlobStore, endpoint: Endpoint, liveness: Liveness, state: StateSource) -> Self {
+        Replicate::with_limits(blobs, endpoint, liveness, state, Limits::default())
+    }
+
+    /// The same with other limits.
+    pub fn with_limits(
+        blobs: BlobStore,
+        endpoint: Endpoint,
+        liveness: Liveness,
+        state: StateSource,
+        limits: Limits,
+    ) -> Self {
         let me = liveness.me();
         let record = state.clone();
         blobs.cache().decide_by(move |root| is_holder(&*record(), me, root));
@@ -146,6 +174,7 @@ impl Replicate {
             fetches: Mutex::default(),
             relays: relay::Places::default(),
             receiving: Semaphore::new(fetch::RECEIVING),
+            limits,
         };
         Replicate { inner: Arc::new(inner) }
     }

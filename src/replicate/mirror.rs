@@ -10,19 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_peer::Class;
-use clawhub_peer::frame::write_chunk;
+use clawhub_peer::frame::{Message, STALL, frame};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, UploadId};
 use clawhub_wire::blob as pb;
 use futures::FutureExt;
 use pb::mirror_frame::Op;
 use pb::mirror_reply::Outcome;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{SendStream, VarInt};
 
-use crate::{CopyFailure, FrameError, Replicate, ReplicateError, read_message, write_message};
-
-/// An fsync of everything written so far may take this long on a busy disk, and so may hashing a copy
-/// again whose files were closed.
-const FSYNC: Duration = Duration::from_secs(60);
+use crate::progress::Replies;
+use crate::{CopyFailure, FrameError, Replicate, ReplicateError};
 
 /// A partner that is alive opens a session within this, the way to it left out; else the next one is asked.
 const OPEN: Duration = Duration::from_millis(500);
@@ -37,8 +34,10 @@ pub struct Mirror {
     replicate: Replicate,
     partner: NodeId,
     offset: u64,
+    /// Bytes of the upload that this stream took.
+    sent: u64,
     send: SendStream,
-    recv: RecvStream,
+    replies: Replies,
 }
 
 impl Replicate {
@@ -56,10 +55,10 @@ impl Replicate {
         sha512: bool,
         sound: u64,
     ) -> Result<Mirror, ReplicateError> {
-        let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512 };
+        let open = pb::Mirror { upload: upload.to_string(), repo: repo.to_string(), sha512, progress: true };
         let patience = self.inner.liveness.round_trip().within(TRIPS, OPEN);
         for _ in 0..2 {
-            let opening = self.open_mirror(partner, open.clone(), patience);
+            let opening = self.open_mirror(partner, open.clone());
             let mut mirror = match tokio::time::timeout(patience, opening).await {
                 Ok(opened) => opened?,
                 Err(_) => {
@@ -87,18 +86,13 @@ impl Replicate {
         })
     }
 
-    async fn open_mirror(
-        &self,
-        partner: NodeId,
-        open: pb::Mirror,
-        patience: Duration,
-    ) -> Result<Mirror, ReplicateError> {
+    async fn open_mirror(&self, partner: NodeId, open: pb::Mirror) -> Result<Mirror, ReplicateError> {
         let opened = self.inner.endpoint.open(partner, Class::Foreground).await;
         let (send, recv) = opened.map_err(|error| ReplicateError::peer(partner, error))?;
-        let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, send, recv };
-        let request = pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) };
-        write_message(&mut mirror.send, &request).await.map_err(|e| mirror.gone(e))?;
-        match mirror.read_reply(patience).await? {
+        let replies = Replies::of(recv);
+        let mut mirror = Mirror { replicate: self.clone(), partner, offset: 0, sent: 0, send, replies };
+        mirror.say(&pb::BlobRequest { op: Some(pb::blob_request::Op::Mirror(open)) }).await?;
+        match mirror.read_reply().await? {
             Outcome::Opened(offset) => mirror.offset = offset,
             other => return Err(mirror.confused(&other)),
         }
@@ -136,13 +130,7 @@ impl Mirror {
         let data = pb::MirrorData { at: self.offset, length };
         self.frame(Op::Data(data)).await?;
         self.offset += u64::from(length);
-        let replicate = self.replicate.clone();
-        let partner = self.partner;
-        let sent = async {
-            let sent = write_chunk(&mut self.send, bytes).await;
-            sent.map_err(|error| ReplicateError::unreachable(partner, error))
-        };
-        replicate.while_alive(partner, sent).await
+        self.write(bytes, true).await
     }
 
     /// Has everything appended so far fsynced; the offset up to which it is.
@@ -151,7 +139,7 @@ impl Mirror {
     /// [`ReplicateError`]; the mirror is then of no further use.
     pub async fn flush(&mut self) -> Result<u64, ReplicateError> {
         self.frame(Op::Flush(pb::MirrorFlush {})).await?;
-        match self.reply(FSYNC).await? {
+        match self.reply().await? {
             Outcome::Durable(offset) => Ok(offset),
             other => Err(self.confused(&other)),
         }
@@ -163,7 +151,7 @@ impl Mirror {
     /// [`ReplicateError`]; the mirror is then of no further use.
     pub async fn keep(mut self, digest: &Digest, generation: u64) -> Result<Receipt, ReplicateError> {
         self.frame(Op::Keep(pb::MirrorKeep { digest: digest.to_string(), generation })).await?;
-        match self.reply(FSYNC).await? {
+        match self.reply().await? {
             Outcome::Receipt(receipt) => {
                 let receipt = Receipt::try_from(receipt).map_err(|error| self.gone(error))?;
                 if receipt.node == self.partner {
@@ -184,31 +172,66 @@ impl Mirror {
         let told = async {
             self.frame(Op::Abort(pb::MirrorAbort {})).await?;
             // It ends the stream when the session is gone.
-            self.recv.read_to_end(0).await.map(drop).map_err(|error| self.gone(error))
+            while self.replies.next().await.is_ok() {}
+            Ok(())
         };
-        let told = tokio::time::timeout(FSYNC, replicate.while_alive(partner, told)).await;
+        let told =
+            tokio::time::timeout(replicate.inner.limits.fsync, replicate.while_alive(partner, told)).await;
         if let Ok(Err(error)) = told {
             tracing::debug!(%error, "a copy was left to expire");
         }
     }
 
     async fn frame(&mut self, op: Op) -> Result<(), ReplicateError> {
-        let sent = write_message(&mut self.send, &pb::MirrorFrame { op: Some(op) }).await;
-        sent.map_err(|error| self.gone(error))
+        self.say(&pb::MirrorFrame { op: Some(op) }).await
     }
 
-    async fn reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
+    async fn say(&mut self, message: &impl Message) -> Result<(), ReplicateError> {
+        let bytes = frame(message).map_err(|error| self.gone(error))?;
+        self.write(bytes, false).await
+    }
+
+    /// Writes as long as what is on its way arrives.
+    async fn write(&mut self, bytes: Bytes, is_data: bool) -> Result<(), ReplicateError> {
+        let partner = self.partner;
+        let mut rest = [bytes];
+        while !rest[0].is_empty() {
+            let before = rest[0].len();
+            let stalled = self.replies.stalled(STALL, self.sent);
+            let written = async {
+                tokio::select! {
+                    written = self.send.write_chunks(&mut rest) => {
+                        written.map(drop).map_err(|error| ReplicateError::unreachable(partner, error))
+                    }
+                    () = stalled => Err(ReplicateError::unreachable(partner, FrameError::Stalled)),
+                }
+            };
+            self.replicate.while_alive(partner, written).await?;
+            if is_data {
+                self.sent += (before - rest[0].len()) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    async fn reply(&mut self) -> Result<Outcome, ReplicateError> {
         let replicate = self.replicate.clone();
         let partner = self.partner;
-        replicate.while_alive(partner, self.read_reply(patience)).await
+        // Once all of it is there, the time counts as well.
+        let stalled = self.replies.stalled(replicate.inner.limits.fsync, u64::MAX);
+        let reply = async {
+            tokio::select! {
+                reply = self.read_reply() => reply,
+                () = stalled => Err(ReplicateError::unreachable(partner, FrameError::Stalled)),
+            }
+        };
+        replicate.while_alive(partner, reply).await
     }
 
-    async fn read_reply(&mut self, patience: Duration) -> Result<Outcome, ReplicateError> {
-        let reply: Result<pb::MirrorReply, FrameError> = read_message(&mut self.recv, patience).await;
-        match reply.map_err(|error| self.gone(error))?.outcome {
-            Some(Outcome::Failed(failed)) => Err(ReplicateError::refused(self.partner, failed)),
-            Some(outcome) => Ok(outcome),
-            None => Err(self.gone("an empty reply")),
+    async fn read_reply(&mut self) -> Result<Outcome, ReplicateError> {
+        match self.replies.next().await.map_err(|error| self.gone(error))? {
+            Outcome::Failed(failed) => Err(ReplicateError::refused(self.partner, failed)),
+            outcome => Ok(outcome),
         }
     }
 

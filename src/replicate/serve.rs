@@ -1,12 +1,13 @@
 //! What this node does for its peers: it sends ranges of blobs, takes copies, and holds the second copy of uploads
 //! that other nodes own. Owns nothing; the bytes are the blob store's.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_blobs::BlobError;
 use clawhub_peer::Class;
-use clawhub_peer::frame::{read_exact, write_chunk};
+use clawhub_peer::frame::{read_noted, write_chunk};
 use clawhub_types::{Digest, NodeId, Receipt, RepoName, Root, UploadId};
 use clawhub_wire::blob as pb;
 use futures::StreamExt;
@@ -16,6 +17,7 @@ use pb::mirror_reply::Outcome;
 use quinn::{RecvStream, SendStream};
 
 use crate::failure::{mirror_failed, replica_failed};
+use crate::progress::{reports, telling};
 use crate::{Asked, FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// A request must follow the opening of its stream within this.
@@ -23,8 +25,6 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// An owner whose client pauses ends the mirror itself, within minutes; this is for one that forgets to. A
 /// client that is slow has longer between two pieces than one that stands still before it is given up.
 const MIRROR_IDLE: Duration = Duration::from_secs(10 * 60);
-/// How often a copy in progress is reported.
-const REPORT: Duration = Duration::from_secs(2);
 /// Mirror data is appended in pieces of this size, and what is sent is read in such.
 const APPEND_BYTES: usize = 512 * 1024;
 /// What a stream that is served for a member takes in memory, beside the connection's windows.
@@ -92,17 +92,8 @@ impl Replicate {
         use pb::replica_reply::Outcome;
         let wanted = wanted(replica)?;
         let copy = self.copy_here(wanted, Class::Background);
-        let mut copy = std::pin::pin!(copy);
-        let mut report = tokio::time::interval(REPORT);
-        let outcome = loop {
-            tokio::select! {
-                done = &mut copy => break done,
-                _ = report.tick() => {
-                    let reply = pb::ReplicaReply { outcome: Some(Outcome::Progress(0)) };
-                    write_message(&mut send, &reply).await?;
-                }
-            }
-        };
+        let at_work = || Some(pb::ReplicaReply { outcome: Some(Outcome::Progress(0)) });
+        let outcome = telling(&mut send, &mut reports(), at_work, copy).await;
         let outcome = match outcome {
             Ok(receipt) => Outcome::Receipt((&receipt).into()),
             Err(error) => Outcome::Failed(replica_failed(&error)),
@@ -157,10 +148,19 @@ impl Replicate {
         if refused {
             return finish(send);
         }
+        let mut reports = reports();
+        let arrived = AtomicU64::new(0);
+        let told = AtomicU64::new(0);
+        let progress = || {
+            let at = arrived.load(Ordering::Relaxed);
+            let news = open.progress && told.swap(at, Ordering::Relaxed) != at;
+            news.then_some(pb::MirrorReply { outcome: Some(Outcome::Progress(at)) })
+        };
         loop {
             let frame: pb::MirrorFrame = read_message(&mut recv, MIRROR_IDLE).await?;
             let done = matches!(frame.op, Some(Op::Keep(_) | Op::Abort(_)) | None);
-            match self.mirror_frame(id, frame, &mut recv).await {
+            let handled = self.mirror_frame(id, frame, &mut recv, &arrived);
+            match telling(&mut send, &mut reports, progress, handled).await {
                 Ok(None) => {}
                 Ok(Some(outcome)) => {
                     write_message(&mut send, &pb::MirrorReply { outcome: Some(outcome) }).await?
@@ -184,6 +184,7 @@ impl Replicate {
         id: UploadId,
         frame: pb::MirrorFrame,
         recv: &mut RecvStream,
+        arrived: &AtomicU64,
     ) -> Result<Option<Outcome>, MirrorError> {
         let blobs = &self.inner.blobs;
         match frame.op {
@@ -191,7 +192,10 @@ impl Replicate {
                 let mut at = data.at;
                 let mut left = data.length as usize;
                 while left > 0 {
-                    let piece = read_exact(recv, left.min(APPEND_BYTES)).await?;
+                    let note = |n: usize| {
+                        arrived.fetch_add(n as u64, Ordering::Relaxed);
+                    };
+                    let piece = read_noted(recv, left.min(APPEND_BYTES), note).await?;
                     left -= piece.len();
                     at = blobs.uploads().append(id, at, piece).await?;
                 }

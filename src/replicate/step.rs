@@ -19,12 +19,16 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::progress::{reports, telling};
 use crate::{
     BodyFrame, FrameError, Replicate, ReplicateError, read_body, read_message, write_body, write_body_end,
     write_message,
 };
 
-/// After the body has ended the owner may still have to fsync, copy and commit.
+/// After the body has ended the owner may still have to fsync, copy and commit. How long that takes depends on the way
+/// to its partner: it says every two seconds that it is at work, and silence for longer than this is failure.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The same for an owner of an earlier release, which says nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The client decides how long its body takes; the idle limit is the edge's.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -178,13 +182,16 @@ impl Replicate {
                 Err(StepError::Refused(refused, error.message))
             }
             Some(Outcome::Done(_)) => Ok(StepAnswer::Done),
+            // These were waited past.
+            Some(Outcome::Progress(_)) | None => {
+                Err(StepError::Peer(ReplicateError::unreachable(owner, "an empty answer")))
+            }
             Some(Outcome::Position(position)) => {
                 let upload = position.upload.parse();
                 let nonsense = |_| ReplicateError::unreachable(owner, "an answer that is none");
                 let upload = upload.map_err(|error| StepError::Peer(nonsense(error)))?;
                 Ok(StepAnswer::Position { upload, offset: position.offset })
             }
-            None => Err(StepError::Peer(ReplicateError::unreachable(owner, "an empty answer"))),
         }
     }
 }
@@ -210,27 +217,36 @@ async fn exchange<E>(
         }
         write_body_end(send, true).await
     };
-    let early = {
+    let reply = {
         let mut sending = std::pin::pin!(sending);
-        let reply = read_message::<pb::UploadReply>(recv, FOREVER);
-        let mut reply = std::pin::pin!(reply);
-        tokio::select! {
-            reply = &mut reply => Some(reply),
-            // A refused body stops the stream; the reason is in the reply.
-            _ = &mut sending => tokio::time::timeout(PATIENCE, reply).await.ok(),
+        let mut is_sent = false;
+        let mut limit = FOREVER;
+        loop {
+            let reply = read_message::<pb::UploadReply>(recv, limit);
+            let mut reply = std::pin::pin!(reply);
+            let reply = tokio::select! {
+                reply = &mut reply => reply,
+                // A refused body stops the stream; the reason is in the reply.
+                _ = &mut sending, if !is_sent => {
+                    is_sent = true;
+                    let limit = limit.min(PATIENCE);
+                    tokio::time::timeout(limit, reply).await.unwrap_or(Err(FrameError::Stalled))
+                }
+            };
+            match reply {
+                Ok(pb::UploadReply { outcome: Some(Outcome::Progress(_)) }) => limit = SILENCE,
+                reply => break reply,
+            }
         }
     };
-    match (broken, early) {
-        (Some(error), _) => Err(error),
-        (None, Some(reply)) => Ok(reply),
-        (None, None) => Ok(Err(FrameError::Stalled)),
-    }
+    broken.map_or(Ok(reply), Err)
 }
 
 /// A step that a member asks of this node, and the stream to answer on.
 pub struct Asked {
     /// What it asks.
     pub step: UploadStep,
+    wants_progress: bool,
     send: SendStream,
     recv: Option<RecvStream>,
 }
@@ -242,8 +258,9 @@ impl Asked {
         mut send: SendStream,
         recv: RecvStream,
     ) -> Result<Option<Asked>, FrameError> {
+        let wants_progress = step.progress;
         match decode(step) {
-            Ok(step) => Ok(Some(Asked { step, send, recv: Some(recv) })),
+            Ok(step) => Ok(Some(Asked { step, wants_progress, send, recv: Some(recv) })),
             Err(what) => {
                 let message = format!("a peer sent a malformed {what}");
                 let outcome = Outcome::Error(encode_refusal(Refused::Internal, message));
@@ -262,11 +279,19 @@ impl Asked {
         }
     }
 
-    /// Says what came of it.
+    /// Has it done, and says what came of it; meanwhile, that somebody is at work.
     ///
     /// # Errors
     /// [`FrameError`] if the member left.
-    pub async fn answer(mut self, done: Result<StepAnswer, (Refused, String)>) -> Result<(), FrameError> {
+    pub async fn answer(
+        mut self,
+        work: impl Future<Output = Result<StepAnswer, (Refused, String)>>,
+    ) -> Result<(), FrameError> {
+        let at_work = || {
+            let outcome = Some(Outcome::Progress(pb::UploadProgress {}));
+            self.wants_progress.then_some(pb::UploadReply { outcome })
+        };
+        let done = telling(&mut self.send, &mut reports(), at_work, work).await;
         let outcome = match done {
             Ok(StepAnswer::Done) => Outcome::Done(pb::UploadDone {}),
             Ok(StepAnswer::Position { upload, offset }) => Outcome::Position(position(upload, offset)),
@@ -330,6 +355,7 @@ fn encode(step: &UploadStep) -> pb::UploadStep {
         range_end: range.map(|(_, end)| end),
         length,
         op: Some(op),
+        progress: true,
     }
 }
 

@@ -12,8 +12,8 @@ mod members;
 
 use clawhub_auth::{Permit, Push};
 use clawhub_peer::{Caller, RecvStream, SendStream, StreamHandler};
-use clawhub_registry::{BodyError, Chunk, Error, Registry, UploadOp, UploadView};
-use clawhub_replicate::{Asked, FrameError, Replicate, StepAnswer, StepBody, StepOp};
+use clawhub_registry::{BodyError, BodyStream, Chunk, Error, Registry, UploadOp, UploadView};
+use clawhub_replicate::{FrameError, Replicate, StepAnswer, StepBody, StepOp, UploadStep};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -35,21 +35,25 @@ impl Streams {
 
     async fn serve(&self, from: &Caller, send: SendStream, recv: RecvStream) -> Result<(), FrameError> {
         let Some(mut asked) = self.replicate.serve(send, recv).await? else { return Ok(()) };
-        let done = self.step(from, &mut asked).await;
-        asked.answer(done.map_err(|error| (error.refused(), error.message))).await
+        let step = asked.step.clone();
+        let sent = asked.body();
+        let done = async {
+            let done = self.step(from, step, body(sent)).await;
+            done.map_err(|error| (error.refused(), error.message))
+        };
+        asked.answer(done).await
     }
 
     /// Does a step of an upload that this node owns.
-    async fn step(&self, from: &Caller, asked: &mut Asked) -> Result<StepAnswer, Error> {
-        let step = asked.step.clone();
+    async fn step(&self, from: &Caller, step: UploadStep, body: BodyStream) -> Result<StepAnswer, Error> {
         let permit = Permit::<Push>::vouched(from, step.by.actor, step.repo, step.by.access);
         let op = match step.op {
             StepOp::Begin { sha512 } => UploadOp::Begin { sha512 },
             StepOp::Append { upload, range, length } => {
-                UploadOp::Append(upload, Chunk { range, length, body: body(asked.body()) })
+                UploadOp::Append(upload, Chunk { range, length, body })
             }
             StepOp::Finish { upload, digest, range, length } => {
-                UploadOp::Finish(upload, digest, Chunk { range, length, body: body(asked.body()) })
+                UploadOp::Finish(upload, digest, Chunk { range, length, body })
             }
             StepOp::Status { upload } => UploadOp::Status(upload),
             StepOp::Cancel { upload } => UploadOp::Cancel(upload),
@@ -74,6 +78,6 @@ fn position(view: UploadView) -> StepAnswer {
     StepAnswer::Position { upload: view.id, offset: view.offset }
 }
 
-fn body(body: StepBody<String>) -> clawhub_registry::BodyStream {
+fn body(body: StepBody<String>) -> BodyStream {
     body.map(|piece| piece.map_err(BodyError::Broken)).boxed()
 }

@@ -1,9 +1,10 @@
 //! The reconciler of who takes part in consensus. It runs on every node and acts on the leader: looks,
 //! takes one step, looks again.
 
+mod ends;
 mod plan;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawhub_consensus::{ChangeError, Consensus, Status};
 use clawhub_liveness::Liveness;
@@ -12,17 +13,25 @@ use clawhub_state::{Fault, View};
 use clawhub_types::{Durability, NodeId};
 
 use crate::ClusterError;
+use ends::Ends;
 use plan::{Seats, Step};
 
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(15);
 /// A learner that lacks at most this many entries is ready to vote.
 const CAUGHT_UP: u64 = 128;
+/// So is one that has what was written this long ago, the way to it and back left out: far apart, under load, many more
+/// entries than those are always on their way.
+const LAG: Duration = Duration::from_millis(500);
+/// While the votes are even, one who lags by less than so many times that is as good.
+const LAXER: u32 = 10;
 
-/// Brings who votes and who follows to what the members' roles and places ask for. Keeps nothing between two steps.
+/// Brings who votes and who follows to what the members' roles and places ask for. Keeps between two steps where the log
+/// ended lately, in memory.
 pub struct Membership {
     consensus: Consensus,
     liveness: Liveness,
+    ends: Ends,
 }
 
 impl Membership {
@@ -31,7 +40,7 @@ impl Membership {
 
     /// Decides who votes in `consensus`, by who is alive.
     pub fn new(consensus: Consensus, liveness: Liveness) -> Membership {
-        Membership { consensus, liveness }
+        Membership { consensus, liveness, ends: Ends::default() }
     }
 
     /// Takes the next step, if this node leads and one is called for.
@@ -40,8 +49,13 @@ impl Membership {
     /// [`ClusterError`] if the members cannot be read, or the step was not taken.
     pub async fn pass(&mut self) -> Result<(), ClusterError> {
         let status = self.consensus.status();
+        if status.leader != Some(status.node) {
+            self.ends.forget();
+            return Ok(());
+        }
+        self.ends.note(Instant::now(), status.last_log.unwrap_or(0), LAXER * self.lag());
         // One change at a time: the next step is planned on what the last one has left.
-        if status.leader != Some(status.node) || status.changing {
+        if status.changing {
             return Ok(());
         }
         let layout = View::new(&*self.consensus.state()).cluster().layout();
@@ -57,19 +71,33 @@ impl Membership {
         Ok(())
     }
 
+    /// How far behind a learner may be that is ready to vote.
+    fn lag(&self) -> Duration {
+        self.liveness.round_trip().within(1, LAG)
+    }
+
     /// What consensus has, as the leader sees it.
     fn seats(&self, status: &Status) -> Seats {
-        let last = status.last_log.unwrap_or(0);
-        let matched =
-            |id: NodeId| status.matched.iter().find(|(node, _)| *node == id).and_then(|(_, at)| *at);
+        let now = Instant::now();
+        let ago = |lag| self.ends.before(now, lag);
+        let caught_up = ago(self.lag());
+        let near = ago(LAXER * self.lag());
+        let close = status.last_log.unwrap_or(0).saturating_sub(CAUGHT_UP);
         // On a quiet cluster a dead node lacks nothing: it must answer, too.
-        let caught_up = |id: &NodeId| {
-            matched(*id).is_some_and(|at| at + CAUGHT_UP >= last) && self.liveness.is_reachable(*id)
+        let reached = |id: &NodeId| {
+            let matched = status.matched.iter().find(|(node, _)| node == id).and_then(|(_, at)| *at);
+            matched.filter(|_| self.liveness.is_reachable(*id))
         };
+        let learners = || status.learners.iter().copied();
+        let has = |id: &NodeId, end: u64| reached(id).is_some_and(|at| at >= end);
         Seats {
             voters: status.voters.iter().copied().collect(),
-            learners: status.learners.iter().copied().collect(),
-            caught_up: status.learners.iter().copied().filter(caught_up).collect(),
+            learners: learners().collect(),
+            caught_up: learners()
+                .filter(|id| has(id, caught_up.map_or(close, |end| end.min(close))))
+                .collect(),
+            // What nobody knows yet counts for it: it is asked again before it votes.
+            near: learners().filter(|id| has(id, near.map_or(0, |end| end.min(close)))).collect(),
         }
     }
 

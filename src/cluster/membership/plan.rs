@@ -16,6 +16,8 @@ pub(crate) struct Seats {
     pub(crate) learners: BTreeSet<NodeId>,
     /// The learners whose logs are close to the leader's.
     pub(crate) caught_up: BTreeSet<NodeId>,
+    /// Those and the learners that are alive and not far behind.
+    pub(crate) near: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +48,14 @@ pub(crate) fn next(layout: &Layout, seats: &Seats) -> Option<Step> {
 }
 
 /// Who shall vote: among those who do already, dead or alive, and the learners ready to.
+///
+/// A change from three to five begins when both newcomers are ready, and then has four voters for a while. Whoever is the
+/// fifth need not be as close any more: load that comes in bursts would have the fourth give its vote back, again and
+/// again, and four voters outlive no more than three.
 fn voters(layout: &Layout, seats: &Seats) -> BTreeSet<NodeId> {
-    let ready = |id: NodeId| seats.voters.contains(&id) || seats.caught_up.contains(&id);
+    let halfway = seats.voters.len() % 2 == 0;
+    let learners = if halfway { &seats.near } else { &seats.caught_up };
+    let ready = |id: NodeId| seats.voters.contains(&id) || learners.contains(&id);
     let candidates: Vec<_> = layout.nodes.iter().filter(|node| node.voter && ready(node.id)).collect();
     choose(&candidates, &seats.voters)
 }
@@ -136,9 +144,11 @@ mod tests {
                 Step::AddLearner(id) => {
                     seats.learners.insert(id);
                     seats.caught_up.insert(id);
+                    seats.near.insert(id);
                 }
                 Step::Promote(id) => {
-                    assert!(seats.learners.remove(&id) && seats.caught_up.remove(&id));
+                    assert!(seats.learners.remove(&id) && seats.near.remove(&id));
+                    seats.caught_up.remove(&id);
                     seats.voters.insert(id);
                 }
                 Step::Remove(id) => {
@@ -200,10 +210,49 @@ mod tests {
     #[test]
     fn nobody_votes_before_enough_have_caught_up() {
         let three = layout(&["a/1", "b/1", "c/1"]);
-        let mut seats = Seats { voters: ids(&[1]), learners: ids(&[2, 3]), caught_up: ids(&[2]) };
+        let mut seats =
+            Seats { voters: ids(&[1]), learners: ids(&[2, 3]), caught_up: ids(&[2]), near: ids(&[2, 3]) };
         assert_eq!(next(&three, &seats), None, "two voters would be worse than one");
         seats.caught_up = ids(&[2, 3]);
         assert_eq!(next(&three, &seats), Some(Step::Promote(NodeId(2))));
+    }
+
+    /// Load in bursts: whether a learner has caught up changes from one look to the next.
+    #[test]
+    fn votes_go_from_three_to_five_without_going_back() {
+        let five = layout(&["a/1", "b/1", "c/1", "a/2", "b/2"]);
+        for pattern in 0..1 << 12_u32 {
+            let mut seats = Seats {
+                voters: ids(&[1, 2, 3]),
+                learners: ids(&[4, 5]),
+                near: ids(&[4, 5]),
+                ..Seats::default()
+            };
+            for look in 0..6 {
+                let ready = |id: &NodeId| pattern >> (2 * look + u32::from(id.0 == 5)) & 1 == 1;
+                seats.caught_up = seats.learners.iter().copied().filter(ready).collect();
+                let both = seats.caught_up.len() == 2;
+                match next(&five, &seats) {
+                    Some(Step::Promote(id)) => {
+                        assert!(both || seats.voters.len() == 4, "{pattern:b}: one alone");
+                        assert!(seats.learners.remove(&id) && seats.near.remove(&id));
+                        seats.voters.insert(id);
+                    }
+                    Some(other) => panic!("{pattern:b}: {other:?}"),
+                    None => assert_ne!(seats.voters.len(), 4, "{pattern:b}: four are no end"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn four_do_not_wait_for_a_fifth_that_is_gone() {
+        let five = layout(&["a/1", "b/1", "c/1", "a/2", "b/2"]);
+        let mut seats = Seats { voters: ids(&[1, 2, 3, 4]), learners: ids(&[5]), ..Seats::default() };
+        assert_eq!(next(&five, &seats), Some(Step::Remove(NodeId(4))));
+        seats = Seats { voters: ids(&[1, 2, 3]), learners: ids(&[4, 5]), near: ids(&[4, 5]), ..seats };
+        seats.caught_up = ids(&[4]);
+        assert_eq!(next(&five, &seats), None, "until both are ready");
     }
 
     #[test]

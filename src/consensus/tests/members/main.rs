@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "these tests run on tokio")]
 
+mod far;
 mod node;
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,10 @@
 //! Members as they are outside of tests, on loopback: RocksDB, threads, TLS, gRPC.
 
 use std::collections::HashMap;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use clawhub_consensus::grpc::{GrpcTransport, service};
@@ -12,6 +14,7 @@ use clawhub_peer::{
     Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
     RefusalCode, SendStream, StreamHandler,
 };
+use clawhub_relay::{Place, Relay, Shape};
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};
 use clawhub_state::{Command, Reply, View};
@@ -60,7 +63,33 @@ impl StreamHandler for NoStreams {
     }
 }
 
+/// The nodes of each test have addresses of their own, by which the relay tells them apart.
+static TESTS: AtomicU8 = AtomicU8::new(1);
+
+/// What lies between the members.
+struct Between {
+    places: Vec<Place>,
+    relay: Relay,
+}
+
+impl Between {
+    fn new() -> Between {
+        let test = TESTS.fetch_add(1, Ordering::Relaxed);
+        let place = |id: u8| {
+            let free = TcpListener::bind((std::net::Ipv4Addr::new(127, 76, test, id), 0)).unwrap();
+            let node = free.local_addr().unwrap();
+            let advertised = (std::net::Ipv4Addr::new(127, 77, test, id), node.port()).into();
+            Place { advertised, node }
+        };
+        let places: Vec<_> = (1..=3).map(place).collect();
+        let relay = Relay::start(&places, |_, _| Shape::default()).unwrap();
+        Between { places, relay }
+    }
+}
+
 pub(crate) struct Cluster {
+    profile: Profile,
+    between: Option<Between>,
     dir: TempDir,
     ca: Ca,
     members: Arc<Members>,
@@ -109,12 +138,33 @@ impl Member {
 impl Cluster {
     pub(crate) fn new(snapshot_interval: u64) -> Cluster {
         Cluster {
+            profile: Profile::Lan,
+            between: None,
             dir: tempfile::tempdir().unwrap(),
             ca: Ca::create(CLUSTER).unwrap(),
             members: Arc::default(),
             snapshot_interval,
             boot: Mutex::new(0),
         }
+    }
+
+    /// With a relay between the members, which does nothing as yet.
+    pub(crate) fn relayed(profile: Profile) -> Cluster {
+        Cluster { profile, between: Some(Between::new()), ..Cluster::new(10_000) }
+    }
+
+    /// From now on everything between a node and the others passes such links.
+    pub(crate) fn put_far(&self, id: u64, shape: Shape) {
+        let Between { places, relay } = self.between.as_ref().unwrap();
+        let node = usize::try_from(id).unwrap() - 1;
+        for other in (0..places.len()).filter(|other| *other != node) {
+            relay.set(node, other, shape);
+            relay.set(other, node, shape);
+        }
+    }
+
+    fn place(&self, id: u64) -> Option<Place> {
+        self.between.as_ref().map(|between| between.places[usize::try_from(id).unwrap() - 1])
     }
 
     pub(crate) fn state_dir(&self, id: u64) -> std::path::PathBuf {
@@ -131,9 +181,11 @@ impl Cluster {
         let node = NodeId(id);
         let identity = self.identity(node, boot);
         let spki = identity.key.spki_sha256();
-        let endpoint =
-            Endpoint::bind("127.0.0.1:0".parse().unwrap(), identity, self.members.clone()).await.unwrap();
-        let info = PeerInfo { addr: endpoint.local_addr().to_string(), spki };
+        let place = self.place(id);
+        let listen = place.map_or("127.0.0.1:0".parse().unwrap(), |place| place.node);
+        let endpoint = Endpoint::bind(listen, identity, self.members.clone()).await.unwrap();
+        let addr = place.map_or(endpoint.local_addr(), |place| place.advertised).to_string();
+        let info = PeerInfo { addr, spki };
         self.members.0.lock().insert(node, info);
 
         let dir = self.dir.path().join(id.to_string());
@@ -148,7 +200,7 @@ impl Cluster {
         });
         let settings = Settings {
             snapshot_interval: self.snapshot_interval,
-            ..Settings::new(node, boot, boot, Profile::Lan)
+            ..Settings::new(node, boot, boot, self.profile)
         };
         let transport = Arc::new(GrpcTransport::new(endpoint.clone()));
         let consensus = Consensus::start(settings, log, state.unwrap(), transport).await.unwrap();
