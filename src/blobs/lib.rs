@@ -27,6 +27,7 @@ mod error;
 mod fetch;
 mod finished;
 mod finished_upload;
+mod hashes;
 mod index;
 mod ingest;
 mod lifecycle;

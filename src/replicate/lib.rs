@@ -11,6 +11,7 @@
 mod ensure;
 mod failure;
 mod fetch;
+mod handover;
 mod mirror;
 mod relay;
 mod serve;
