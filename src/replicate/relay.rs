@@ -60,8 +60,9 @@ pub(crate) struct Places {
 
 impl Default for Places {
     fn default() -> Places {
-        let (pieces, lists) = (Semaphore::new(PIECES), Semaphore::new(LIST_KIB));
-        Places { pieces: Arc::new(pieces), lists: Arc::new(lists), used: Mutex::default() }
+        let pieces = Arc::new(Semaphore::new(PIECES));
+        let lists = Arc::new(Semaphore::new(LIST_KIB));
+        Places { pieces, lists, used: Mutex::default() }
     }
 }
 

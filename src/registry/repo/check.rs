@@ -48,7 +48,8 @@ impl Repo<Push> {
 }
 
 async fn look(core: &Arc<Core>, needs: &Arc<Needs>) -> Result<Result<(), ArtifactRejected>, Error> {
-    let (core, needs) = (core.clone(), needs.clone());
+    let core = core.clone();
+    let needs = needs.clone();
     blocking(move || {
         let state = core.snapshot();
         needs.judge(&View::new(&*state))

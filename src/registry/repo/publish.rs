@@ -57,8 +57,9 @@ impl Repo<Push> {
         let is_inline = self.is_inline(&digest, &facts, &put)?;
         if !is_inline {
             let refs = facts.refs.iter().chain(parts.iter().flatten()).cloned().collect();
-            let (repo, tags, condition) = (self.name().clone(), tags.clone(), put.condition.clone());
-            self.check_needs(Needs { repo, refs, tags, condition }).await?;
+            let tags = tags.clone();
+            let condition = put.condition.clone();
+            self.check_needs(Needs { repo: self.name().clone(), refs, tags, condition }).await?;
         }
         let mut tries = 0..RECEIPTS;
         let reply = loop {
@@ -107,10 +108,9 @@ impl Repo<Push> {
 
     async fn stage(&self, digest: &Digest, parts: &[Vec<Ref>], number: usize) -> Result<(), Error> {
         let Some(refs) = parts.get(number).cloned() else { return Ok(()) };
-        let (repo, digest) = (self.name().clone(), digest.clone());
         // A manifest of 4 MiB has few of them.
         let part = u32::try_from(number + 1).unwrap_or(u32::MAX);
-        let stage = ArtifactCmd::Stage { repo, digest, part, refs };
+        let stage = ArtifactCmd::Stage { repo: self.name().clone(), digest: digest.clone(), part, refs };
         self.use_cases.core.propose(&self.permit, None, Command::Artifact(stage)).await??;
         Ok(())
     }
