@@ -126,7 +126,7 @@ impl Copies {
     }
 
     /// A receipt of another holder for a blob that a repository links, after everything acknowledged; none if it links
-    /// none, or its last copy is gone.
+    /// none, or too few copies are left.
     ///
     /// # Errors
     /// Unavailable if no holder answers.
@@ -138,7 +138,8 @@ impl Copies {
         self.core.barrier().await?;
         let Some(root) = self.linked(repo, digest)? else { return Ok(Vec::new()) };
         let Some(spec) = self.core.spec(&root)? else { return Ok(Vec::new()) };
-        if spec.holders.is_empty() {
+        let (policy, layout) = self.core.placement(repo)?;
+        if !satisfied(&policy, &layout, &spec.holders) {
             return Ok(Vec::new());
         }
         let holders = self.core.replicate.nearest_first(&spec.holders);
