@@ -34,7 +34,7 @@ impl DataFile {
         let size = file.metadata()?.len();
         let mut tree = TreeHasher::new();
         let mut list = Vec::new();
-        read_through(&file, size, |bytes| {
+        read_through(&file, 0..size, |bytes| {
             tree.update(bytes, &mut list);
             Ok(())
         })?;
@@ -47,7 +47,7 @@ impl DataFile {
         Ok(DataFile(Arc::new(checked)))
     }
 
-    /// Blocking, as sending is. To be called right before `range` is sent: checks anew what was not checked lately.
+    /// Blocking. To be called right before `range` is sent: checks anew what was not checked lately.
     /// Between two pieces of a body its client may let any time pass.
     ///
     /// # Errors
@@ -57,6 +57,11 @@ impl DataFile {
             BlobError::Io { source, .. } => source,
             other => io::Error::new(io::ErrorKind::InvalidData, other),
         })
+    }
+
+    /// Whether `range` was checked lately, so that vouching for it costs nothing.
+    pub fn is_vouched(&self, range: &Range<u64>) -> bool {
+        self.0.bounds(range).is_ok() && self.0.is_checked(range)
     }
 
     /// Notes that the file failed a send. It is not handed out for sends again: the next reader reads it,

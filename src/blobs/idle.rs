@@ -27,7 +27,7 @@ impl Uploads<'_> {
             let idle = session.idle();
             let entered = Entered { session, work };
             let outcome = match *entered.work {
-                Work::Hot(_) | Work::Cold if idle >= older_than => {
+                Work::Hot(_) | Work::Cold(_) if idle >= older_than => {
                     detached(async move { store.uploads().discard(entered).await }).await.map(|()| 1)
                 }
                 Work::Hot(_) if idle >= REST => {

@@ -7,6 +7,7 @@
 //! | `finished/` + node (BE) + random | [`FinishedUpload`]: what a session became |
 //! | `partial/` + root | [`PartialRow`]: a fetch and the groups it has on disk |
 //! | `cached/` + root | [`CachedRow`]: beside the replica's row; it came for a reader, and no receipt was made for it |
+//! | `orphan/` + root | [`OrphanRow`]: beside the replica's row; nobody counts on it, and since when |
 //! | `blobs.epoch` | the deletion epoch, `u64` BE |
 //! | `blobs.uptime` | how long the store has been open over all its starts, milliseconds, `u64` BE |
 //!
@@ -33,6 +34,7 @@ const UPLOAD: &[u8] = b"upload/";
 const FINISHED: &[u8] = b"finished/";
 const PARTIAL: &[u8] = b"partial/";
 const CACHED: &[u8] = b"cached/";
+const ORPHAN: &[u8] = b"orphan/";
 const EPOCH: &[u8] = b"blobs.epoch";
 const UPTIME: &[u8] = b"blobs.uptime";
 
@@ -78,6 +80,13 @@ pub(crate) struct CachedRow {
     pub(crate) size: u64,
     /// When it was last read, as of the last time that this was written down, by the store's own clock.
     pub(crate) used: u64,
+}
+
+/// A copy that nobody counts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OrphanRow {
+    /// When that was first seen, by the store's own clock.
+    pub(crate) since: u64,
 }
 
 /// Typed access to the rows, and group commit.
@@ -173,6 +182,21 @@ impl Index {
         rows.map(|(key, row)| Ok((root_of(&key, CACHED)?, decode(&row)?))).collect()
     }
 
+    pub(crate) fn orphans(&self) -> Result<Vec<(Root, OrphanRow)>, BlobError> {
+        let rows = self.all(ORPHAN)?.into_iter();
+        rows.map(|(key, row)| Ok((root_of(&key, ORPHAN)?, decode(&row)?))).collect()
+    }
+
+    /// A receipt is made for a copy: whatever was seen of it before does not count.
+    pub(crate) fn forget_orphan(&self, root: &Root) -> Result<(), BlobError> {
+        if self.kv.get(&[ORPHAN, &root.0].concat())?.is_none() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        delete_orphan(&mut batch, root);
+        self.write(batch)
+    }
+
     fn all(&self, prefix: &[u8]) -> Result<Vec<Pair>, BlobError> {
         let mut rows = Vec::new();
         let mut start = prefix.to_vec();
@@ -256,6 +280,7 @@ pub(crate) fn put_blob(batch: &mut Batch, root: &Root, row: &BlobRow) {
 pub(crate) fn delete_blob(batch: &mut Batch, root: &Root) {
     batch.delete(blob_key(root));
     delete_cached(batch, root);
+    delete_orphan(batch, root);
 }
 
 pub(crate) fn put_cached(batch: &mut Batch, root: &Root, row: &CachedRow) {
@@ -264,6 +289,14 @@ pub(crate) fn put_cached(batch: &mut Batch, root: &Root, row: &CachedRow) {
 
 pub(crate) fn delete_cached(batch: &mut Batch, root: &Root) {
     batch.delete([CACHED, &root.0].concat());
+}
+
+pub(crate) fn put_orphan(batch: &mut Batch, root: &Root, row: OrphanRow) {
+    batch.put([ORPHAN, &root.0].concat(), encode(&row));
+}
+
+pub(crate) fn delete_orphan(batch: &mut Batch, root: &Root) {
+    batch.delete([ORPHAN, &root.0].concat());
 }
 
 pub(crate) fn put_upload(batch: &mut Batch, id: &UploadId, row: &UploadRow) {
@@ -386,5 +419,6 @@ mod tests {
         let row = PartialRow { size: 1, touched_at: 2, groups: vec![1, 0] };
         assert_eq!(encode(&row), [0, 1, 1, 2, 2, 1, 0]);
         assert_eq!(encode(&CachedRow { size: 1, used: 2 }), [0, 1, 1, 2]);
+        assert_eq!(encode(&OrphanRow { since: 300 }), [0, 1, 0xac, 2]);
     }
 }

@@ -6,10 +6,12 @@
 //! all together what [`Room`] has.
 //!
 //! A failed write or fdatasync ends the pass ([`Disk::check`]); the session falls back to its durable
-//! offset. A crash loses everything here: the pass is rebuilt by rehashing the durable prefix.
+//! offset. A crash loses everything here: the pass is rebuilt by rehashing the durable prefix, unless its [`Hashes`] are
+//! still known.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use sha2::{Digest, Sha256, Sha512};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::BlobError;
+use crate::hashes::Hashes;
 use crate::paths::Files;
 use crate::room::Room;
 use crate::serial::{Chunk, Serial, Worker};
@@ -126,17 +129,20 @@ pub(crate) struct Ingest {
     end: u64,
     /// What `seal` found, until more bytes come.
     sealed: Option<Sealed>,
+    /// The hashes at the offset that the client was last told, or where the files were opened.
+    told: Option<Box<Hashes>>,
 }
 
 impl Ingest {
-    /// Blocking. Opens the files in `dir`, cuts them to the `durable` prefix and rehashes that.
+    /// Blocking. Opens the files in `dir`, cuts them to the `durable` prefix and rehashes that, unless `known` are its
+    /// hashes.
     ///
     /// # Errors
     /// `UnexpectedEof` as [`BlobError::Io`] if less than the durable prefix is there.
     pub(crate) fn resume(
         dir: &Path,
         durable: u64,
-        sha512: bool,
+        known: Hashes,
         room: &Room,
         open: OwnedSemaphorePermit,
     ) -> Result<Ingest, BlobError> {
@@ -150,22 +156,17 @@ impl Ingest {
         if file.metadata().map_err(failed)?.len() < durable {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
-        file.set_len(durable).and_then(|()| ob.set_len(0)).map_err(failed)?;
+        let is_known = known.end == durable && ob.metadata().map_err(failed)?.len() >= known.list;
+        let mut hashes = if is_known { known } else { Hashes::new(known.sha512.is_some()) };
+        file.set_len(durable).and_then(|()| ob.set_len(hashes.list)).map_err(failed)?;
+        let from = hashes.end;
+        let write = |bytes: &[u8]| hashes.update(bytes, |values, at| ob.write_all_at(values, at));
+        read_through(&file, from..durable, write).map_err(failed)?;
 
+        let told = Some(Box::new(hashes.clone()));
+        let Hashes { end, tree, list, sha256, sha512 } = hashes;
         let disk = Arc::new(Disk::new(file, durable));
-        let tree = TreeHasher::new();
-        let list = Vec::new();
-        let mut lister = Lister { disk: disk.clone(), ob, end: 0, tree, list, list_at: 0 };
-        let mut sha256 = Sha256::new();
-        let mut sha512 = sha512.then(Sha512::new);
-        read_through(&disk.file, durable, |bytes| {
-            sha256.update(bytes);
-            if let Some(sha512) = &mut sha512 {
-                sha512.update(bytes);
-            }
-            lister.hash(bytes)
-        })
-        .map_err(failed)?;
+        let lister = Lister { disk: disk.clone(), ob, end, tree, list: Vec::new(), list_at: list };
         Ok(Ingest {
             writer: Serial::new(Writer::new(disk.clone(), &files.data, durable, room.clone())),
             lister: Serial::new(lister),
@@ -177,7 +178,36 @@ impl Ingest {
             _open: open,
             end: durable,
             sealed: None,
+            told,
         })
+    }
+
+    /// The hashes of everything accepted, with which the files can be opened again.
+    pub(crate) async fn hashes(&self) -> Result<Box<Hashes>, BlobError> {
+        let listed = self.lister.call(|lister| {
+            lister.write_list()?;
+            Ok((lister.end, lister.tree.clone(), lister.list_at))
+        });
+        let sha512 = async {
+            match &self.sha512 {
+                Some(strand) => strand.call(|sha| sha.0.clone()).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (listed, sha256, sha512) = tokio::join!(listed, self.sha256.call(|sha| sha.0.clone()), sha512);
+        let (end, tree, list) = listed?.map_err(BlobError::io("writing a group list"))?;
+        Ok(Box::new(Hashes { end, tree, list, sha256: sha256?, sha512: sha512? }))
+    }
+
+    /// Notes that the client is told now that everything accepted is here.
+    pub(crate) async fn tell(&mut self) {
+        // Without them what is left is read again, should it come to that.
+        self.told = self.hashes().await.ok();
+    }
+
+    /// The hashes at the offset that the client was last told, or where the files were opened.
+    pub(crate) fn told(&mut self) -> Option<Box<Hashes>> {
+        self.told.take()
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -260,16 +290,17 @@ impl Ingest {
     }
 }
 
-/// Calls `each` with the first `len` bytes of a file, piece by piece.
+/// Calls `each` with a range of a file's bytes, piece by piece.
 pub(crate) fn read_through(
     file: &File,
-    len: u64,
+    range: Range<u64>,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; SLICE.min(usize::try_from(len).unwrap_or(SLICE))];
-    let mut at = 0;
-    while at < len {
-        let piece = &mut buffer[..SLICE.min(usize::try_from(len - at).unwrap_or(SLICE))];
+    let Range { start: mut at, end } = range;
+    let piece = |left: u64| SLICE.min(usize::try_from(left).unwrap_or(SLICE));
+    let mut buffer = vec![0; piece(end.saturating_sub(at))];
+    while at < end {
+        let piece = &mut buffer[..piece(end - at)];
         file.read_exact_at(piece, at)?;
         each(piece)?;
         at += piece.len() as u64;
@@ -280,7 +311,7 @@ pub(crate) fn read_through(
 /// The digest of the first `len` bytes of a file.
 pub(crate) fn digest_file<D: Digest>(file: &File, len: u64) -> Result<Output<D>, BlobError> {
     let mut hash = D::new();
-    read_through(file, len, |bytes| {
+    read_through(file, 0..len, |bytes| {
         hash.update(bytes);
         Ok(())
     })

@@ -49,14 +49,19 @@ impl Uploads<'_> {
     pub async fn acknowledge(self, id: UploadId, to: u64) -> Result<(), BlobError> {
         let store = self.store.clone();
         detached(async move {
-            let (entered, end) = store.uploads().synced(id).await?;
+            let (mut entered, end) = store.uploads().synced(id).await?;
+            if let Work::Hot(ingest) = &mut *entered.work
+                && ingest.end() == to
+            {
+                ingest.tell().await;
+            }
             store.uploads().note_progress(&entered.session, end, to.min(end)).await
         })
         .await
     }
 
     /// Gives up everything from `to` on, durably, so that other bytes may take its place. The files are opened anew
-    /// by the next step, which reads what is left.
+    /// by the next step, which reads what is left unless the client was told of just that much.
     ///
     /// # Errors
     /// As those of [`Uploads::flush`].
@@ -64,7 +69,11 @@ impl Uploads<'_> {
         let store = self.store.clone();
         detached(async move {
             let mut entered = store.uploads().enter_as_it_is(id).await?;
-            entered.close().await;
+            let told = match &mut *entered.work {
+                Work::Hot(ingest) => ingest.told().filter(|hashes| hashes.end == to),
+                Work::Cold(_) | Work::Gone => None,
+            };
+            entered.close_with(told).await;
             let Progress { durable, acknowledged, .. } = *entered.session.progress.lock();
             let to = to.min(durable);
             // Before the first byte is overwritten: a restart must not take a mixture for what was there.
@@ -94,7 +103,7 @@ impl Uploads<'_> {
                 let flushed = ingest.flush().await;
                 entered.settled(flushed).await?
             }
-            Work::Cold | Work::Gone => entered.session.progress.lock().durable,
+            Work::Cold(_) | Work::Gone => entered.session.progress.lock().durable,
         };
         Ok((entered, end))
     }

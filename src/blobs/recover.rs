@@ -224,7 +224,7 @@ fn rehash(paths: &Paths, root: &Root) -> io::Result<Option<BlobRow>> {
     let mut tree = TreeHasher::new();
     let mut list = Vec::new();
     let mut sha256 = Sha256::new();
-    read_through(&data, size, |bytes| {
+    read_through(&data, 0..size, |bytes| {
         sha256.update(bytes);
         tree.update(bytes, &mut list);
         Ok(())

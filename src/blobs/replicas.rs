@@ -14,7 +14,7 @@ use rand::RngExt;
 use sha2::{Digest, Sha256};
 
 use crate::blob::compare;
-use crate::index::{BlobRow, CachedRow, delete_blob, delete_cached, put_cached};
+use crate::index::{BlobRow, CachedRow, delete_blob, delete_cached, delete_orphan, put_cached};
 use crate::ingest::Sealed;
 use crate::paths::{Files, remove_dir, write_durably};
 use crate::tree::{TreeHasher, list_len};
@@ -106,6 +106,7 @@ impl Replicas<'_> {
     ) -> Result<Receipt, BlobError> {
         let row = BlobRow { size, digests: with_names(digests, held.as_ref()) };
         delete_cached(&mut batch, &root);
+        delete_orphan(&mut batch, &root);
         if held.as_ref() == Some(&row) {
             // It is durable already, and nobody should miss it for the time of a sync.
             self.store.shared.index.write(batch)?;

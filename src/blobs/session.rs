@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::BlobError;
+use crate::hashes::Hashes;
 use crate::index::UploadRow;
 use crate::ingest::Ingest;
 use crate::uptime::StoreClock;
@@ -60,8 +61,8 @@ pub(crate) struct Progress {
 }
 
 pub(crate) enum Work {
-    /// Files closed; to be resumed at the durable offset.
-    Cold,
+    /// Files closed; to be resumed at the durable offset. The hashes may be those of the bytes up to there.
+    Cold(Option<Box<Hashes>>),
     Hot(Box<Ingest>),
     /// Kept or cancelled: callers that waited find nothing.
     Gone,
@@ -87,7 +88,7 @@ impl Session {
         let touched = Instant::now();
         let progress = Progress { offset: durable, durable, acknowledged, touched, idle_before };
         let progress = Mutex::new(progress);
-        let work = Arc::new(tokio::sync::Mutex::new(Work::Cold));
+        let work = Arc::new(tokio::sync::Mutex::new(Work::Cold(None)));
         Session {
             number: u64::MAX,
             id,
@@ -139,7 +140,7 @@ impl Entered {
     pub(crate) fn ingest(&mut self) -> Result<&mut Ingest, BlobError> {
         match &mut *self.work {
             Work::Hot(ingest) => Ok(ingest),
-            Work::Cold | Work::Gone => Err(BlobError::UploadUnknown(self.session.id)),
+            Work::Cold(_) | Work::Gone => Err(BlobError::UploadUnknown(self.session.id)),
         }
     }
 
@@ -157,9 +158,17 @@ impl Entered {
     pub(crate) async fn close(&mut self) {
         if let Work::Hot(ingest) = &*self.work {
             ingest.quiesce().await;
-            *self.work = Work::Cold;
+            *self.work = Work::Cold(None);
         }
         let mut progress = self.session.progress.lock();
         progress.offset = progress.durable;
+    }
+
+    /// The same, and keeps hashes for the next ones.
+    pub(crate) async fn close_with(&mut self, hashes: Option<Box<Hashes>>) {
+        self.close().await;
+        if let (Work::Cold(known), Some(hashes)) = (&mut *self.work, hashes) {
+            *known = Some(hashes);
+        }
     }
 }

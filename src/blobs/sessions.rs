@@ -15,6 +15,7 @@ use std::time::Duration;
 use clawhub_types::{NodeId, UploadId};
 
 use crate::BlobError;
+use crate::hashes::HASHES_BYTES;
 use crate::session::{Session, Work};
 
 /// Sessions without a byte. At 2,000 new ones a second, each has eight seconds for its first byte.
@@ -23,8 +24,8 @@ pub(crate) const EMPTY: usize = 16 * 1024;
 pub(crate) const USED: usize = 8 * 1024;
 /// What an entry takes, here and where a session is used: names, offsets, locks.
 const ENTRY: usize = 1024;
-/// What all entries take in memory, in bytes.
-pub const SESSION_MEMORY: u64 = ((EMPTY + 2 * USED) * ENTRY) as u64;
+/// What all entries take in memory, in bytes; those with bytes have hashes.
+pub const SESSION_MEMORY: u64 = (EMPTY * ENTRY + 2 * USED * (ENTRY + HASHES_BYTES)) as u64;
 /// How long a session waits for its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10 * 60);
 

@@ -118,6 +118,7 @@ impl BlobStore {
             let _exclusive = store.shared.locks.lock(&root).await;
             let Some(row) = store.row(&root) else { return Ok(None) };
             store.shared.cached.promote(&store.shared.index, &root).await?;
+            store.shared.index.forget_orphan(&root)?;
             store.shared.planned.lock().remove(&root);
             Ok(Some(store.receipt_of(&root, row, generation)))
         })

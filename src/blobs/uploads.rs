@@ -20,6 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::buffers::READ_BYTES;
 use crate::finished_upload::FinishedUpload;
+use crate::hashes::Hashes;
 use crate::index::{delete_upload, put_upload};
 use crate::ingest::{Ingest, SLICE, digest_file};
 use crate::paths::{Files, remove_dir};
@@ -212,7 +213,7 @@ impl Uploads<'_> {
             let work = session.work.clone().lock_owned().await;
             match *work {
                 Work::Gone => Err(BlobError::UploadUnknown(id)),
-                Work::Hot(_) | Work::Cold => store.uploads().discard(Entered { session, work }).await,
+                Work::Hot(_) | Work::Cold(_) => store.uploads().discard(Entered { session, work }).await,
             }
         })
         .await
@@ -257,7 +258,11 @@ impl Uploads<'_> {
     /// Closes the files of a session that is not used at present.
     pub(crate) async fn rest(self, mut entered: Entered) -> Result<(), BlobError> {
         let flushed = self.flush_entered(&mut entered).await;
-        entered.close().await;
+        let hashes = match &*entered.work {
+            Work::Hot(ingest) => ingest.hashes().await.ok(),
+            Work::Cold(_) | Work::Gone => None,
+        };
+        entered.close_with(hashes).await;
         flushed.map(drop)
     }
 
@@ -278,7 +283,7 @@ impl Uploads<'_> {
         match *work {
             Work::Hot(_) => Ok(Entered { session, work }),
             Work::Gone => Err(BlobError::UploadUnknown(id)),
-            Work::Cold => {
+            Work::Cold(_) => {
                 let store = self.store.clone();
                 // Two resumptions of the same files would ruin each other, so one is never given up.
                 detached(async move {
@@ -319,7 +324,12 @@ impl Uploads<'_> {
                 room.open().ok_or(BlobError::TooManyUploads)?
             }
         };
-        match blocking(move || Ingest::resume(&dir, durable, sha512, &room, open)).await {
+        let known = match &mut *work {
+            Work::Cold(known) => known.take(),
+            Work::Hot(_) | Work::Gone => None,
+        };
+        let known = known.map_or_else(|| Hashes::new(sha512), |known| *known);
+        match blocking(move || Ingest::resume(&dir, durable, known, &room, open)).await {
             Ok(ingest) => {
                 *work = Work::Hot(Box::new(ingest));
                 Ok(Entered { session, work })

@@ -19,7 +19,7 @@ use clawhub_types::{Durability, Location, NodeId};
 
 pub use durability::{Domain, Shortfall, accepts, complete, possible, satisfied};
 pub use placement::{needs_copy_here, partners, target};
-pub use shares::may_have_more;
+pub use shares::{may_have, may_have_more};
 pub use votes::{Uncovered, Without, coverable, covered};
 
 /// What the rules know of a member.

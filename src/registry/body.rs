@@ -41,6 +41,7 @@ pub struct UploadView {
     /// The session.
     pub id: UploadId,
     /// Where the next byte goes. In the answer to a step that was done, what is before it is durable on the
-    /// owner and its partner; in a refusal ([`Kind::Range`](crate::Kind::Range)) it has arrived, no more.
+    /// owner and its partner; in a refusal ([`Kind::Range`](crate::Kind::Range)) it has arrived, no more, and there may
+    /// be bytes beyond it that go when the next ones come.
     pub offset: u64,
 }

@@ -121,15 +121,38 @@ impl Copies {
         Ok(matches!(reply, Reply::Blob(BlobReply::Linked { .. })))
     }
 
-    /// Whether a repository links a blob that has the copies its policy asks for, after everything acknowledged.
-    pub(crate) async fn is_complete(&self, repo: &RepoName, digest: &Digest) -> Result<bool, Error> {
+    /// A receipt of another holder for a blob that a repository links, after everything acknowledged; none if it links
+    /// none, or too few copies are left.
+    ///
+    /// # Errors
+    /// Unavailable if no holder answers.
+    pub(crate) async fn receipts_elsewhere(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Vec<Receipt>, Error> {
         self.core.barrier().await?;
+        let Some(root) = self.linked(repo, digest)? else { return Ok(Vec::new()) };
+        let Some(spec) = self.core.spec(&root)? else { return Ok(Vec::new()) };
+        let (policy, layout) = self.core.placement(repo)?;
+        if !satisfied(&policy, &layout, &spec.holders) {
+            return Ok(Vec::new());
+        }
+        let holders = self.core.replicate.nearest_first(&spec.holders);
+        // No copy is to be made, only to be looked at.
+        let spec = ReplicaSpec { holders: Vec::new(), ..spec };
+        let receipts = self.core.replicate.ensure(&spec, &holders, |holders| !holders.is_empty()).await;
+        if receipts.is_empty() {
+            return Err(Error::unavailable(RETRY, "no holder of the blob answers"));
+        }
+        Ok(receipts)
+    }
+
+    fn linked(&self, repo: &RepoName, digest: &Digest) -> Result<Option<Root>, Error> {
         let state = self.core.snapshot();
         let view = View::new(&*state);
-        let Some(at) = view.project().repo(repo)? else { return Ok(false) };
-        let Some(link) = view.blob().link(&at, digest)? else { return Ok(false) };
-        let holders = view.blob().root(&link.root)?.map(|record| record.holders).unwrap_or_default();
-        Ok(satisfied(&view.project().policy_of(repo)?, &view.cluster().layout()?, &holders))
+        let Some(at) = view.project().repo(repo)? else { return Ok(None) };
+        Ok(view.blob().link(&at, digest)?.map(|link| link.root))
     }
 
     /// Receipts for the root's present generation, beginning with this node's own copy.

@@ -29,6 +29,8 @@ mod lost;
 mod manifest;
 mod orphans;
 #[cfg(test)]
+mod publish_test;
+#[cfg(test)]
 mod repeat_test;
 mod repo;
 #[cfg(test)]

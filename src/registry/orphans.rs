@@ -5,24 +5,23 @@
 //! (invariant 13); after a barrier the record is looked at once more (invariant 16); what it still does not name, and
 //! no new receipt was made for, is deleted. Copies that came for readers are the cache's business.
 //!
-//! Owns which copies were seen so since when, in memory. A crash begins the wait anew.
+//! Owns nothing. Since when a copy has been seen so, the blob store keeps over restarts; a power cut may make it a bit
+//! less.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clawhub_durable::task::blocking;
 use clawhub_state::blob::BlobCmd;
 use clawhub_state::{Command, View};
 use clawhub_types::Root;
-use parking_lot::Mutex;
 
 use crate::Error;
 use crate::core::Core;
 
 /// Copies looked at in one step.
 const PAGE: usize = 256;
-/// Copies that wait, at most: 3 MiB of memory.
+/// Copies that wait, at most: 3 MiB of memory while they are looked at.
 const WAITING: usize = 1 << 16;
 /// Copies deleted under one epoch.
 const BATCH: usize = 1024;
@@ -31,12 +30,11 @@ const BATCH: usize = 1024;
 #[derive(Clone)]
 pub struct Orphans {
     core: Arc<Core>,
-    waiting: Arc<Mutex<HashMap<Root, Instant>>>,
 }
 
 impl Orphans {
     pub(crate) fn new(core: Arc<Core>) -> Orphans {
-        Orphans { core, waiting: Arc::default() }
+        Orphans { core }
     }
 
     /// Looks at every copy here, and deletes those that have been orphans since `older` ago or before. Answers how
@@ -55,8 +53,7 @@ impl Orphans {
 
     /// Blocking. Those that are old enough.
     fn look(&self, older: Duration) -> Result<Vec<Root>, Error> {
-        let now = Instant::now();
-        let mut seen = HashMap::new();
+        let mut seen = Vec::new();
         let mut after = None;
         loop {
             let page = self.core.blobs().inventory(after, PAGE);
@@ -66,8 +63,7 @@ impl Orphans {
             for (root, _) in &page {
                 let room = seen.len() < WAITING;
                 if room && !self.core.blobs().cache().contains(root) && !self.is_recorded(&view, root)? {
-                    let since = self.waiting.lock().get(root).copied().unwrap_or(now);
-                    seen.insert(*root, since);
+                    seen.push(*root);
                 }
             }
             match page.last() {
@@ -75,12 +71,8 @@ impl Orphans {
                 _ => break,
             }
         }
-        let old = |since: &Instant| now.duration_since(*since) >= older;
-        let mut old: Vec<(Instant, Root)> =
-            seen.iter().filter(|(_, since)| old(since)).map(|(root, since)| (*since, *root)).collect();
-        old.sort_unstable();
-        *self.waiting.lock() = seen;
-        Ok(old.into_iter().take(BATCH).map(|(_, root)| root).collect())
+        let ages = self.core.blobs().orphaned().note(&seen)?;
+        Ok(ages.into_iter().take_while(|(age, _)| *age >= older).take(BATCH).map(|(_, root)| root).collect())
     }
 
     fn is_recorded(&self, view: &View<'_>, root: &Root) -> Result<bool, Error> {
@@ -103,7 +95,6 @@ impl Orphans {
                 tracing::info!(%root, "a copy that nobody counts on was deleted");
                 deleted += 1;
             }
-            self.waiting.lock().remove(&root);
         }
         Ok(deleted)
     }

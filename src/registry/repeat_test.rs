@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawhub_types::{Digest, UploadId};
+use clawhub_state::Command;
+use clawhub_state::blob::BlobCmd;
+use clawhub_types::{Digest, NodeId, UploadId};
 use futures::stream::{self, StreamExt};
 use tokio::time::{sleep, timeout};
 
@@ -110,12 +112,10 @@ async fn who_was_told_where_the_upload_stands_goes_on_from_there() {
 
         // By a refusal.
         let id = begin(here).await;
-        is_broken(target(node).append(id, broken(&half)).await);
         let placed = |start: u64| Chunk { range: Some((start, 1_999_999)), ..chunk(&rest) };
-        let Kind::Range { upload } = target(node).append(id, placed(5)).await.unwrap_err().kind else {
-            panic!("a chunk in the wrong place")
-        };
-        assert_eq!(upload.offset, 900_000);
+        let half_placed = Chunk { range: Some((0, 1_999_999)), ..broken(&half) };
+        is_broken(target(node).append(id, half_placed).await);
+        assert_eq!(told(target(node).append(id, placed(5)).await), 900_000);
         ends(&world, node, id, chunk(&rest), &bytes).await;
 
         // By itself.
@@ -127,6 +127,41 @@ async fn who_was_told_where_the_upload_stands_goes_on_from_there() {
         let id = begin(here).await;
         is_broken(target(node).append(id, broken(&bytes)).await);
         ends(&world, node, id, chunk(&Bytes::new()), &bytes).await;
+    }
+}
+
+/// Where a refusal says that the next chunk is to begin.
+fn told<T: std::fmt::Debug>(step: Result<T, Error>) -> u64 {
+    match step.unwrap_err().kind {
+        Kind::Range { upload } => upload.offset,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_late_without_a_place_is_in_nobodys_way() {
+    let world = World::start(&[true, true]).await;
+    let bytes = content(1, 2_000_000);
+    let late = content(2, 300_000);
+    let placed = |from: u64, to: u64| Chunk {
+        range: Some((from, to - 1)),
+        ..chunk(&bytes.slice(from as usize..to as usize))
+    };
+    for (through, is_whole) in [(1, true), (1, false), (2, true), (2, false)] {
+        let node = target(world.node(through));
+        let id = begin(world.node(1)).await;
+        assert_eq!(node.append(id, placed(0, 900_000)).await.unwrap().offset, 900_000);
+        // Of a request that a proxy held up, and whose client has gone on since.
+        match is_whole {
+            true => drop(node.append(id, chunk(&late)).await.unwrap()),
+            false => is_broken(node.append(id, broken(&late)).await),
+        }
+        if !is_whole {
+            assert_eq!(told(node.append(id, placed(5, 10)).await), 900_000, "the client knows of no more");
+        }
+        assert_eq!(node.append(id, placed(900_000, 1_500_000)).await.unwrap().offset, 1_500_000);
+        assert_eq!(told(node.append(id, placed(900_000, 1_500_000)).await), 1_500_000);
+        ends(&world, world.node(through), id, placed(1_500_000, 2_000_000), &bytes).await;
     }
 }
 
@@ -248,6 +283,36 @@ async fn two_equal_closing_requests_both_succeed() {
         }
         assert!(pull(world.node(2), &named).await == bytes);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closing_request_again_gives_a_whole_lease_wherever_the_copies_are() {
+    let world = World::start(&[true, true, true]).await;
+    let here = world.node(1);
+    let bytes = content(1, 100_000);
+    let (id, named) = push(here, &bytes).await;
+    let (root, _) = world.record(&named);
+    // The copies go elsewhere, and the one here is given up.
+    for node in [2, 3] {
+        let spec = world.node(node).use_cases.core.spec(&root).unwrap().unwrap();
+        let replicate = &world.node(node).use_cases.core.replicate;
+        let receipts =
+            replicate.ensure(&spec, &[NodeId(node)], |holders| holders.contains(&NodeId(node))).await;
+        world.system(Command::Blob(BlobCmd::Hold { receipts })).await;
+    }
+    world.lose(1, root).await;
+    here.use_cases.core.blobs().replicas().quarantine(&root).await.unwrap();
+    assert_eq!(world.holders(&named), [2, 3]);
+
+    let before = world.lease(&named);
+    sleep(Duration::from_millis(20)).await;
+    target(here).finish(id, &named, chunk(&bytes)).await.unwrap();
+    assert!(world.lease(&named) > before, "a push may go on to rely on it");
+    for node in [2, 3] {
+        world.lose(node, root).await;
+    }
+    let gone = target(here).finish(id, &named, chunk(&bytes)).await.unwrap_err();
+    assert_eq!(gone.kind, Kind::NotFound(What::Upload), "it is to be pushed anew");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -285,6 +285,14 @@ impl World {
         (root, view.blob().root(&root).unwrap().unwrap())
     }
 
+    /// When the one repository's link to a blob ends, in ticks.
+    pub(crate) fn lease(&self, digest: &Digest) -> u64 {
+        let state = self.consensus.state();
+        let view = View::new(&*state);
+        let at = view.project().repo(&repo()).unwrap().unwrap();
+        view.blob().link(&at, digest).unwrap().unwrap().lease_until.unwrap()
+    }
+
     /// The nodes that the log says hold a blob.
     pub(crate) fn holders(&self, digest: &Digest) -> Vec<u64> {
         self.record(digest).1.holders.iter().map(|node| node.0).collect()

@@ -11,6 +11,7 @@
 mod ensure;
 mod failure;
 mod fetch;
+mod handover;
 mod mirror;
 mod progress;
 mod relay;

@@ -3,27 +3,29 @@
 //! For a node that may not or cannot store it. Every group is checked before it goes on, like what is read
 //! from disk; a holder that fails is followed by the next one, from the byte where it stopped.
 //!
-//! A holder is asked only for what the reader has room for, and that is read at once. Bytes that wait for a
-//! slow reader wait here, in a few pieces of memory: left in the stream they would fill the connection's
-//! window, which everything else between the two nodes needs too. How many pieces there are is limited, and not how many
-//! readers: a slow one holds few, and holds up nobody. Nothing here is durable.
+//! A holder is asked only for what the reader has room for, and that is read at once: left in the stream it would fill
+//! the connection's window, which everything else between the two nodes needs too. For a fast reader the next pieces
+//! are asked for ahead, and wait for it (`handover`); a slow one is fetched each piece when it asks for it, and holds no memory here
+//! in between. So how many pieces there are is limited, and not how many readers. Nothing here is durable.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use clawhub_blobs::{GROUP, Groups, list_len};
 use clawhub_peer::Class;
 use clawhub_peer::frame::{STALL, read_exact};
-use clawhub_types::NodeId;
+use clawhub_types::{NodeId, Root};
 use clawhub_wire::blob as pb;
 use futures::Stream;
-use futures::stream;
+use parking_lot::Mutex;
 use quinn::RecvStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::handover::{Fetcher, PATIENCE, Room, handover};
 use crate::{FrameError, ReplicaSpec, Replicate, ReplicateError, read_message, write_message};
 
 /// Checked and passed on in pieces of this size: whole groups.
@@ -37,7 +39,7 @@ const FAST: Duration = Duration::from_millis(250);
 /// Each holder is asked this often for the same bytes before the reader is told that there is none.
 const ROUNDS: usize = 2;
 /// Pieces that all readers together may have asked for or not taken yet. A reader is given a part of those that are
-/// free, so that a slow one holds one or two of them when they are scarce.
+/// free.
 const PIECES: usize = 512;
 /// The part that one reader may have of the free ones.
 const PART: usize = 16;
@@ -52,11 +54,15 @@ type Piece = Result<Bytes, ReplicateError>;
 pub(crate) struct Places {
     pieces: Arc<Semaphore>,
     lists: Arc<Semaphore>,
+    /// The lists that are in use: all readers of a blob share one.
+    used: Mutex<HashMap<Root, Weak<List>>>,
 }
 
 impl Default for Places {
     fn default() -> Places {
-        Places { pieces: Arc::new(Semaphore::new(PIECES)), lists: Arc::new(Semaphore::new(LIST_KIB)) }
+        let pieces = Arc::new(Semaphore::new(PIECES));
+        let lists = Arc::new(Semaphore::new(LIST_KIB));
+        Places { pieces, lists, used: Mutex::default() }
     }
 }
 
@@ -73,36 +79,23 @@ impl Places {
         let kib = usize::try_from(list_len(size).div_ceil(1024)).unwrap_or(LIST_KIB).clamp(1, LIST_KIB);
         self.lists.clone().acquire_many_owned(u32::try_from(kib).ok()?).await.ok()
     }
-}
 
-/// Room at the reader for as many pieces as a holder is asked for, and the memory that they take.
-struct Room<'a> {
-    places: mpsc::PermitIterator<'a, Piece>,
-    memory: OwnedSemaphorePermit,
-}
-
-impl Room<'_> {
-    fn pieces(&self) -> usize {
-        self.memory.num_permits().min(self.places.len())
+    /// The list of a blob that is passed through already.
+    fn used(&self, root: &Root) -> Option<Arc<List>> {
+        self.used.lock().get(root).and_then(Weak::upgrade)
     }
 
-    /// Hands over the next piece, whose memory is free once the reader has dropped it.
-    fn send(&mut self, piece: Bytes) {
-        if let (Some(place), Some(memory)) = (self.places.next(), self.memory.split(1)) {
-            place.send(Ok(Bytes::from_owner(Held { piece, _memory: memory })));
-        }
+    fn share(&self, root: Root, list: &Arc<List>) {
+        let mut used = self.used.lock();
+        used.retain(|_, list| list.strong_count() > 0);
+        used.insert(root, Arc::downgrade(list));
     }
 }
 
-struct Held {
-    piece: Bytes,
+/// A blob's group list, and the memory that it takes.
+struct List {
+    groups: Groups,
     _memory: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.piece
-    }
 }
 
 /// A blob that is passed through. Its group list takes memory for as long as it, a clone or something that reads it is
@@ -113,29 +106,25 @@ pub struct Relay(Arc<Open>);
 struct Open {
     replicate: Replicate,
     wanted: ReplicaSpec,
-    groups: Option<Groups>,
-    _list: OwnedSemaphorePermit,
+    list: Arc<List>,
 }
 
 impl Relay {
     /// The bytes of `range`, which must lie within the blob, from whichever holder has them. Ends after an
     /// error: [`ReplicateError::Exhausted`] if no holder could supply the rest.
     pub fn read(&self, range: Range<u64>) -> impl Stream<Item = Piece> + Send + use<> + 'static {
-        let (reader, pieces) = mpsc::channel(ROOM);
+        let (fetcher, reader) = handover();
         let open = self.0.clone();
         tokio::spawn(async move {
-            let Open { replicate, wanted, groups, .. } = &*open;
-            let mut passing = Passing::new(wanted.clone(), groups.clone(), range);
-            if let Err(error) = replicate.pass_on(&mut passing, &reader).await {
-                // A reader that left does not need to know.
-                let _ = reader.send(Err(error)).await;
+            let Open { replicate, wanted, list } = &*open;
+            let mut passing = Passing::new(wanted.clone(), Some(list.groups.clone()), range);
+            if let Err(error) = replicate.pass_on(&mut passing, &fetcher).await {
+                fetcher.fail(error);
+                // What the reader leaves lying goes all the same.
+                fetcher.room(0).await;
             }
         });
-        // The pieces that wait keep the list, too.
-        let relay = self.clone();
-        stream::unfold((pieces, relay), |(mut pieces, relay)| async move {
-            Some((pieces.recv().await?, (pieces, relay)))
-        })
+        reader
     }
 }
 
@@ -164,24 +153,53 @@ impl Passing {
     }
 
     /// Waits until the reader can take the next pieces and there is memory for them, however long that is; `None` if
-    /// it left.
-    async fn room<'a>(&mut self, places: &Places, reader: &'a mpsc::Sender<Piece>) -> Option<Room<'a>> {
+    /// it left. What it has left lying is missing once more then.
+    async fn room(&mut self, places: &Places, reader: &Fetcher) -> Option<OwnedSemaphorePermit> {
         let waiting = self.window / 2;
         let since = Instant::now();
-        let room = reader.reserve_many(ROOM - waiting).await.ok()?;
+        match reader.room(waiting).await {
+            Room::Free => {}
+            Room::TakenBack(at) => self.take_back(at),
+            Room::Left => return None,
+        }
+        if self.window == 0 && !reader.asked().await {
+            return None;
+        }
         if std::mem::replace(&mut self.begun, true) {
-            let fast = since.elapsed() < FAST;
-            self.window = if fast { (2 * self.window).min(ROOM) } else { (self.window / 2).max(1) };
+            self.window = match since.elapsed() {
+                fast if fast < FAST => (2 * self.window).clamp(1, ROOM),
+                slow if slow < PATIENCE => (self.window / 2).max(1),
+                _ => 0,
+            };
         }
         let missing = self.missing();
         let pieces = missing.end.saturating_sub(missing.start).div_ceil(RELAY_PIECE_BYTES);
         let most =
             self.window.saturating_sub(waiting).max(1).min(usize::try_from(pieces).unwrap_or(ROOM).max(1));
-        let memory = tokio::select! {
-            memory = places.pieces(most) => memory?,
-            () = reader.closed() => return None,
-        };
-        Some(Room { places: room, memory })
+        tokio::select! {
+            memory = places.pieces(most) => memory,
+            () = reader.left() => None,
+        }
+    }
+}
+
+impl Passing {
+    /// Waits until the reader has taken everything. Whether it leaves some of it lying instead, which is missing once
+    /// more then.
+    async fn is_left_lying(&mut self, reader: &Fetcher) -> bool {
+        match reader.room(0).await {
+            Room::Free | Room::Left => false,
+            Room::TakenBack(at) => {
+                self.take_back(at);
+                true
+            }
+        }
+    }
+
+    /// The reader is slow: nothing is asked for ahead any more.
+    fn take_back(&mut self, at: u64) {
+        self.left.start = at;
+        self.window = 0;
     }
 }
 
@@ -192,21 +210,40 @@ impl Replicate {
     /// # Errors
     /// [`ReplicateError::Exhausted`] if no holder could supply them.
     pub async fn relay(&self, wanted: ReplicaSpec) -> Result<Relay, ReplicateError> {
-        let list = self.inner.relays.list(wanted.size).await;
-        let list = list.ok_or_else(|| ReplicateError::Exhausted("the node is stopping".to_owned()))?;
-        let mut first = Passing::new(wanted, None, 0..1);
-        let (reader, _pieces) = mpsc::channel(ROOM);
-        self.pass_on(&mut first, &reader).await?;
+        let places = &self.inner.relays;
+        let used = places.used(&wanted.root);
+        let memory = match &used {
+            Some(_) => None,
+            None => places.list(wanted.size).await,
+        };
+        let mut first = Passing::new(wanted, used.as_ref().map(|list| list.groups.clone()), 0..1);
+        let (fetcher, _reader) = handover();
+        self.fetch_left(&mut first, &fetcher).await?;
         let Passing { wanted, groups, .. } = first;
-        Ok(Relay(Arc::new(Open { replicate: self.clone(), wanted, groups, _list: list })))
+        let list = match (used, groups, memory) {
+            (Some(list), ..) => list,
+            (None, Some(groups), Some(memory)) => {
+                let list = Arc::new(List { groups, _memory: memory });
+                places.share(wanted.root, &list);
+                list
+            }
+            _ => return Err(ReplicateError::Exhausted("the node is stopping".to_owned())),
+        };
+        Ok(Relay(Arc::new(Open { replicate: self.clone(), wanted, list })))
     }
 
     /// Passes on all that is left, or as much as the reader stays for.
-    async fn pass_on(
-        &self,
-        passing: &mut Passing,
-        reader: &mpsc::Sender<Piece>,
-    ) -> Result<(), ReplicateError> {
+    async fn pass_on(&self, passing: &mut Passing, reader: &Fetcher) -> Result<(), ReplicateError> {
+        loop {
+            self.fetch_left(passing, reader).await?;
+            if !passing.is_left_lying(reader).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands over all that is left, which the reader may not have taken then.
+    async fn fetch_left(&self, passing: &mut Passing, reader: &Fetcher) -> Result<(), ReplicateError> {
         let holders = self.nearest_first(&passing.wanted.holders);
         let mut turns = holders.iter().cycle();
         let mut turn = turns.next();
@@ -217,10 +254,11 @@ impl Replicate {
                 return Err(ReplicateError::Exhausted(last));
             };
             // Nothing is asked for yet, so no holder's patience and no connection's window is used up.
-            let room = passing.room(&self.inner.relays, reader).await;
-            let Some(room) = room else { return Ok(()) };
+            let memory = passing.room(&self.inner.relays, reader).await;
+            let Some(memory) = memory else { return Ok(()) };
             let before = passing.left.start;
-            let passed = self.while_alive(*holder, self.pass_from(*holder, passing, room)).await;
+            let passed = self.pass_from(*holder, passing, reader, memory);
+            let passed = self.while_alive(*holder, passed).await;
             if passing.left.start > before {
                 tries = holders.len() * ROUNDS;
             }
@@ -234,16 +272,17 @@ impl Replicate {
         Ok(())
     }
 
-    /// Passes on as much of what is left as there is room for, from one holder.
+    /// Passes on as much of what is left as there is memory for, from one holder.
     async fn pass_from(
         &self,
         holder: NodeId,
         passing: &mut Passing,
-        room: Room<'_>,
+        reader: &Fetcher,
+        memory: OwnedSemaphorePermit,
     ) -> Result<(), ReplicateError> {
         let ReplicaSpec { root, size, .. } = passing.wanted;
         let Range { start, end } = passing.missing();
-        let end = end.min(start.saturating_add(room.pieces() as u64 * RELAY_PIECE_BYTES));
+        let end = end.min(start.saturating_add(memory.num_permits() as u64 * RELAY_PIECE_BYTES));
         let gone = |error: FrameError| ReplicateError::unreachable(holder, error);
         let open = self.inner.endpoint.open(holder, Class::Foreground).await;
         let (mut send, mut recv) = open.map_err(|error| ReplicateError::peer(holder, error))?;
@@ -261,24 +300,32 @@ impl Replicate {
             passing.groups = Groups::new(root, size, list);
         }
         let Some(groups) = passing.groups.clone() else { return Err(corrupt(holder)) };
-        pass_pieces(holder, passing, &groups, &mut recv, start..end, room).await
+        let coming = Coming { holder, recv, left: start..end };
+        pass_pieces(coming, passing, &groups, reader, memory).await
     }
+}
+
+/// What a holder was asked for and sends.
+struct Coming {
+    holder: NodeId,
+    recv: RecvStream,
+    left: Range<u64>,
 }
 
 /// Reads what was asked for without a pause, and hands over what is good.
 async fn pass_pieces(
-    holder: NodeId,
+    mut coming: Coming,
     passing: &mut Passing,
     groups: &Groups,
-    recv: &mut RecvStream,
-    coming: Range<u64>,
-    mut room: Room<'_>,
+    reader: &Fetcher,
+    mut memory: OwnedSemaphorePermit,
 ) -> Result<(), ReplicateError> {
-    let mut at = coming.start;
-    while at < coming.end {
+    let holder = coming.holder;
+    while !coming.left.is_empty() {
+        let at = coming.left.start;
         // Never more than RELAY_PIECE_BYTES, which fits.
-        let length = (coming.end - at).min(RELAY_PIECE_BYTES) as usize;
-        let piece = read_exact(recv, length).await;
+        let length = (coming.left.end - at).min(RELAY_PIECE_BYTES) as usize;
+        let piece = read_exact(&mut coming.recv, length).await;
         let piece = piece.map_err(|error| ReplicateError::unreachable(holder, error))?;
         if !groups.matches(at, &piece) {
             return Err(corrupt(holder));
@@ -287,9 +334,11 @@ async fn pass_pieces(
         // Whole groups arrive; the range may begin and end within one.
         let wanted = passing.left.start.saturating_sub(at) as usize
             ..length - next.saturating_sub(passing.left.end) as usize;
-        room.send(piece.slice(wanted));
+        if let Some(memory) = memory.split(1) {
+            reader.put(passing.left.start, piece.slice(wanted), memory);
+        }
         passing.left.start = next.min(passing.left.end);
-        at = next;
+        coming.left.start = next;
     }
     Ok(())
 }

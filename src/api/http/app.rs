@@ -79,7 +79,7 @@ impl App {
         let h1 = request.version() < Version::HTTP_2;
         let asked = request.headers().contains_key(EXPECT);
         let mut request = request.map(|body| Body::new(ClientBody::new(body, slowest, rest.clone())));
-        request.extensions_mut().insert(self.memory.clone());
+        request.extensions_mut().insert(self.memory.of(place.network()));
         let mut response = self.handle(request, place).await;
         // Who asks before sending is not invited to send what nobody wants.
         let kept = if asked { rest.is_empty() } else { rest.drained().await };

@@ -14,7 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::memory::BodyMemory;
 use crate::pace::{Pace, Slowest};
@@ -22,6 +22,11 @@ use crate::pace::{Pace, Slowest};
 /// So much of an unread body is read to keep its connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// How long a body that is held whole may take, beside the time that its bytes have.
+const WHOLE: Duration = Duration::from_secs(30);
+/// The bytes of such a body that have a second.
+const WHOLE_RATE: u64 = 64 * 1024;
 
 /// A client's body that fails once its client is too slow. There is no limit on the whole: a large layer over a
 /// thin line takes as long as it takes.
@@ -125,8 +130,11 @@ pub enum NotRead {
 /// announces more is refused before its first byte, as is one that there is no memory for, so that a client waiting
 /// for `100 Continue` need not send it.
 ///
+/// All of the memory is taken from the first byte on, so that its client may be slow only for a while: it has half a
+/// minute, and a second more for each 64 KiB that have come.
+///
 /// # Errors
-/// The outer error if the body broke off, the inner one if it is not taken.
+/// The outer error if the body broke off or takes too long, the inner one if it is not taken.
 pub async fn read_whole(
     mut body: Body,
     limit: usize,
@@ -138,7 +146,11 @@ pub async fn read_whole(
     }
     let Some(share) = memory.body(announced.exact(), limit).await else { return Ok(Err(NotRead::NoMemory)) };
     let mut bytes = BytesMut::with_capacity(announced.exact().unwrap_or(0) as usize);
-    while let Some(frame) = body.frame().await {
+    let began = Instant::now();
+    loop {
+        let more = Duration::from_millis(bytes.len() as u64 * 1000 / WHOLE_RATE);
+        let next = timeout_at(began + WHOLE + more, body.frame()).await;
+        let Some(frame) = next.map_err(|_| BodyError::Idle)? else { break };
         let Ok(data) = frame.map_err(body_error)?.into_data() else { continue };
         if bytes.len() + data.len() > limit {
             return Ok(Err(NotRead::TooLarge));
@@ -185,6 +197,33 @@ mod tests {
         }
         let memory = BodyMemory::default();
         assert_eq!(read_whole(Body::from("12345"), 4, &memory).await, Ok(Err(NotRead::TooLarge)));
+    }
+
+    /// A body that sends a piece in each `pause`.
+    fn slow(piece: usize, pieces: usize, pause: Duration) -> Body {
+        let pieces = stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, BodyError>(Bytes::from(vec![b'x'; piece]))
+        });
+        Body::from_stream(pieces)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_body_may_take_only_so_long() {
+        const LIMIT: usize = 4 << 20;
+        let second = Duration::from_secs(1);
+        for (what, body, length) in [
+            ("one that a streamed body may be as slow as", slow(1024, 64, second), None),
+            ("a thin line", slow(48 << 10, 80, second), Some(80 * (48 << 10))),
+            ("one that begins late", slow(1024, 1, 29 * second), Some(1024)),
+        ] {
+            let memory = BodyMemory::default();
+            let got = timeout(100 * second, read_whole(body, LIMIT, &memory)).await.expect(what);
+            match length {
+                Some(length) => assert_eq!(got.unwrap().unwrap().len(), length, "{what}"),
+                None => assert_eq!(got, Err(BodyError::Idle), "{what}"),
+            }
+        }
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::pace::{Pace, Slowest};
 use crate::sendfile::{self, Socket};
+use crate::vouching::Vouching;
 
 /// What is read and thrown away after the last answer, at most: a manifest several times over the limit
 /// still gets its 413 and not a reset.
@@ -22,8 +25,10 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// A request that is refused early leaves bytes of its body unread; closing then resets the
 /// connection, and the client may lose the answer. So shutting down sends the end of our side and
 /// reads on for a bounded while, until the client closes its own.
-pub(crate) struct ClientIo<S> {
+pub(crate) struct ClientIo<S: Socket> {
     inner: S,
+    cut: Cut,
+    vouching: Vouching,
     pace: Pace,
     /// What the system had not delivered yet when the period of waiting began.
     queued: Option<u64>,
@@ -35,10 +40,27 @@ struct Linger {
     timer: Pin<Box<Sleep>>,
 }
 
+/// How a connection ends that is dropped before it is shut down.
+#[derive(Clone, Default)]
+pub(crate) struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    /// Has the system throw away what it has not delivered, which else it keeps for as long as the client likes.
+    pub(crate) fn when_dropped(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl<S: Socket> ClientIo<S> {
     /// `slowest`: how slowly the client may take an answer.
     pub(crate) fn new(inner: S, slowest: Slowest) -> ClientIo<S> {
-        ClientIo { inner, pace: Pace::new(slowest), queued: None, linger: None }
+        let (cut, vouching) = Default::default();
+        ClientIo { inner, cut, vouching, pace: Pace::new(slowest), queued: None, linger: None }
+    }
+
+    /// A hold on how it ends.
+    pub(crate) fn cut(&self) -> Cut {
+        self.cut.clone()
     }
 
     /// Turns a pending write into an error once the client is too slow. The system takes more only when a good part
@@ -68,7 +90,15 @@ impl<S: Socket> ClientIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> ClientIo<S> {
+impl<S: Socket> Drop for ClientIo<S> {
+    fn drop(&mut self) {
+        if self.cut.0.load(Ordering::Relaxed) {
+            self.inner.give_up();
+        }
+    }
+}
+
+impl<S: Socket> ClientIo<S> {
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 * 1024];
         let Some(linger) = &mut self.linger else { return Poll::Ready(()) };
@@ -85,7 +115,7 @@ impl<S: AsyncRead + Unpin> ClientIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
+impl<S: Socket> AsyncRead for ClientIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,8 +135,14 @@ impl<S: Socket> AsyncWrite for ClientIo<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = sendfile::poll_write_vectored(&mut self.inner, cx, bufs);
-        self.watch(cx, written, |bytes| *bytes)
+        let this = &mut *self;
+        let Poll::Ready(first) = sendfile::poll_first(&this.inner, &mut this.vouching, cx, bufs) else {
+            // The client waits for this side.
+            this.pace.moved(0);
+            return Poll::Pending;
+        };
+        let written = sendfile::poll_write_vectored(&mut this.inner, cx, bufs, first?);
+        this.watch(cx, written, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,13 +8,14 @@
 //!
 //! What a client may take is in [`Limits`]: connections, header bytes and how long they may take, how slow a body may
 //! be, how long a drain waits. Who has a connection and who gives way is `places`, who waits for one `waiting`, how slow
-//! a client may be `pace`, and what whole bodies take together `memory`.
+//! a client may be `pace`, and what whole bodies take together `memory`, in the `lane`s of which networks have shares.
 
 mod app;
 mod body;
 mod connection;
 mod flight;
 mod io;
+mod lane;
 mod limits;
 mod log;
 mod memory;
@@ -24,6 +25,7 @@ mod protocol;
 mod sendfile;
 mod server;
 mod traffic;
+mod vouching;
 mod waiting;
 
 pub use body::{NotRead, body_stream, read_whole};

@@ -1,15 +1,19 @@
 //! The memory that bodies take where they are held whole, over all connections of a listener.
 //!
 //! Three lanes: who announces a small body, as nearly every manifest is, does not wait behind large ones, and neither
-//! waits behind answers. A lane that is full makes its callers wait in order, for a moment; then they are refused.
-//! Nothing is taken for a body that is streamed. In memory.
+//! waits behind answers. Each is shared by the networks that clients are in, so that one of them cannot have it all. A
+//! lane that is full makes its callers wait, for a moment; then they are refused. Nothing is taken for a body that is
+//! streamed. In memory.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use clawhub_types::Network;
 use tokio::time::timeout;
+
+use crate::lane::{Lane, Part};
 
 /// Announced bodies of up to so many bytes are small.
 const SMALL: usize = 64 << 10;
@@ -27,52 +31,67 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Bytes of all lanes.
 pub const BODY_MEMORY: u64 = (SMALL_BYTES + LARGE_BYTES + ANSWER_BYTES) as u64;
 
-/// The memory for whole bodies. Cheap to clone. The default is a whole one of its own.
+/// The memory for whole bodies, as a client may use it. Cheap to clone. The default is a whole one, for clients that
+/// come from nowhere in particular.
 #[derive(Clone, Debug)]
 pub struct BodyMemory {
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    lanes: Arc<Lanes>,
+    from: Network,
+}
+
+#[derive(Debug)]
+struct Lanes {
+    small: Arc<Lane>,
+    large: Arc<Lane>,
+    answers: Arc<Lane>,
 }
 
 impl Default for BodyMemory {
     fn default() -> BodyMemory {
-        let lane = |bytes| Arc::new(Semaphore::new(bytes));
-        BodyMemory { small: lane(SMALL_BYTES), large: lane(LARGE_BYTES), answers: lane(ANSWER_BYTES) }
+        let lanes = Lanes {
+            small: Lane::new(SMALL_BYTES),
+            large: Lane::new(LARGE_BYTES),
+            answers: Lane::new(ANSWER_BYTES),
+        };
+        BodyMemory { lanes: Arc::new(lanes), from: IpAddr::from(Ipv4Addr::UNSPECIFIED).into() }
     }
 }
 
 /// A part of the memory, until it is dropped.
 #[derive(Debug)]
-pub struct Share(OwnedSemaphorePermit);
+pub struct Share(Part);
 
 impl BodyMemory {
+    /// The same memory, for a client in a network.
+    pub(crate) fn of(&self, from: Network) -> BodyMemory {
+        BodyMemory { lanes: self.lanes.clone(), from }
+    }
+
     /// The memory for a request's body of at most `most` bytes, of `announced` bytes if that is known. All of it at
     /// once: bodies that each had a part and waited for more would wait for each other. `None` if there is none for
     /// too long.
     pub(crate) async fn body(&self, announced: Option<u64>, most: usize) -> Option<Share> {
         let bytes = announced.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(most);
-        let lane = if announced.is_some() && bytes <= SMALL { &self.small } else { &self.large };
-        take(lane, bytes.min(LARGE_BYTES)).await
+        let is_small = announced.is_some() && bytes <= SMALL;
+        let lane = if is_small { &self.lanes.small } else { &self.lanes.large };
+        self.take(lane, bytes.min(LARGE_BYTES)).await
     }
 
     /// The memory for an answer that takes up to `bytes` while it is made. `None` if there is none for too long.
     pub async fn answer(&self, bytes: usize) -> Option<Share> {
-        take(&self.answers, bytes.min(ANSWER_BYTES)).await
+        self.take(&self.lanes.answers, bytes.min(ANSWER_BYTES)).await
     }
-}
 
-async fn take(lane: &Arc<Semaphore>, bytes: usize) -> Option<Share> {
-    let bytes = u32::try_from(bytes.max(LEAST)).ok()?;
-    timeout(WAIT, lane.clone().acquire_many_owned(bytes)).await.ok()?.ok().map(Share)
+    async fn take(&self, lane: &Arc<Lane>, bytes: usize) -> Option<Share> {
+        timeout(WAIT, lane.take(self.from, bytes.max(LEAST))).await.ok()?.map(Share)
+    }
 }
 
 impl Share {
     /// Binds the share to the bytes that it was taken for: it is given back with the last of them, and what they do
     /// not take of it at once.
     pub fn hold(mut self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
-        let more = self.0.num_permits().saturating_sub(bytes.as_ref().len().max(LEAST));
-        drop(self.0.split(more));
+        self.0.keep(bytes.as_ref().len().max(LEAST));
         Bytes::from_owner(Held { bytes, _share: self })
     }
 }
@@ -92,23 +111,44 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
 mod tests {
     use super::*;
 
+    async fn all(memory: &BodyMemory, n: u8, announced: Option<u64>) -> Vec<Share> {
+        let memory = memory.of(IpAddr::from([10, 0, 0, n]).into());
+        let mut shares = Vec::new();
+        while let Some(share) = memory.body(announced, MOST).await {
+            shares.push(share);
+        }
+        shares
+    }
+
+    const MOST: usize = 4 << 20;
+
     #[tokio::test(start_paused = true)]
     async fn large_bodies_do_not_hold_up_small_ones() {
         let memory = BodyMemory::default();
-        let most = 4 << 20;
         let mut large = Vec::new();
-        while let Some(share) = memory.body(None, most).await {
-            large.push(share);
+        for n in 0..10 {
+            large.extend(all(&memory, n, None).await);
         }
-        assert_eq!(large.len(), LARGE_BYTES / most);
-        assert!(memory.body(Some(SMALL as u64 + 1), most).await.is_none());
+        assert_eq!(large.len(), LARGE_BYTES / MOST);
+        assert!(memory.body(Some(SMALL as u64 + 1), MOST).await.is_none());
         let mut small = Vec::new();
-        while let Some(share) = memory.body(Some(SMALL as u64), most).await {
-            small.push(share);
+        for n in 0..10 {
+            small.extend(all(&memory, n, Some(SMALL as u64)).await);
         }
         assert_eq!(small.len(), SMALL_BYTES / SMALL);
         large.pop();
-        assert!(memory.body(Some(most as u64), most).await.is_some());
+        assert!(memory.body(Some(MOST as u64), MOST).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_network_leaves_memory_to_others() {
+        let memory = BodyMemory::default();
+        for announced in [None, Some(SMALL as u64)] {
+            let greedy = all(&memory, 1, announced).await;
+            assert!(greedy.len() > 20, "alone it has most: {}", greedy.len());
+            let other = memory.of(IpAddr::from([10, 0, 0, 2]).into());
+            assert!(other.body(announced, MOST).await.is_some());
+        }
     }
 
     #[tokio::test(start_paused = true)]

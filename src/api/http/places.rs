@@ -2,12 +2,13 @@
 //!
 //! A newcomer that finds no place gets that of the quietest connection without a request (RFC 9112, section 9.5): one
 //! of the address that has most of them, or its own if it has its share. Where every connection is at work the newcomer
-//! waits (`waiting`). A place is taken for as long as the connection or a handler that it began is there, since both hold memory.
+//! waits (`waiting`): in order, but for those whose network has its share, which are passed over. A place is taken for
+//! as long as the connection or a handler that it began is there, since both hold memory.
 //!
 //! In memory; nothing outlives the process.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,8 +22,6 @@ use crate::traffic::Traffic;
 /// The places of a listener.
 pub(crate) struct Places {
     table: Mutex<Table>,
-    /// A place became free, or a connection quiet.
-    freed: Notify,
 }
 
 struct Table {
@@ -33,6 +32,22 @@ struct Table {
     h2: usize,
     next: u64,
     connections: HashMap<u64, Entry>,
+    /// Those that wait for a place, in the order in which they came.
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+struct Waiting {
+    from: Network,
+    /// It may have a place by now.
+    called: Arc<Notify>,
+}
+
+/// A turn among those that wait for a place, until it is dropped.
+pub(crate) struct Turn {
+    places: Arc<Places>,
+    from: Network,
+    number: u64,
+    called: Arc<Notify>,
 }
 
 /// Connections without a request.
@@ -59,21 +74,44 @@ pub(crate) struct Place(Arc<Held>);
 struct Held {
     places: Arc<Places>,
     number: u64,
+    from: Network,
     give_way: Arc<Notify>,
 }
 
 impl Places {
     /// So many places; on so many of them HTTP/2 may be spoken.
     pub(crate) fn new(connections: usize, h2: usize) -> Arc<Places> {
-        let table = Table { most: connections, by: HashMap::new(), h2, next: 0, connections: HashMap::new() };
-        Arc::new(Places { table: Mutex::new(table), freed: Notify::new() })
+        let table = Table {
+            most: connections,
+            by: HashMap::new(),
+            h2,
+            next: 0,
+            connections: HashMap::new(),
+            waiting: BTreeMap::new(),
+        };
+        Arc::new(Places { table: Mutex::new(table) })
     }
 
     /// A place for a connection from there whose traffic can be seen there. `None` if there is none and nobody
     /// gives way.
     pub(crate) fn take(self: &Arc<Self>, from: IpAddr, traffic: &watch::Receiver<Traffic>) -> Option<Place> {
-        let from = Network::from(from);
+        self.admit(&mut self.table.lock(), from.into(), traffic)
+    }
+
+    /// A turn for a connection from there that waits for a place.
+    pub(crate) fn queue(self: &Arc<Self>, from: IpAddr) -> Turn {
         let mut table = self.table.lock();
+        let number = table.next;
+        table.next += 1;
+        Turn { places: self.clone(), from: from.into(), number, called: Arc::default() }
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        table: &mut Table,
+        from: Network,
+        traffic: &watch::Receiver<Traffic>,
+    ) -> Option<Place> {
         if !may_have_more(table.of(from), table.free()) {
             let Idle { quietest, all, own } = table.idle(from, |_| true);
             // One without a request is as good as free.
@@ -87,12 +125,36 @@ impl Places {
         let give_way = Arc::new(Notify::new());
         let entry = Entry { from, traffic: traffic.clone(), give_way: give_way.clone(), h2: false };
         table.connections.insert(number, entry);
-        Some(Place(Arc::new(Held { places: self.clone(), number, give_way })))
+        Some(Place(Arc::new(Held { places: self.clone(), number, from, give_way })))
     }
+}
 
-    /// Waits until a place has become free, or a connection quiet.
-    pub(crate) async fn freed(&self) {
-        self.freed.notified().await;
+impl Turn {
+    /// Waits for a place, however long that is.
+    pub(crate) async fn place(&self, traffic: &watch::Receiver<Traffic>) -> Place {
+        loop {
+            {
+                let mut table = self.places.table.lock();
+                table.waiting.remove(&self.number);
+                if let Some(place) = self.places.admit(&mut table, self.from, traffic) {
+                    return place;
+                }
+                // Under one lock with the look, so that nothing becomes free in between.
+                let waiting = Waiting { from: self.from, called: self.called.clone() };
+                table.waiting.insert(self.number, waiting);
+            }
+            self.called.notified().await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut table = self.places.table.lock();
+        if table.waiting.remove(&self.number).is_none() {
+            // It was called, perhaps in vain: then the place is another's.
+            table.call();
+        }
     }
 }
 
@@ -122,6 +184,26 @@ impl Table {
         idle
     }
 
+    /// A place is free, or a connection quiet: calls the first of those that may have it.
+    fn call(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut idle: HashMap<Network, usize> = HashMap::new();
+        for entry in self.connections.values().filter(|entry| entry.traffic.borrow().idle_since().is_some()) {
+            *idle.entry(entry.from).or_default() += 1;
+        }
+        let all: usize = idle.values().sum();
+        let may = |from: &Network| {
+            let own = idle.get(from).copied().unwrap_or(0);
+            may_have_more(self.of(*from).saturating_sub(own), self.free() + all)
+        };
+        let first = self.waiting.iter().find(|(_, waiting)| may(&waiting.from)).map(|(number, _)| *number);
+        if let Some(waiting) = first.and_then(|number| self.waiting.remove(&number)) {
+            waiting.called.notify_one();
+        }
+    }
+
     /// Asks a connection to end, and takes its place at once: without a request it holds nothing any more.
     fn end(&mut self, number: u64) {
         if let Some(entry) = self.remove(number) {
@@ -143,9 +225,14 @@ impl Table {
 }
 
 impl Place {
+    /// Where the connection comes from.
+    pub(crate) fn network(&self) -> Network {
+        self.0.from
+    }
+
     /// The connection has ended a request: for somebody who waits it may be the one that gives way.
     pub(crate) fn is_quiet(&self) {
-        self.0.places.freed.notify_one();
+        self.0.places.table.lock().call();
     }
 
     /// Waits until the connection is to give way.
@@ -173,9 +260,10 @@ impl Place {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        let mut table = self.places.table.lock();
         // If it gave way, its place is another's by now.
-        if self.places.table.lock().remove(self.number).is_some() {
-            self.places.freed.notify_one();
+        if table.remove(self.number).is_some() {
+            table.call();
         }
     }
 }
@@ -229,8 +317,69 @@ mod tests {
         let fresh = fresh.work();
         assert!(Client::come(&places, 5).place.is_none(), "its place went with it");
         drop(fresh);
-        places.freed().await;
         assert!(Client::come(&places, 5).place.is_some());
+    }
+
+    /// A connection that waits for a place.
+    struct Patient {
+        waiting: tokio::task::JoinHandle<Place>,
+        _traffic: watch::Sender<Traffic>,
+    }
+
+    impl Patient {
+        async fn wait(places: &Arc<Places>, n: u8) -> Patient {
+            let (traffic, seen) = watch::channel(Traffic::new());
+            traffic.send_modify(Traffic::begin);
+            let turn = places.queue(from(n));
+            let waiting = tokio::spawn(async move { turn.place(&seen).await });
+            settle().await;
+            Patient { waiting, _traffic: traffic }
+        }
+
+        async fn has_place(&self) -> bool {
+            settle().await;
+            self.waiting.is_finished()
+        }
+    }
+
+    /// Lets everybody come as far as they can.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_free_place_passes_over_those_who_have_their_share() {
+        let places = Places::new(5, 1);
+        let mut greedy: Vec<_> = (0..4).map(|_| Client::come(&places, 1).work()).collect();
+        let lone = Client::come(&places, 2).work();
+        // All four fifths are theirs already.
+        let mut patient = Vec::new();
+        for _ in 0..3 {
+            patient.push(Patient::wait(&places, 1).await);
+        }
+        let honest = Patient::wait(&places, 3).await;
+        drop(lone);
+        assert!(honest.has_place().await, "the only one that may have the place");
+        for waiting in &patient {
+            assert!(!waiting.has_place().await);
+        }
+        // One that ends a request is as good as free.
+        let quiet = greedy.pop().unwrap();
+        quiet.traffic.send_modify(Traffic::end);
+        quiet.place.as_ref().unwrap().is_quiet();
+        assert!(patient[0].has_place().await && quiet.gave_way().await && !patient[1].has_place().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_called_and_has_left_passes_the_place_on() {
+        let places = Places::new(1, 1);
+        let busy = Client::come(&places, 1).work();
+        let (first, second) = (Patient::wait(&places, 2).await, Patient::wait(&places, 3).await);
+        drop(busy);
+        // Called, and gone before it has looked.
+        first.waiting.abort();
+        assert!(second.has_place().await);
+        assert!(places.table.lock().waiting.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

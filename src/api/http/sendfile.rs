@@ -10,7 +10,8 @@
 //! it writes; HTTP/2 copies the beginning of every frame, and gets no such body.
 //!
 //! A client may take any time for a body, so each piece is vouched for right before it is sent: what was not compared
-//! with its digest lately is compared once more, and a piece that fails ends the connection.
+//! with its digest lately is compared once more, on another thread (`vouching`), and a piece that fails ends the
+//! connection.
 //!
 //! Owns the table of live mappings, in memory only. An entry is removed before its mapping is.
 #![expect(
@@ -40,6 +41,8 @@ use rustix::net::SendFlags;
 use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
+
+use crate::vouching::Vouching;
 
 /// One frame of a body; one `sendfile` takes at most that much.
 const PIECE: usize = 1024 * 1024;
@@ -193,43 +196,57 @@ fn poll_io(
     }
 }
 
-/// `poll_write_vectored` that sends slices of mapped files by `sendfile`.
+/// What is to be sent first of some slices, and how.
+#[derive(Clone)]
+pub(crate) enum First {
+    /// Slices of this process's memory, and short ones of files, as they are.
+    Slices,
+    /// So many of them, and then part of a file.
+    Before(usize),
+    /// Part of a file.
+    File(DataFile, u64),
+}
+
+/// Looks what is to be sent first. Ready once it is vouched for, which may take as long as the device does.
+pub(crate) fn poll_first<S: Socket>(
+    socket: &S,
+    vouching: &mut Vouching,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<io::Result<First>> {
+    let mut parts = Vec::new();
+    let mut first = First::Slices;
+    for (place, slice) in slices.iter().enumerate() {
+        let Some((file, offset)) = source_of(slice) else { continue };
+        // Short ones, too, which the system copies.
+        parts.push((file.clone(), offset..offset + slice.len() as u64));
+        if slice.len() >= WORTH_IT {
+            first = if place == 0 { First::File(file, offset) } else { First::Before(place) };
+            break;
+        }
+    }
+    ready!(vouching.poll(cx, parts)).inspect_err(|error| blame(socket, error, slices))?;
+    Poll::Ready(Ok(first))
+}
+
+/// Writes slices, those of mapped files by `sendfile`.
 pub(crate) fn poll_write_vectored<S: Socket>(
     socket: &mut S,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
+    first: First,
 ) -> Poll<io::Result<usize>> {
-    let mapped = match first_to_send(slices) {
-        Ok(mapped) => mapped,
-        Err(error) => {
-            blame(socket, &error, slices);
-            return Poll::Ready(Err(error));
-        }
-    };
-    let written = match mapped {
-        None => Pin::new(&mut *socket).poll_write_vectored(cx, slices),
-        Some((0, (file, offset))) => socket.poll_send_file(cx, &file, offset, slices[0].len()),
+    let written = match first {
+        First::Slices => Pin::new(&mut *socket).poll_write_vectored(cx, slices),
+        First::File(file, offset) => socket.poll_send_file(cx, &file, offset, slices[0].len()),
         // The header leaves in one packet with the beginning of the body.
-        Some((1, _)) => socket.poll_write_more(cx, &slices[0]),
-        Some((n, _)) => Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..n]),
+        First::Before(1) => socket.poll_write_more(cx, &slices[0]),
+        First::Before(n) => Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..n]),
     };
     if let Poll::Ready(Err(error)) = &written {
         blame(socket, error, slices);
     }
     written
-}
-
-/// The first slice that is worth a `sendfile`, by its place, file and offset. It is vouched for, and so is each mapped
-/// one before it, which the system copies.
-fn first_to_send(slices: &[IoSlice<'_>]) -> io::Result<Option<(usize, (DataFile, u64))>> {
-    for (place, slice) in slices.iter().enumerate() {
-        let Some((file, offset)) = source_of(slice) else { continue };
-        file.vouch(offset..offset + slice.len() as u64)?;
-        if slice.len() >= WORTH_IT {
-            return Ok(Some((place, (file, offset))));
-        }
-    }
-    Ok(None)
 }
 
 /// Notes in the file whose bytes were to be sent first that it failed a send, unless the socket did.
@@ -292,7 +309,9 @@ mod tests {
 
     async fn write(socket: &mut TcpStream, slices: &[&[u8]]) -> io::Result<usize> {
         let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
-        std::future::poll_fn(|cx| poll_write_vectored(socket, cx, &slices)).await
+        let mut vouching = Vouching::default();
+        let first = std::future::poll_fn(|cx| poll_first(socket, &mut vouching, cx, &slices)).await?;
+        std::future::poll_fn(|cx| poll_write_vectored(socket, cx, &slices, first.clone())).await
     }
 
     #[test]
@@ -405,6 +424,27 @@ mod tests {
             assert_eq!(refused.kind(), ErrorKind::InvalidData);
         }
         assert!(!file.is_sound(), "the next reader looks");
+    }
+
+    #[tokio::test]
+    async fn what_was_not_checked_lately_is_checked_on_another_thread() {
+        let (file, _) = content(1_000_000);
+        let (server, _client) = connection().await;
+        let body = file_bytes(&file, 0..1_000_000).unwrap();
+        let slices = [IoSlice::new(b"header"), IoSlice::new(&body)];
+        let mut vouching = Vouching::default();
+        let mut waited = 0;
+        tokio::time::pause();
+        tokio::time::advance(LONG).await;
+        tokio::time::resume();
+        assert!(!file.is_vouched(&(0..1_000_000)));
+        let first = std::future::poll_fn(|cx| {
+            let first = poll_first(&server, &mut vouching, cx, &slices);
+            waited += usize::from(first.is_pending());
+            first
+        });
+        assert!(matches!(first.await, Ok(First::Before(1))));
+        assert!(waited > 0 && file.is_vouched(&(0..1_000_000)));
     }
 
     #[tokio::test]

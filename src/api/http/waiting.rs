@@ -3,7 +3,8 @@
 //! Each may ask one thing. The node's own pages are answered at once, so that whoever watches over the node does not
 //! take it for dead because it is busy; everything else waits a moment for a place and is then told to come back. A
 //! waiting connection takes little memory. Where too many have not said yet what they want, the one that came first gives way: a probe
-//! says it at once.
+//! says it at once. Who is answered without a place has little time to take the answer, and where too many are, the one that
+//! was answered first gives way.
 //!
 //! In memory; nothing outlives the process.
 
@@ -22,13 +23,13 @@ use hyper_util::server::conn::auto::Builder;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use crate::app::App;
 use crate::flight::Flight;
 use crate::io::ClientIo;
 use crate::log::Logged;
-use crate::places::{Place, Places};
+use crate::places::Places;
 use crate::traffic::Traffic;
 
 /// Connections that may wait without having asked for anything, and requests that may wait for a place.
@@ -39,9 +40,15 @@ const BUFFER: usize = 16 * 1024;
 const HEAD: Duration = Duration::from_secs(2);
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(10);
+/// Connections that may be answered without a place at the same time: with a page of the node's own, or a refusal.
+const ANSWERED: usize = 64;
+/// The largest of those pages, about.
+const PAGE: usize = 128 * 1024;
+/// How long a client may take over such an answer.
+const TAKE: Duration = Duration::from_secs(5);
 
 /// What waiting connections take in memory.
-pub const WAITING_MEMORY: u64 = (2 * SEATS * 2 * BUFFER) as u64;
+pub const WAITING_MEMORY: u64 = (2 * SEATS * 2 * BUFFER + ANSWERED * (2 * BUFFER + PAGE)) as u64;
 
 /// The connections that wait.
 #[derive(Default)]
@@ -53,6 +60,15 @@ struct Seats {
     /// Those that have not asked yet, by when they came.
     silent: BTreeMap<u64, Arc<Notify>>,
     asking: usize,
+    /// Those that are answered without a place, by when they asked.
+    answered: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Seats {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 }
 
 /// The right to wait.
@@ -60,6 +76,8 @@ pub(crate) struct Seat {
     room: Arc<Room>,
     number: u64,
     lost: Arc<Notify>,
+    /// It has been answered without a place.
+    answered: Notify,
 }
 
 /// The right of a request to wait, which is not lost to others.
@@ -69,21 +87,26 @@ impl Room {
     /// Lets one more in; the one that has been silent longest may lose its seat.
     pub(crate) fn enter(self: &Arc<Self>) -> Seat {
         let mut seats = self.0.lock();
-        if seats.silent.len() >= SEATS
-            && let Some((_, lost)) = seats.silent.pop_first()
-        {
-            lost.notify_one();
-        }
-        let number = seats.next;
-        seats.next += 1;
+        make_room(&mut seats.silent, SEATS);
+        let number = seats.number();
         let lost = Arc::new(Notify::new());
         seats.silent.insert(number, lost.clone());
-        Seat { room: self.clone(), number, lost }
+        Seat { room: self.clone(), number, lost, answered: Notify::new() }
+    }
+}
+
+/// Where there are as many as may be, the first of them gives way.
+fn make_room(connections: &mut BTreeMap<u64, Arc<Notify>>, most: usize) {
+    if connections.len() >= most
+        && let Some((_, lost)) = connections.pop_first()
+    {
+        lost.notify_one();
     }
 }
 
 impl Seat {
-    /// The connection has asked: it is silent no more, and may wait, unless too many do.
+    /// The connection has asked for something that needs a place: it is silent no more, and may wait, unless too many
+    /// do.
     fn ask(&self) -> Option<Asking<'_>> {
         let mut seats = self.room.0.lock();
         seats.silent.remove(&self.number);
@@ -93,11 +116,35 @@ impl Seat {
         seats.asking += 1;
         Some(Asking(&self.room))
     }
+
+    /// The connection is silent no more. It is answered without a place, as long as nobody who comes later needs the
+    /// room.
+    fn answer(&self) {
+        let mut seats = self.room.0.lock();
+        seats.silent.remove(&self.number);
+        make_room(&mut seats.answered, ANSWERED);
+        let number = seats.number();
+        seats.answered.insert(number, self.lost.clone());
+    }
+
+    /// Completes when the connection is to end: another needs its room, or its client takes too long over the answer.
+    async fn lost(&self) {
+        let late = async {
+            self.answered.notified().await;
+            sleep(TAKE).await;
+        };
+        tokio::select! {
+            () = self.lost.notified() => {}
+            () = late => {}
+        }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.room.0.lock().silent.remove(&self.number);
+        let mut seats = self.room.0.lock();
+        seats.silent.remove(&self.number);
+        seats.answered.retain(|_, lost| !Arc::ptr_eq(lost, &self.lost));
     }
 }
 
@@ -124,57 +171,60 @@ pub(crate) struct Waiting {
 
 /// Answers one request.
 pub(crate) async fn serve(stream: TcpStream, waiting: Waiting, builder: Builder<TokioExecutor>) {
-    let io = TokioIo::new(ClientIo::new(stream, waiting.app.limits.slowest()));
+    let io = ClientIo::new(stream, waiting.app.limits.slowest());
+    let cut = io.cut();
     let from = waiting.from;
-    let lost = waiting.seat.lost.clone();
     let waiting = Arc::new(waiting);
+    let attended = waiting.clone();
     let answer = service_fn(move |request| {
         let waiting = waiting.clone();
         async move { Ok::<_, Infallible>(waiting.answer(request).await) }
     });
     tokio::select! {
-        ended = builder.serve_connection(io, answer) => {
+        ended = builder.serve_connection(TokioIo::new(io), answer) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a waiting connection ended with an error");
             }
         }
-        () = lost.notified() => tracing::debug!(%from, "a waiting connection made room for another"),
+        () = attended.seat.lost() => {
+            cut.when_dropped();
+            tracing::debug!(%from, "a waiting connection made room for others");
+        }
     }
 }
 
 impl Waiting {
     async fn answer(&self, request: http::Request<Incoming>) -> http::Response<Logged> {
-        let (traffic, seen) = watch::channel(Traffic::new());
-        // Before it has a place, so that it is not at once taken for one that may give way.
-        traffic.send_modify(Traffic::begin);
         let app = self.app.clone();
-        let asking = self.seat.ask();
         let mut response = if app.site.is_own(request.uri().path()) {
-            app.answer_own(request).await
+            self.seat.answer();
+            let response = app.answer_own(request).await;
+            self.seat.answered.notify_one();
+            response
         } else {
-            let place = match &asking {
-                Some(_) => self.place(&seen).await,
-                None => None,
-            };
-            drop(asking);
-            match place {
-                Some(place) => app.answer(request, Flight::begun(&traffic, place.clone()), place).await,
-                None => app.turn_away(&request),
-            }
+            self.answer_with_a_place(request).await
         };
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
 
-    /// A place, as soon as there is one, if that is soon.
-    async fn place(&self, seen: &watch::Receiver<Traffic>) -> Option<Place> {
-        let deadline = Instant::now() + WAIT;
-        loop {
-            if let Some(place) = self.places.take(self.from, seen) {
-                return Some(place);
-            }
-            timeout_at(deadline, self.places.freed()).await.ok()?;
+    async fn answer_with_a_place(&self, request: http::Request<Incoming>) -> http::Response<Logged> {
+        let (traffic, seen) = watch::channel(Traffic::new());
+        // Before it has a place, so that it is not at once taken for one that may give way.
+        traffic.send_modify(Traffic::begin);
+        let app = self.app.clone();
+        let asking = self.seat.ask();
+        let place = match &asking {
+            Some(_) => timeout(WAIT, self.places.queue(self.from).place(&seen)).await.ok(),
+            None => None,
+        };
+        if let Some(place) = place {
+            drop(asking);
+            return app.answer(request, Flight::begun(&traffic, place.clone()), place).await;
         }
+        self.seat.answer();
+        self.seat.answered.notify_one();
+        app.turn_away(&request)
     }
 }
 
@@ -202,5 +252,29 @@ mod tests {
         drop(more);
         let seats = room.0.lock();
         assert!(seats.silent.is_empty() && seats.asking == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_answered_first_makes_room_for_the_next() {
+        let room = Arc::new(Room::default());
+        let seats: Vec<_> = (0..=ANSWERED).map(|_| room.enter()).collect();
+        for seat in &seats {
+            seat.answer();
+        }
+        assert!(is_lost(&seats[0]).await && !is_lost(&seats[1]).await);
+        drop(seats);
+        assert!(room.0.lock().answered.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_to_be_taken_soon() {
+        let room = Arc::new(Room::default());
+        let seat = room.enter();
+        seat.answer();
+        assert!(timeout(10 * TAKE, seat.lost()).await.is_err(), "it is not made yet");
+        seat.answered.notify_one();
+        assert!(timeout(TAKE - Duration::from_millis(1), seat.lost()).await.is_err());
+        seat.answered.notify_one();
+        assert!(timeout(2 * TAKE, seat.lost()).await.is_ok());
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Owns nothing beyond a request. A crash loses nothing here.
 
+mod check;
 mod delete;
 mod list;
 mod publish;

@@ -1,7 +1,8 @@
 //! Storing manifests and moving tags to them.
 //!
 //! The facts are extracted here and travel in the entry with the bytes; bytes that are too many for the log are
-//! stored like a blob first, and references that are too many for an entry go before it in entries of their own. Where apply finds references short of copies, copies are made and the entry is
+//! stored like a blob first, and references that are too many for an entry go before it in entries of their own: once
+//! `check` has found nothing to refuse. Where apply finds references short of copies, copies are made and the entry is
 //! proposed again.
 
 use std::time::Duration;
@@ -10,13 +11,14 @@ use clawhub_auth::Push;
 use clawhub_state::artifact::{
     ArtifactCmd, ArtifactRejected, ArtifactReply, Body, BodyRef, ManifestFacts, Ref,
 };
-use clawhub_state::blob::StoredBytes;
-use clawhub_state::{Command, Rejected, Reply, View};
+use clawhub_state::blob::{BlobRejected, StoredBytes};
+use clawhub_state::{Command, Outcome, Rejected, Reply, View};
 use clawhub_types::{Algorithm, Digest, Digests, Reference};
-use futures::stream;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::Digest as _;
 
 use super::Repo;
+use super::check::Needs;
 use crate::copies::Wish;
 use crate::error::RETRY;
 use crate::manifest::{self, MAX_MANIFEST};
@@ -28,6 +30,10 @@ const INLINE: usize = 64 * 1024;
 const INLINE_FACTS: usize = 56 * 1024;
 /// How often the references of one push are staged.
 const STAGED: usize = 3;
+/// Parts of them that are proposed at the same time.
+const AT_ONCE: usize = 8;
+/// How often the bytes of one push are given new receipts.
+const RECEIPTS: usize = 3;
 /// How long copies of one manifest's blobs may take before the answer is 503.
 const COPIES: Duration = Duration::from_secs(60);
 
@@ -48,14 +54,34 @@ impl Repo<Push> {
             tags.push(tag.clone());
         }
         let subject = facts.subject.clone();
-        let body = self.manifest_body(&digest, &facts, &put).await?;
-        let condition = put.condition;
-        let repo = self.name().clone();
-        let at = digest.clone();
-        let cmd = Command::Artifact(ArtifactCmd::Put { repo, digest, facts, body, tags, condition });
-        let short = "the manifest's blobs have too few copies and no more could be made";
-        let wish = Wish { permit: &self.permit, source: None, limit: COPIES, short };
-        let (digest, mut tags) = match self.commit(&wish, &cmd, &at, &parts).await? {
+        let is_inline = self.is_inline(&digest, &facts, &put)?;
+        if !is_inline {
+            let refs = facts.refs.iter().chain(parts.iter().flatten()).cloned().collect();
+            let tags = tags.clone();
+            let condition = put.condition.clone();
+            self.check_needs(Needs { repo: self.name().clone(), refs, tags, condition }).await?;
+        }
+        let mut tries = 0..RECEIPTS;
+        let reply = loop {
+            let body = match is_inline {
+                true => Body::Inline(put.bytes.to_vec()),
+                false => self.stored_body(&digest, &put).await?,
+            };
+            let put = ArtifactCmd::Put {
+                repo: self.name().clone(),
+                digest: digest.clone(),
+                facts: facts.clone(),
+                body,
+                tags: tags.clone(),
+                condition: put.condition.clone(),
+            };
+            match self.commit(&Command::Artifact(put), &digest, &parts).await? {
+                // The root began a new generation, or a holder deleted since: what is here counts anew.
+                Err(Rejected::Blob(BlobRejected::BadReceipt)) if tries.next().is_some() => {}
+                outcome => break outcome?,
+            }
+        };
+        let (digest, mut tags) = match reply {
             Reply::Artifact(ArtifactReply::Stored { digest, tags }) => (digest, tags),
             other => return Err(Error::internal(format!("an unexpected answer: {other:?}"))),
         };
@@ -64,29 +90,29 @@ impl Repo<Push> {
         Ok(PutView { digest, subject, tags })
     }
 
-    /// Stages the references that do not fit the command's entry, in order, then proposes it. Parts that went
-    /// meanwhile, with a deletion of the same manifest, are staged once more.
-    async fn commit(
-        &self,
-        wish: &Wish<'_>,
-        cmd: &Command,
-        digest: &Digest,
-        parts: &[Vec<Ref>],
-    ) -> Result<Reply, Error> {
+    /// Stages the references that do not fit the command's entry, then proposes it. Parts that went meanwhile, with a
+    /// deletion of the same manifest, are staged once more.
+    async fn commit(&self, cmd: &Command, digest: &Digest, parts: &[Vec<Ref>]) -> Result<Outcome, Error> {
+        let short = "the manifest's blobs have too few copies and no more could be made";
+        let wish = Wish { permit: &self.permit, source: None, limit: COPIES, short };
         for _ in 0..STAGED {
-            for (part, refs) in (1..).zip(parts) {
-                let repo = self.name().clone();
-                let digest = digest.clone();
-                let refs = refs.clone();
-                let stage = ArtifactCmd::Stage { repo, digest, part, refs };
-                self.use_cases.core.propose(&self.permit, None, Command::Artifact(stage)).await??;
-            }
-            match self.use_cases.copies.commit_with_copies(wish, cmd).await? {
+            let stages = (0..parts.len()).map(|number| self.stage(digest, parts, number));
+            stream::iter(stages).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            match self.use_cases.copies.commit_with_copies(&wish, cmd).await? {
                 Err(Rejected::Artifact(ArtifactRejected::PartsMissing)) => {}
-                outcome => return Ok(outcome?),
+                outcome => return Ok(outcome),
             }
         }
         Err(Error::unavailable(RETRY, "the manifest is deleted as often as it is pushed"))
+    }
+
+    async fn stage(&self, digest: &Digest, parts: &[Vec<Ref>], number: usize) -> Result<(), Error> {
+        let Some(refs) = parts.get(number).cloned() else { return Ok(()) };
+        // A manifest of 4 MiB has few of them.
+        let part = u32::try_from(number + 1).unwrap_or(u32::MAX);
+        let stage = ArtifactCmd::Stage { repo: self.name().clone(), digest: digest.clone(), part, refs };
+        self.use_cases.core.propose(&self.permit, None, Command::Artifact(stage)).await??;
+        Ok(())
     }
 
     /// The digest to store the manifest under: the one it is pushed by, once it matches, or its SHA-256.
@@ -99,21 +125,19 @@ impl Repo<Push> {
         Err(Error::invalid(Invalid::Digest, format!("the manifest's digest is {actual}")))
     }
 
-    /// In the entry if it is small enough, else in the blob stores of as many nodes as the policy asks.
-    async fn manifest_body(
-        &self,
-        digest: &Digest,
-        facts: &ManifestFacts,
-        put: &PutManifest,
-    ) -> Result<Body, Error> {
+    /// Whether the manifest's bytes are small enough to travel in the entry.
+    fn is_inline(&self, digest: &Digest, facts: &ManifestFacts, put: &PutManifest) -> Result<bool, Error> {
+        let (policy, _) = self.use_cases.core.placement(self.name())?;
+        // Every member has the log, and what is confined may not be on every member.
+        let fits = put.bytes.len() <= INLINE && facts_size(facts) <= INLINE_FACTS && !policy.confined;
+        Ok(fits && !self.is_stored(digest)?)
+    }
+
+    /// Puts the manifest's bytes into the blob stores of as many nodes as the policy asks.
+    async fn stored_body(&self, digest: &Digest, put: &PutManifest) -> Result<Body, Error> {
         let copies = &self.use_cases.copies;
         let core = &self.use_cases.core;
         let (policy, layout) = core.placement(self.name())?;
-        // Every member has the log, and what is confined may not be on every member.
-        let fits = put.bytes.len() <= INLINE && facts_size(facts) <= INLINE_FACTS && !policy.confined;
-        if fits && !self.is_stored(digest)? {
-            return Ok(Body::Inline(put.bytes.to_vec()));
-        }
         let root = clawhub_blobs::root_of(&put.bytes);
         tracing::debug!(%digest, %root, "a manifest too large for the log goes to the blob stores");
         let receipts = if layout.node(core.me()).is_some_and(|me| policy.admits(me)) {

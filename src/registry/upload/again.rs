@@ -25,12 +25,37 @@ impl Step<'_> {
         self.cut_back_to(to).await
     }
 
-    async fn cut_back_to(&mut self, to: u64) -> Result<u64, Error> {
+    /// Gives up what came after that.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn cut_back_to(&mut self, to: u64) -> Result<u64, Error> {
         let cut = self.core.blobs().uploads().cut_back(self.id, to).await;
         self.stored(cut.map(|()| to))?;
         let to = self.offset()?;
         self.turn.state.cut_back(to);
         Ok(to)
+    }
+
+    /// Whether a chunk that says that it begins there is to replace the last one, which began there without saying so:
+    /// its client does not know of that one, or it was part of a request that came late.
+    pub(super) fn replaces_the_last(&self, start: u64) -> bool {
+        self.turn.state.began == Some(start) && self.offset().is_ok_and(|end| start < end)
+    }
+
+    /// Where a client that names places is to go on, which is told so now. It is told of no bytes that a chunk
+    /// brought which named none, unless it knows of them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn tell_where_to_go_on(&mut self) -> Result<u64, Error> {
+        let end = self.offset()?;
+        let acknowledged = self.core.blobs().uploads().status(self.id).map_or(end, |it| it.acknowledged);
+        if acknowledged < end && self.turn.state.began == Some(acknowledged) {
+            return Ok(acknowledged);
+        }
+        self.acknowledge(end).await?;
+        Ok(end)
     }
 
     /// Notes where a chunk begins, if it did not say so itself.

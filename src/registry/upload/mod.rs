@@ -203,6 +203,12 @@ impl Uploads {
         (open.len(), open.values().filter(mirrored).count())
     }
 
+    /// How many more steps may gather whole pieces.
+    #[cfg(test)]
+    pub(crate) fn larges_left(&self) -> usize {
+        self.places.larges_left()
+    }
+
     fn session(&self, id: UploadId) -> Session<Mirrored> {
         let mut open = self.open.lock();
         if open.len() >= OPEN {
@@ -337,11 +343,16 @@ impl Uploads {
         while let Some(piece) = body.next().await {
             piece?;
         }
-        match core.blobs().receipt(&finished.root, copies.generation(&finished.root)?).await? {
-            Some(receipt) => copies.commit_blob(permit, digest, vec![receipt]).await,
-            None if copies.is_complete(permit.on(), digest).await? => Ok(()),
-            None => Err(Error::upload_unknown()),
+        let here = core.blobs().receipt(&finished.root, copies.generation(&finished.root)?).await?;
+        let receipts = match here {
+            Some(receipt) => vec![receipt],
+            None => copies.receipts_elsewhere(permit.on(), digest).await?,
+        };
+        if receipts.is_empty() {
+            return Err(Error::upload_unknown());
         }
+        // A link that is there gets a whole lease once more, as the answer promises.
+        copies.commit_blob(permit, digest, receipts).await
     }
 
     /// Where a session stands, which is durable here and on the partner by then: a client may forget what

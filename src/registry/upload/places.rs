@@ -64,6 +64,12 @@ impl Places {
         self.large.try_acquire().ok()
     }
 
+    /// How many more steps may gather whole pieces.
+    #[cfg(test)]
+    pub(super) fn larges_left(&self) -> usize {
+        self.large.available_permits()
+    }
+
     /// The right to keep a mirror open between two steps, if there is one left.
     pub(super) fn rest(&self) -> Option<OwnedSemaphorePermit> {
         self.resting.clone().try_acquire_owned().ok()

@@ -3,14 +3,14 @@
 //! Owns the bytes between the two, half a MiB at a time. A crash loses what was not confirmed.
 //!
 //! # Where a chunk begins
-//! One that names its place (`Content-Range`) begins there, which must be where the session ends. One that does not
-//! begins where the client was last told that the session ends. What has come beyond that is of a request whose
+//! One that names its place (`Content-Range`) begins there, which must be where the session ends, or where the last
+//! chunk began if that did not name its place and the client does not know of it. One that does not begins where the client was last told that the session ends. What has come beyond that is of a request whose
 //! answer its client has not got, so it sends all of it again: the rest goes when the first byte of the new one is
 //! here (`docs/protocols/oci.md`, "Requests that are sent again").
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::gather::Gather;
 use super::mirror::Step;
@@ -31,6 +31,8 @@ enum Next {
     End,
     Broken(BodyError),
     Superseded,
+    /// It is slow, and has room that others could use.
+    Late,
 }
 
 /// Streams a chunk into the store and the mirror. What arrived before an error, or before a newer step, stays. A
@@ -39,23 +41,25 @@ enum Next {
 pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Received, Error> {
     let mut gather = Gather::begin(step.places).await?;
     let id = step.id;
-    let mut at = step.offset()?;
-    let expected = expected_length(&chunk, UploadView { id, offset: at });
-    if matches!(&expected, Err(Error { kind: Kind::Range { .. }, .. })) {
-        // The answer says where the session ends.
-        step.acknowledge(at).await?;
+    let placed = chunk.range.map(|(start, _)| start);
+    let replaces = placed.filter(|start| step.replaces_the_last(*start));
+    let mut at = match replaces {
+        Some(start) => start,
+        None => step.offset()?,
+    };
+    if placed.is_some_and(|start| start != at) {
+        at = step.tell_where_to_go_on().await?;
     }
-    let expected = expected?;
-    let placed = chunk.range.is_some();
+    let expected = expected_length(&chunk, UploadView { id, offset: at })?;
     let mut begun = false;
-    if placed || !step.has_unacknowledged() {
+    if replaces.is_none() && (placed.is_some() || !step.has_unacknowledged()) {
         // Without a partner the bytes are taken all the same: one may be found while they come.
         step.attach(at).await?;
     }
     let mut body = chunk.body;
     let mut left = expected.unwrap_or(u64::MAX);
     loop {
-        let next = next(step, &mut body).await;
+        let next = next(step, &gather, &mut body).await;
         if matches!(&next, Next::Bytes(bytes) if !bytes.is_empty()) && !std::mem::replace(&mut begun, true) {
             at = begin(step, at, placed).await?;
         }
@@ -65,19 +69,25 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
             }
             Next::Bytes(bytes) => {
                 left -= bytes.len() as u64;
-                at = store(step, at, gather.add(&bytes)).await?;
+                let piece = gather.add(&bytes);
+                at = store(step, at, &mut gather, piece).await?;
+            }
+            Next::Late => {
+                let piece = gather.shrink();
+                at = store(step, at, &mut gather, piece).await?;
             }
             Next::End => {
-                store(step, at, gather.take()).await?;
+                let piece = gather.take();
+                store(step, at, &mut gather, piece).await?;
                 break;
             }
             Next::Broken(error) => {
-                keep(step, at, gather.take()).await?;
+                keep(step, at, gather).await?;
                 tracing::info!(upload = %id, %error, "the client left in the middle of an upload");
                 return Err(error.into());
             }
             Next::Superseded => {
-                keep(step, at, gather.take()).await?;
+                keep(step, at, gather).await?;
                 tracing::info!(upload = %id, "a newer request takes over from one whose client is silent");
                 return Ok(Received::Superseded);
             }
@@ -90,8 +100,9 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
 }
 
 /// Finds the place of a chunk whose first bytes are here: its own if it names it.
-async fn begin(step: &mut Step<'_>, at: u64, placed: bool) -> Result<u64, Error> {
-    if placed {
+async fn begin(step: &mut Step<'_>, at: u64, placed: Option<u64>) -> Result<u64, Error> {
+    if let Some(start) = placed {
+        let at = if start < step.offset()? { step.cut_back_to(start).await? } else { at };
         step.begins(None);
         return Ok(at);
     }
@@ -101,7 +112,8 @@ async fn begin(step: &mut Step<'_>, at: u64, placed: bool) -> Result<u64, Error>
 }
 
 /// Waits for the client, unless it is silent and somebody else waits.
-async fn next(step: &Step<'_>, body: &mut BodyStream) -> Next {
+async fn next(step: &Step<'_>, gather: &Gather<'_>, body: &mut BodyStream) -> Next {
+    let late = gather.late();
     tokio::select! {
         biased;
         next = body.next() => match next {
@@ -110,19 +122,28 @@ async fn next(step: &Step<'_>, body: &mut BodyStream) -> Next {
             None => Next::End,
         },
         () = step.turn.give_way(Instant::now()) => Next::Superseded,
+        () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => Next::Late,
     }
 }
 
 /// Stores a piece, if there is one, once it is its turn. Answers where the session ends then.
-async fn store(step: &mut Step<'_>, at: u64, piece: Option<Bytes>) -> Result<u64, Error> {
+async fn store(
+    step: &mut Step<'_>,
+    at: u64,
+    gather: &mut Gather<'_>,
+    piece: Option<Bytes>,
+) -> Result<u64, Error> {
     let Some(piece) = piece else { return Ok(at) };
     let _active = step.places.active().await?;
-    step.store(at, piece).await
+    let at = step.store(at, piece).await?;
+    gather.goes_on();
+    Ok(at)
 }
 
 /// What has come is kept: the client can go on from there once it has asked where that is.
-async fn keep(step: &mut Step<'_>, at: u64, piece: Option<Bytes>) -> Result<(), Error> {
-    store(step, at, piece).await?;
+async fn keep(step: &mut Step<'_>, at: u64, mut gather: Gather<'_>) -> Result<(), Error> {
+    let piece = gather.take();
+    store(step, at, &mut gather, piece).await?;
     // What is not durable now is received again.
     let _ = step.flush().await;
     Ok(())

@@ -93,13 +93,7 @@ fn put(tx: &mut Tx<'_>, cx: &mut ApplyContext, put: &Put<'_>) -> Result<Reply, S
 
 /// Refuses if a condition does not hold for what a tag names now.
 fn check(condition: &Condition, now: Option<Digest>) -> Result<(), ArtifactRejected> {
-    let holds = match condition {
-        Condition::Any => true,
-        Condition::Exists => now.is_some(),
-        Condition::Matches(wanted) => now.as_ref().is_some_and(|now| wanted.contains(now)),
-        Condition::Absent => now.is_none(),
-    };
-    if holds || Mutant::UncheckedConditions.breaks() {
+    if condition.holds(now.as_ref()) || Mutant::UncheckedConditions.breaks() {
         Ok(())
     } else {
         Err(ArtifactRejected::PreconditionFailed(now))

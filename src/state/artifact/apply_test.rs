@@ -183,6 +183,7 @@ fn references_that_are_too_many_for_an_entry_are_staged_before() {
 #[test]
 fn parts_that_no_manifest_comes_for_are_forgotten() {
     let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
     let whole = |n| with(put("a/b", n, &[], &[]), |facts, _, _| facts.parts = 1);
     for n in [10, 11, 12] {
         world.ok(stage_cmd(n, 1, &[]));
@@ -199,6 +200,53 @@ fn parts_that_no_manifest_comes_for_are_forgotten() {
     }
     world.ok(delete_cmd(11));
     assert_eq!(world.refused(whole(11)), missing);
+}
+
+#[test]
+fn parts_that_were_left_become_fewer_while_others_are_staged() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    for n in 10..20 {
+        world.ok(stage_cmd(n, 1, &[]));
+    }
+    world.tick += HOUR;
+    for n in 20..23 {
+        world.ok(stage_cmd(n, 1, &[]));
+    }
+    let missing = Rejected::Artifact(ArtifactRejected::PartsMissing);
+    for n in 10..20 {
+        let whole = with(put("a/b", n, &[], &[]), |facts, _, _| facts.parts = 1);
+        assert_eq!(world.refused(whole), missing, "{n}");
+    }
+}
+
+#[test]
+fn staging_creates_no_repository() {
+    let mut world = World::three();
+    assert_eq!(world.refused(stage_cmd(10, 1, &[2])), Rejected::Project(ProjectRejected::NameUnknown));
+    assert!(world.view().project().by_name(&"a".parse().unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn a_repository_satisfies_what_it_has() {
+    let mut world = World::three();
+    world.blob("a/b", 1, &[1, 2]);
+    world.ok(put("a/b", 10, &[1], &[]));
+    let at = world.at("a/b");
+    for (n, kind, has) in [
+        (1, RefKind::Blob, true),
+        (1, RefKind::Child, true),
+        (10, RefKind::Child, true),
+        (10, RefKind::Blob, false),
+        (2, RefKind::Blob, false),
+        (2, RefKind::Child, false),
+        (2, RefKind::Optional, true),
+    ] {
+        let reference = Ref { digest: digest(n), kind };
+        assert_eq!(world.view().artifact().satisfies(&at, &reference).unwrap(), has, "{reference:?}");
+        let whole = with(put("a/b", 11, &[], &[]), |facts, _, _| facts.refs = vec![reference]);
+        assert_eq!(world.run(whole).is_ok(), has, "apply says the same");
+    }
 }
 
 #[test]

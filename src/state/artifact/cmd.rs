@@ -36,6 +36,13 @@ pub struct Ref {
     pub kind: RefKind,
 }
 
+impl Ref {
+    /// Whether a manifest may be stored without what it references here.
+    pub fn is_optional(&self) -> bool {
+        self.kind == RefKind::Optional
+    }
+}
+
 /// A condition on what the tag names, decided at apply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
@@ -47,6 +54,18 @@ pub enum Condition {
     Matches(Vec<Digest>),
     /// `If-None-Match: *`: the tag does not exist.
     Absent,
+}
+
+impl Condition {
+    /// Whether it holds while the tag names this.
+    pub fn holds(&self, now: Option<&Digest>) -> bool {
+        match self {
+            Condition::Any => true,
+            Condition::Exists => now.is_some(),
+            Condition::Matches(wanted) => now.is_some_and(|now| wanted.contains(now)),
+            Condition::Absent => now.is_none(),
+        }
+    }
 }
 
 /// What the proposer extracted from a manifest. Apply parses nothing.
@@ -81,7 +100,7 @@ pub enum ArtifactCmd {
     /// it. Idempotent, and without effect on a manifest that has this part already. Parts that no manifest comes for
     /// are forgotten after an hour of ticks.
     Stage {
-        /// The repository, created by first use.
+        /// The repository, which exists: a push that is refused in the end is not to leave one behind.
         repo: RepoName,
         /// The manifest.
         digest: Digest,

@@ -6,14 +6,15 @@
 //! stage the same, and a part that a stored manifest has stays as it is.
 //!
 //! Parts that no manifest came for are forgotten by whoever stages after an hour, so they need no reconciler, and
-//! what is left lying about is what was staged last.
+//! what is left lying about is what was staged last. The proposer looks at the references before it stages any, so that
+//! there are few: those of pushes that nodes died in, or whose blobs were deleted meanwhile.
 
 use clawhub_types::{Digest, ProjectId, RepoId, RepoName};
 
 use super::records::{ManifestRecord, PartRecord, StagedRecord};
 use super::{ArtifactRejected, ManifestFacts, Ref, keys};
 use crate::fault::Fault;
-use crate::project::{RepoRef, ensure_repo};
+use crate::project::{ProjectRejected, RepoRef};
 use crate::reply::Reply;
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
@@ -22,17 +23,20 @@ use crate::tx::{ApplyContext, Tx};
 pub const PART: usize = 1024;
 /// How long a part waits for its manifest, in ticks (ms).
 const LIFE: u64 = 60 * 60 * 1000;
+/// Manifests whose parts are forgotten by one entry, at most. More than one, so that they become fewer while others
+/// are staged.
+const SWEPT: usize = 4;
 
 pub(super) fn stage(
     tx: &mut Tx<'_>,
-    cx: &mut ApplyContext,
+    cx: &ApplyContext,
     repo: &RepoName,
     digest: &Digest,
     part: u32,
     refs: &[Ref],
 ) -> Result<Reply, Stop> {
     sweep(tx, cx)?;
-    let at = ensure_repo(tx, cx, repo)?;
+    let at = tx.view().project().repo(repo)?.ok_or(ProjectRejected::NameUnknown)?;
     let stored = tx.view().artifact().manifest(&at, digest)?;
     if stored.is_some_and(|stored| stored.facts.parts >= part) {
         return Ok(Reply::Done);
@@ -118,17 +122,18 @@ fn unmark(tx: &mut Tx<'_>, at: RepoRef, digest: &Digest) -> Result<bool, Fault> 
 /// Forgets the parts that have waited longest, if that is too long.
 fn sweep(tx: &mut Tx<'_>, cx: &ApplyContext) -> Result<(), Fault> {
     let table = keys::all_staged();
-    let oldest = tx.view().read().rows(&table, &table, 1)?;
-    let Some(row) = oldest.first() else { return Ok(()) };
-    let mut parts = row.parts()?;
-    let since = parts.number()?;
-    if since.saturating_add(LIFE) > cx.tick {
-        return Ok(());
+    for row in tx.view().read().rows(&table, &table, SWEPT)? {
+        let mut parts = row.parts()?;
+        let since = parts.number()?;
+        if since.saturating_add(LIFE) > cx.tick {
+            break;
+        }
+        let at = RepoRef { project: ProjectId(parts.number()?), repo: RepoId(parts.number()?) };
+        let digest = parts.digest()?;
+        // A manifest that was stored with fewer parts keeps those it has.
+        let kept = tx.view().artifact().manifest(&at, &digest)?.map_or(0, |stored| stored.facts.parts);
+        unmark(tx, at, &digest)?;
+        forget_beyond(tx, at, &digest, kept)?;
     }
-    let at = RepoRef { project: ProjectId(parts.number()?), repo: RepoId(parts.number()?) };
-    let digest = parts.digest()?;
-    // A manifest that was stored with fewer parts keeps those it has.
-    let kept = tx.view().artifact().manifest(&at, &digest)?.map_or(0, |stored| stored.facts.parts);
-    unmark(tx, at, &digest)?;
-    forget_beyond(tx, at, &digest, kept)
+    Ok(())
 }

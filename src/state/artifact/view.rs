@@ -2,8 +2,9 @@
 
 use clawhub_types::{Digest, Tag};
 
-use super::keys;
 use super::records::{ManifestRecord, TagChange, TagRecord};
+use super::{Ref, RefKind, keys};
+use crate::blob::BlobView;
 use crate::fault::Fault;
 use crate::key::Key;
 use crate::project::RepoRef;
@@ -26,6 +27,20 @@ impl ArtifactView<'_> {
     /// [`Fault`] if the state cannot be read; so for every query.
     pub fn manifest(&self, repo: &RepoRef, digest: &Digest) -> Result<Option<ManifestRecord>, Fault> {
         self.0.get(&keys::manifest(*repo, digest))
+    }
+
+    /// Whether a repository has what a manifest references, as far as it must: a manifest that references what it has
+    /// not is refused at apply.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn satisfies(&self, repo: &RepoRef, reference: &Ref) -> Result<bool, Fault> {
+        let Ref { digest, kind } = reference;
+        Ok(match kind {
+            RefKind::Optional => true,
+            RefKind::Child if self.0.has(&keys::manifest(*repo, digest))? => true,
+            RefKind::Child | RefKind::Blob => BlobView::from(self.0).link(repo, digest)?.is_some(),
+        })
     }
 
     /// The bytes of a manifest that travelled in the log; `None` for one in the blob stores.

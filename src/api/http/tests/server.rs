@@ -274,6 +274,67 @@ async fn while_all_are_at_work_a_request_waits_and_a_probe_does_not() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_few_and_end_soon() {
+    let server = Server::start(router(), Limits { connections: 1, ..Limits::default() }).await;
+    let mut busy = server.connect().await;
+    busy.send("POST /measure HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n").await;
+    assert!(busy.answer().await.starts_with("HTTP/1.1 100 "));
+    let mut unread = Vec::new();
+    for _ in 0..70 {
+        let mut client = server.connect().await;
+        client.send("GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        client.0.peek(&mut [0]).await.unwrap();
+        unread.push(client);
+    }
+    // Those that were answered first made room for the last ones, with a reset: nothing more of theirs is sent.
+    for client in &mut unread[..6] {
+        let cut = timeout(Duration::from_secs(2), client.0.ready(tokio::io::Interest::ERROR)).await;
+        assert!(cut.expect("it gave way").unwrap().is_error());
+    }
+    let still = timeout(Duration::from_millis(100), unread[69].0.ready(tokio::io::Interest::ERROR)).await;
+    assert!(still.is_err(), "it has a moment to read its answer");
+    let mut probe = server.connect().await;
+    probe.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(probe.answer().await.ends_with("ok"));
+    for client in &mut unread[6..] {
+        let cut = timeout(Duration::from_secs(10), client.0.ready(tokio::io::Interest::ERROR)).await;
+        assert!(cut.expect("it had five seconds").unwrap().is_error());
+    }
+}
+
+#[tokio::test]
+async fn one_network_leaves_places_to_others() {
+    let server = Server::start(router(), Limits { connections: 5, ..Limits::default() }).await;
+    let head = "POST /measure HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+    let at_work = async |from: u8| {
+        let mut client = server.connect_from(from).await;
+        client.send(head).await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 100 "));
+        client
+    };
+    let mut busy = Vec::new();
+    for from in [2, 2, 2, 2, 3] {
+        busy.push(at_work(from).await);
+    }
+    // As many as may wait, but for one, from a network that has its share.
+    let mut patient = Vec::new();
+    for _ in 0..255 {
+        let mut client = server.connect_from(2).await;
+        client.send(REQUEST).await;
+        patient.push(client);
+    }
+    let mut honest = server.connect_from(4).await;
+    honest.send(REQUEST).await;
+    assert!(timeout(Duration::from_millis(500), honest.0.readable()).await.is_err());
+    // Its connection ends with it.
+    busy.pop();
+    let mut answer = vec![0; 12];
+    let answered = timeout(Duration::from_secs(2), honest.0.read_exact(&mut answer)).await;
+    answered.expect("a free place is not for those who have their share").unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
 async fn only_so_many_connections_speak_http2() {
     let server = Server::start(router(), Limits::default()).await;
     let mut clients = Vec::new();

@@ -44,6 +44,34 @@ async fn what_is_cut_back_is_gone_and_the_rest_stays() {
     }
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn what_was_hashed_is_not_read_again() {
+    let home = Home::new();
+    let store = home.open().await;
+    let bytes = content((3 << 20) + 77);
+    let (told, more) = ((1 << 20) + 5, (2 << 20) + 5);
+    store.uploads().begin(id(1), &repo(), true).await.unwrap();
+    append(&store, id(1), &bytes.slice(..told), 100_000).await;
+    store.uploads().acknowledge(id(1), told as u64).await.unwrap();
+    // What is read again from here on is not what the client sent.
+    flip(&home.upload(id(1)).join("data"), 10);
+    for lost in [100, 2 << 20] {
+        store.uploads().append(id(1), told as u64, content(lost)).await.unwrap();
+        store.uploads().flush(id(1)).await.unwrap();
+        store.uploads().cut_back(id(1), told as u64).await.unwrap();
+    }
+    append(&store, id(1), &bytes.slice(..more), 100_000).await;
+    assert_eq!(super::uploads::expire_after(&store, 601).await, 0, "its files are closed");
+    append(&store, id(1), &bytes, 100_000).await;
+    let sealed = store.uploads().seal(id(1), &sha512_of(&bytes)).await.unwrap();
+    assert_eq!((sealed.root, sealed.size), (root_of(&bytes), bytes.len() as u64));
+    // The list is whole, too.
+    flip(&home.upload(id(1)).join("data"), 10);
+    let kept = store.uploads().keep(id(1), &sealed, 1).await.unwrap();
+    drop(store);
+    assert!(read_all(&home.open().await, &kept.root).await == bytes);
+}
+
 #[tokio::test]
 async fn a_crash_after_the_cut_finds_what_was_left() {
     let home = Home::new();

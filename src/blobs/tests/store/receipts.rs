@@ -179,3 +179,34 @@ async fn a_failed_sync_makes_no_receipt_and_a_later_upload_repairs() {
     stored(&store, 2, &bytes).await;
     assert!(read_all(&store, &root).await == bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_a_copy_is_an_orphan_is_known_after_a_restart() {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let home = Home::new();
+    let store = home.open().await;
+    let first = store.replicas().put(content(1000), 1).await.unwrap().root;
+    assert_eq!(store.orphaned().note(&[first]).unwrap(), [(Duration::ZERO, first)]);
+    tokio::time::sleep(PAUSE).await;
+    store.close().await.unwrap();
+    drop(store);
+
+    let store = home.open().await;
+    let second = store.replicas().put(content(2000), 1).await.unwrap().root;
+    let ages = store.orphaned().note(&[second, first]).unwrap();
+    assert!(ages[0].0 >= PAUSE && ages[0].1 == first, "{ages:?}");
+    assert_eq!(ages[1], (Duration::ZERO, second));
+
+    // A new receipt begins the wait anew, and so does having been none in between.
+    store.receipt(&first, 1).await.unwrap().unwrap();
+    let ages = store.orphaned().note(&[first]).unwrap();
+    assert_eq!(ages, [(Duration::ZERO, first)]);
+    tokio::time::sleep(PAUSE).await;
+    let ages = store.orphaned().note(&[first, second]).unwrap();
+    assert!(ages[0].0 >= PAUSE && ages[1] == (Duration::ZERO, second), "{ages:?}");
+    store.replicas().put(content(1000), 1).await.unwrap();
+    store.replicas().plan_removal(&[second]).await.unwrap();
+    assert!(store.replicas().remove(&second).await.unwrap());
+    let ages = store.orphaned().note(&[first]).unwrap();
+    assert_eq!(ages, [(Duration::ZERO, first)], "what goes leaves nothing");
+}

@@ -358,7 +358,7 @@ fn row_touched_at(id: UploadId, durable: u64, touched_at: u64) -> (Vec<u8>, Vec<
 }
 
 /// How many sessions and fetches end that were idle for a day, after so many seconds more.
-async fn expire_after(store: &BlobStore, seconds: u64) -> usize {
+pub(super) async fn expire_after(store: &BlobStore, seconds: u64) -> usize {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(seconds)).await;
     tokio::time::resume();

@@ -9,13 +9,16 @@ use axum::Router;
 use axum::routing::get;
 use clawhub_api_http::{Drained, Limits, Protocol, Site, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Longer than anything here takes; what waits for it fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of the large one of the node's own pages: more than the system takes for a client that does not read.
+pub(crate) const LARGE: usize = 16 << 20;
 
 /// What the listener serves in the node, too.
 static PROTOCOLS: &[&Protocol] = &[&clawhub_api_oci::PROTOCOL];
@@ -34,7 +37,9 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let own = Router::new().route("/healthz", get(async || "ok"));
+        let own = Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/large", get(async || "x".repeat(LARGE)));
         let site = Site::new(PROTOCOLS, api, own);
         let serving = tokio::spawn(serve(listener, site, limits, shutdown));
         Server { addr, stop, serving }
@@ -42,6 +47,13 @@ impl Server {
 
     pub(crate) async fn connect(&self) -> Client {
         Client(TcpStream::connect(self.addr).await.unwrap())
+    }
+
+    /// From another address of this machine's.
+    pub(crate) async fn connect_from(&self, last: u8) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        Client(socket.connect(self.addr).await.unwrap())
     }
 
     /// Begins the drain; the handle yields how it ended.
