@@ -11,7 +11,7 @@ use clawhub_wire::admin::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::layout::Node;
+use super::layout::{Node, durability};
 use crate::{Failure, admin};
 
 /// How long a node may take to answer, or the cluster to become ready. Replaying a long log counts.
@@ -31,8 +31,7 @@ pub(super) struct Cluster {
 /// Brings the cluster up.
 pub(super) async fn run(nodes: &[Node]) -> Result<Cluster, Failure> {
     let Some((first, others)) = nodes.split_first() else { return Err(Failure::usage("no nodes")) };
-    // What so few nodes can keep: two zones have no majority without either.
-    let durability = if nodes.len() < 3 { Durability::Local } else { Durability::Zone };
+    let durability = durability(nodes.len());
     make_member(first, async || init(first, durability).await).await?;
     for node in others {
         // One token for all attempts: with it, a join whose answer was lost gets the same answer again.

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clawhub_config::Config;
+use clawhub_types::Durability;
 
 use super::ports;
 use crate::Failure;
@@ -135,10 +136,14 @@ fn write(node: &Node, nodes: u16) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What so many nodes can keep: in two zones there is no majority without either.
+pub(super) fn durability(nodes: usize) -> Durability {
+    if nodes < 3 { Durability::Local } else { Durability::Zone }
+}
+
 /// The configuration of a node in a cluster of `nodes`.
 fn text(node: &Node, nodes: u16) -> String {
-    // One zone can hold but one copy of anything.
-    let durability = if nodes == 1 { "local" } else { "zone" };
+    let durability = durability(nodes.into());
     format!(
         "# Written by `clawhub dev`, which keeps what is changed here.\n\
          [node]\n\
@@ -197,11 +202,12 @@ mod tests {
     #[test]
     fn a_folder_grows_and_does_not_shrink() {
         let folder = tempfile::tempdir().unwrap();
-        let first = prepare(folder.path(), Some(1), Some(0)).unwrap();
-        assert!(std::fs::read_to_string(&first[0].config).unwrap().contains("durability = \"local\""));
+        let first = prepare(folder.path(), Some(2), Some(0)).unwrap();
+        assert!(std::fs::read_to_string(&first[1].config).unwrap().contains("durability = \"local\""));
         let grown = prepare(folder.path(), Some(3), Some(0)).unwrap();
-        assert_eq!(grown[0], first[0]);
+        assert_eq!(grown[..2], first);
         assert_eq!(grown.len(), 3);
+        assert!(std::fs::read_to_string(&grown[2].config).unwrap().contains("durability = \"zone\""));
         assert!(prepare(folder.path(), Some(2), None).is_err());
     }
 
