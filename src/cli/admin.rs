@@ -23,11 +23,14 @@ const MAX_SOCKET_PATH: usize = 107;
 /// # Errors
 /// [`Failure`] with a hint if nothing listens there.
 pub(crate) async fn connect(path: &Path) -> Result<AdminClient<Channel>, Failure> {
-    let hint = |e: &dyn std::fmt::Display| {
-        Failure::unavailable(format!("cannot reach a node at {}: {e}; is it running?", path.display()))
+    let hint = |e: &dyn std::fmt::Display, hint: &str| {
+        Failure::unavailable(format!("cannot reach a node at {}: {e}; {hint}", path.display()))
     };
     // Tried by hand first: the transport's own error would not say what went wrong.
-    open(path).await.map_err(|e| hint(&e))?;
+    open(path).await.map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => hint(&e, "only the node's own user, and root, may administer it"),
+        _ => hint(&e, "is it running?"),
+    })?;
     let owned = PathBuf::from(path);
     let connector = tower::service_fn(move |_| {
         let path = owned.clone();
@@ -37,7 +40,7 @@ pub(crate) async fn connect(path: &Path) -> Result<AdminClient<Channel>, Failure
         .timeout(PATIENCE)
         .connect_with_connector(connector)
         .await
-        .map_err(|e| hint(&e))?;
+        .map_err(|e| hint(&e, "is it running?"))?;
     Ok(AdminClient::new(channel))
 }
 

@@ -48,7 +48,7 @@ mod tests {
     fn a_removal_that_failed_half_way_keeps_the_code_of_what_went_wrong() {
         let left = |cause| {
             let error = ClusterError::StillDraining { cause: Box::new(cause), node: NodeId(3) };
-            assert!(error.to_string().ends_with("`cluster drain 3 --undo`"), "{error}");
+            assert!(error.to_string().ends_with("`clawhub cluster drain 3 --undo`"), "{error}");
             error.code()
         };
         assert_eq!(left(ClusterError::Unavailable("no leader".into())), CallCode::Unavailable);

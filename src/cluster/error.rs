@@ -29,7 +29,7 @@ pub enum ClusterError {
         text: String,
     },
     /// A removal failed half-way.
-    #[error("{cause}; node {node} drains now: remove it again, or `cluster drain {node} --undo`")]
+    #[error("{cause}; node {node} drains now: remove it again, or `clawhub cluster drain {node} --undo`")]
     StillDraining {
         /// What went wrong.
         cause: Box<ClusterError>,
