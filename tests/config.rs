@@ -173,6 +173,22 @@ async fn a_member_of_one_cluster_cannot_join_another() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_member_says_what_its_file_cannot_change_any_more() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let mut node = stopped(home.path(), "moved").await?;
+    node.spec.zone = "elsewhere".into();
+    node.configure()?;
+    node.start().await?;
+    node.ready().await?;
+    let said = fs::read_to_string(node.log())?;
+    ensure!(said.contains("[node] zone is not what"), "{said}");
+    ensure!(!said.contains("[node] region"), "{said}");
+    let members = node.admin(&["members"])?;
+    ensure!(members["members"][0]["zone"] == "a", "{members}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_folder_of_something_else_is_refused_untouched() -> Result<()> {
     let home = tempfile::tempdir()?;
     let node = Member::new(home.path(), Spec::alone("foreign"))?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use clawhub_cluster::Start;
 use clawhub_cluster::bootstrap::{Credentials, Profile};
-use clawhub_config::Config;
+use clawhub_config::{Config, NodeConfig};
 use clawhub_kv::Kv;
+use clawhub_state::cluster::NodeSpec;
 use tokio::runtime::Handle;
 
 use crate::data_dir::DataDir;
@@ -53,6 +54,16 @@ impl Base {
         }
     }
 
+    /// Says where the file is not what the node told the cluster when it joined: that stays as it is.
+    pub(crate) fn warn_of_changes(&self, told: &NodeSpec) {
+        for key in changes(&self.config.node, told) {
+            tracing::warn!(
+                "[node] {key} is not what this node joined its cluster with, and changes nothing: to change it, \
+                 replace the node"
+            );
+        }
+    }
+
     pub(crate) fn start(&self) -> Start {
         Start {
             boot: self.boot.count,
@@ -72,6 +83,18 @@ impl Base {
         self.store.set_pending_init(credentials.init.as_ref())?;
         Ok(self.dir.claim(credentials.owner)?)
     }
+}
+
+/// The keys of `[node]` that say something else than the cluster was told.
+fn changes(node: &NodeConfig, told: &NodeSpec) -> Vec<&'static str> {
+    let (here, there) = (&node.location, &told.location);
+    let keys = [
+        ("name", node.name != told.name),
+        ("region", here.region != there.region),
+        ("zone", here.zone != there.zone),
+        ("roles", node.roles != told.roles),
+    ];
+    keys.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }
 
 #[cfg(test)]

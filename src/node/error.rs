@@ -37,7 +37,7 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Blobs(Box<BlobError>),
     /// An address cannot be listened on.
-    #[error("{what} {at}: {source}")]
+    #[error("cannot listen for {what} at {at}: {source}")]
     Listen { what: &'static str, at: String, source: io::Error },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },

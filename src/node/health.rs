@@ -113,6 +113,9 @@ fn unregistered(member: &Member) -> Option<String> {
 /// Why a barrier takes so long, as far as the node can tell.
 fn behind(member: &Member) -> String {
     let status = member.consensus.status();
+    if let Some(age) = status.cut_off {
+        return format!("cut off: no word from a majority of the voters for {} ms", age.as_millis());
+    }
     match status.leader {
         None => "there is no leader".into(),
         Some(_) if status.committed.unwrap_or(0) > status.applied => {

@@ -11,6 +11,7 @@ use clawhub_cluster::{Bootstrap, BootstrapRequest, Cluster, ClusterError, Dismis
 use clawhub_devices::Devices;
 use clawhub_jobs::{Findings, Jobs};
 use clawhub_peer::NodeKey;
+use clawhub_state::View;
 
 use crate::base::Base;
 use crate::error::NodeError;
@@ -127,6 +128,10 @@ impl Node {
     async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
         let stack = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
+        // One that has just joined does not know itself yet, and has nothing to say either.
+        if let Some(known) = View::new(&*stack.consensus.state()).cluster().node(owner.node)? {
+            self.base.warn_of_changes(&known.spec);
+        }
         let dismissal = Dismissal::default();
         let jobs = reconcilers::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
         self.open_doors(&stack, jobs.findings());

@@ -150,10 +150,10 @@ async fn open(config: Config, consensus_runtime: Handle, life: u32) -> Result<Op
     budget::log(&config);
     let refused = |what, at: String| move |source| NodeError::Listen { what, at, source };
     let listen = config.http.listen;
-    let listener = TcpListener::bind(listen).await.map_err(refused("clients at", listen.to_string()))?;
-    let http = listener.local_addr().map_err(refused("clients at", listen.to_string()))?;
+    let listener = TcpListener::bind(listen).await.map_err(refused("clients", listen.to_string()))?;
+    let http = listener.local_addr().map_err(refused("clients", listen.to_string()))?;
     let peers = config.peer.listen;
-    let peer_port = PeerPort::hold(peers).map_err(refused("peers at", peers.to_string()))?;
+    let peer_port = PeerPort::hold(peers).map_err(refused("peers", peers.to_string()))?;
     let local = stores::local(&dir)?;
     let store = NodeStore::new(local.clone());
     if dir.owner().is_some() && store.epoch()?.is_none() {
@@ -165,7 +165,7 @@ async fn open(config: Config, consensus_runtime: Handle, life: u32) -> Result<Op
     }
     let count = store.count_boot()?;
     let path = dir.admin_socket();
-    let socket = AdminSocket::bind(&path).map_err(refused("operators at", path.display().to_string()))?;
+    let socket = AdminSocket::bind(&path).map_err(refused("operators", path.display().to_string()))?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         name = %config.node.name,
