@@ -67,7 +67,7 @@ enum Command {
     /// Make the node a member of an existing cluster. The token is read from standard input.
     Join {
         /// Where a member listens for peers; may be given several times.
-        #[arg(long = "peer", value_name = "HOST:PORT", required = true)]
+        #[arg(long = "peer", value_name = "HOST:PORT", required = true, value_parser = host_and_port)]
         peers: Vec<String>,
         /// Read the token from this file instead.
         #[arg(long, value_name = "FILE")]
@@ -231,6 +231,15 @@ fn removed(node: u64, reply: &RemoveReply) -> String {
     text
 }
 
+/// Checks the form only: whether somebody is there shows when the node asks.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port != 0) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a host and a port are expected, as in node1.example:7000".to_owned()),
+    }
+}
+
 /// Reads a token from a file or standard input; it never stands in an argument, where every user of the
 /// machine could read it.
 fn read_token(file: Option<&std::path::Path>) -> Result<String, Failure> {
@@ -353,6 +362,16 @@ mod tests {
         assert!(read_token(Some(file.path())).is_err());
         std::fs::write(file.path(), "x".repeat(5000)).unwrap();
         assert!(read_token(Some(file.path())).is_err());
+    }
+
+    #[test]
+    fn a_member_is_named_by_host_and_port() {
+        for good in ["node1.example:7000", "127.0.0.1:1", "[::1]:7000"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for bad in ["node1", "node1:", ":7000", "node1:0", "node1:70000", ""] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -127,7 +127,12 @@ pub async fn join(
                 Some((code, text)) if code != CallCode::Unavailable => {
                     return Err(ClusterError::Member { code, text: text.to_owned() });
                 }
-                _ => last = ClusterError::Unavailable(format!("{addr}: {error}")),
+                Some(_) => last = ClusterError::Unavailable(format!("{addr}: {error}")),
+                None => {
+                    last = ClusterError::Unavailable(format!(
+                        "{addr}: {error}; does a member of the cluster that gave the token listen for peers there?"
+                    ))
+                }
             },
         }
     }

@@ -9,7 +9,7 @@ use clawhub_consensus::Consensus;
 use clawhub_peer::CallCode;
 use clawhub_policy::complete;
 use clawhub_state::blob::BlobCmd;
-use clawhub_state::cluster::ClusterCmd;
+use clawhub_state::cluster::{ClusterCmd, ClusterRejected};
 use clawhub_state::{Fault, LifecycleCmd, View};
 use clawhub_types::{Digest, Durability, NodeId, Root};
 use tokio::time::{Instant, sleep, timeout};
@@ -82,6 +82,9 @@ fn may_remove(consensus: &Consensus, node: NodeId, impact: &RemovalImpact) -> Re
     let snapshot = state.snapshot();
     let view = View::new(&*snapshot).cluster();
     let layout = view.layout()?;
+    if layout.without(node).nodes.is_empty() {
+        return Err(ClusterError::Rejected(ClusterRejected::LastMember.into()));
+    }
     let durability = view.record()?.map_or(Durability::Zone, |cluster| cluster.durability);
     membership::may_remove(&layout, durability, node).map_err(ClusterError::Precondition)?;
     match impact.lost_count + impact.under_replicated {
@@ -191,7 +194,6 @@ mod tests {
     use std::cell::Cell;
 
     use clawhub_state::Rejected;
-    use clawhub_state::cluster::ClusterRejected;
 
     use super::*;
 

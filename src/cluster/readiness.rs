@@ -31,6 +31,9 @@ fn unregistered(consensus: &Consensus, boot: u64) -> Option<String> {
 /// Why a barrier takes so long, as far as the node can tell.
 fn behind(consensus: &Consensus) -> String {
     let status = consensus.status();
+    if let Some(age) = status.cut_off {
+        return format!("cut off: no word from a majority of the voters for {} ms", age.as_millis());
+    }
     match status.leader {
         None => "there is no leader".into(),
         Some(_) if status.committed.unwrap_or(0) > status.applied => {

@@ -308,15 +308,30 @@ fn limits(mut section: Section<'_, '_>) -> Option<Limits> {
 fn log(mut section: Section<'_, '_>) -> Option<LogConfig> {
     let level = section.defaulted("level", "info".into(), |value| {
         let text = value::string(value)?;
-        match tracing_subscriber::EnvFilter::try_new(&text) {
-            Ok(_) if !text.trim().is_empty() => Ok(text),
-            _ => Err(format!("{text:?} is not a level: error, warn, info, debug or trace")),
+        if is_level(&text) {
+            Ok(text)
+        } else {
+            Err(format!(
+                "{text:?} is not a level: error, warn, info, debug or trace, or directives such as \
+                         \"info,clawhub_consensus=debug\""
+            ))
         }
     });
     let formats = value::word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
     let format = section.defaulted("format", LogFormat::Text, formats);
     section.finish();
     Some(LogConfig { level: level?, format: format? })
+}
+
+/// Whether this is a level, or directives. A bare word that is no level would be taken for a part of the program of which
+/// everything is logged, and of the rest nothing: a misspelt level is rather that.
+fn is_level(text: &str) -> bool {
+    let is_word =
+        |directive: &str| directive.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_misspelt = |directive: &str| {
+        is_word(directive) && directive.parse::<tracing_subscriber::filter::LevelFilter>().is_err()
+    };
+    tracing_subscriber::EnvFilter::try_new(text).is_ok() && !text.split(',').map(str::trim).any(is_misspelt)
 }
 
 #[cfg(test)]
@@ -391,6 +406,17 @@ mod tests {
         assert_eq!(lines(&format!("{MINIMAL}[nodes]\n")), [(8, "nodes".into())]);
         assert_eq!(lines(&format!("raft = 1\n{MINIMAL}")), [(1, "raft".into())]);
         assert_eq!(lines(&format!("{MINIMAL}listen = \"127.0.0.1:7001\"\n")).len(), 1);
+    }
+
+    #[test]
+    fn a_misspelt_level_does_not_silence_the_node() {
+        let with = |level: &str| Config::parse(&format!("{MINIMAL}[log]\nlevel = \"{level}\"\n"));
+        for good in ["info", "WARN", "off", "info,clawhub_consensus=debug", "info, clawhub::access=off"] {
+            assert!(with(good).is_ok(), "{good}");
+        }
+        for bad in ["", " ", "inf", "chatty", "info,clawhub_consensus", "info,,", "info=chatty"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -310,7 +310,8 @@ fn is_bare(dir: &Path) -> Result<bool, DataDirError> {
 fn quarantined(root: &Path) -> Result<Option<String>, DataDirError> {
     let path = root.join(QUARANTINE);
     match std::fs::read(&path) {
-        Ok(reason) => Ok(Some(String::from_utf8_lossy(&reason).into_owned())),
+        // The sentence goes on after it.
+        Ok(reason) => Ok(Some(String::from_utf8_lossy(&reason).trim_end_matches(['.', '\n']).to_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(at(&path, e)),
     }

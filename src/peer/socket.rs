@@ -51,11 +51,11 @@ pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
 fn enlarge(udp: &UdpSocket) {
     static WARNED: Once = Once::new();
     let asked = [
-        ("net.core.rmem_max", sockopt::set_socket_recv_buffer_size(udp, SOCKET_BUFFER)),
-        ("net.core.wmem_max", sockopt::set_socket_send_buffer_size(udp, SOCKET_BUFFER)),
+        sockopt::set_socket_recv_buffer_size(udp, SOCKET_BUFFER),
+        sockopt::set_socket_send_buffer_size(udp, SOCKET_BUFFER),
     ];
     let got = [sockopt::socket_recv_buffer_size(udp), sockopt::socket_send_buffer_size(udp)];
-    for ((sysctl, set), got) in asked.into_iter().zip(got) {
+    for (set, got) in asked.into_iter().zip(got) {
         // Linux reports twice what it grants, the other half being for its own bookkeeping.
         let granted = got.unwrap_or(0) / if cfg!(target_os = "linux") { 2 } else { 1 };
         if set.is_err() || granted < SOCKET_BUFFER {
@@ -64,7 +64,7 @@ fn enlarge(udp: &UdpSocket) {
                     asked = SOCKET_BUFFER,
                     granted,
                     "UDP socket buffers are small, so fast transfers between nodes will lose packets; \
-                     raise {sysctl} (and net.core.rmem_max, net.core.wmem_max alike)"
+                     raise net.core.rmem_max and net.core.wmem_max"
                 );
             });
         }

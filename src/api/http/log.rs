@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -71,6 +72,8 @@ pub(crate) struct Record {
     status: u16,
     partial: Option<Partial>,
     bytes: u64,
+    /// How many there are, if the answer says so.
+    length: Option<u64>,
     complete: bool,
 }
 
@@ -84,12 +87,15 @@ impl Record {
             status: CLIENT_LEFT,
             partial: None,
             bytes: 0,
+            length: None,
             complete: false,
         }
     }
 
     fn answered<B>(&mut self, response: &Response<B>) {
         self.status = response.status().as_u16();
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        self.length = length.and_then(|length| length.parse().ok());
         self.partial = match response.status() {
             StatusCode::PARTIAL_CONTENT => response.extensions().get().copied(),
             _ => None,
@@ -238,7 +244,9 @@ impl HttpBody for Logged {
         match &frame {
             Some(Ok(frame)) => {
                 self.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.record.complete = self.inner.is_end_stream();
+                // hyper does not ask for more than the answer has said there is.
+                self.record.complete =
+                    self.inner.is_end_stream() || self.record.length == Some(self.record.bytes);
             }
             Some(Err(error)) => tracing::warn!(
                 request_id = %self.record.id,

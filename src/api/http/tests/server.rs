@@ -386,15 +386,25 @@ async fn the_access_log_has_a_line_per_request() {
         response.extensions_mut().insert(Partial::Multipart);
         response
     };
-    let server = Server::start(Router::new().route("/part", get(partial)), Limits::default()).await;
+    // As blobs are answered: a stream that does not know its end, and its length beside it.
+    let streamed = || async {
+        let pieces = futures::stream::iter([Ok::<_, std::io::Error>("123"), Ok("45")]);
+        let mut response = Response::new(Body::from_stream(pieces));
+        response.headers_mut().insert(http::header::CONTENT_LENGTH, 5.into());
+        response
+    };
+    let routes = Router::new().route("/part", get(partial)).route("/stream", get(streamed));
+    let server = Server::start(routes, Limits::default()).await;
     let mut client = server.connect().await;
     client.send("GET /part?secret=1 HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let answer = client.answer().await;
     let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap().to_owned();
-    client.send("HEAD /part HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    client.send("HEAD /part HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client.send("GET /stream HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     client.rest().await;
     let lines = log.lines();
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[2].contains("bytes=5") && lines[2].contains("complete=true"), "{}", lines[2]);
     for part in
         ["method=GET", "path=/part ", "status=206", "bytes=5", "partial=\"multipart\"", "complete=true", &id]
     {
