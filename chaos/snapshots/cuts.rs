@@ -32,7 +32,7 @@ const IN_A_ROW: usize = 4;
 /// What the log and a start take, beside the transfer, at most.
 const LATEST_MS: usize = 2_500;
 /// Between two writes of a round with writes.
-const PACE: Duration = Duration::from_millis(40);
+const PACE: Duration = Duration::from_millis(100);
 /// Who suffers; the third of those that are formed.
 const VICTIM: usize = 2;
 
@@ -107,6 +107,8 @@ struct Figures {
     installing: usize,
     /// Rounds while nobody wrote, and while somebody did.
     rounds: [usize; 2],
+    /// Starts that a full device ended.
+    ended: usize,
     slowest: Duration,
 }
 
@@ -120,11 +122,11 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { cuts, arriving, installing, rounds: [quiet, busy], slowest } = self;
+        let Figures { cuts, arriving, installing, rounds: [quiet, busy], ended, slowest } = self;
         write!(
             f,
             "{cuts}, {arriving} with files arrived, {installing} with the new state begun; {quiet} times on a quiet \
-             cluster and {busy} under writes ready within {slowest:.1?}"
+             cluster and {busy} under writes ready within {slowest:.1?}, {ended} times after another start"
         )
     }
 }
@@ -217,11 +219,12 @@ impl Trial {
     async fn recovers(&mut self) -> Result<Duration> {
         let began = Instant::now();
         let victim = &self.members[VICTIM];
-        until("the node to get ready by itself", CATCHES_UP, || async {
-            ensure!(process::alive(victim.pid()?), "it ended: {}", process::tail(&victim.log(), 30));
-            Ok(victim.registry().ready().await.then_some(()))
+        let is_ready = until("the node to get ready by itself", CATCHES_UP, || async {
+            let is_over = !process::alive(victim.pid()?);
+            Ok((is_over || victim.registry().ready().await).then_some(!is_over))
         })
         .await?;
+        ensure!(is_ready, "it ended: {}", process::tail(&victim.log(), 30));
         let took = began.elapsed();
         let newest = self.next.saturating_sub(AWAY);
         self.source.check(victim, newest..self.next).await?;
@@ -252,6 +255,23 @@ impl Trial {
         Ok(figures)
     }
 
+    /// A node that finds not one free byte when it opens its stores ends, and whoever runs it starts it again. Whether it
+    /// was so.
+    async fn starts_again(&mut self) -> Result<bool> {
+        let victim = &mut self.members[VICTIM];
+        let is_over = until("a start, or the end of one", BEGINS, || async {
+            let is_over = !process::alive(victim.pid()?);
+            Ok((is_over || victim.admin(&["status"]).is_ok()).then_some(is_over))
+        })
+        .await?;
+        if is_over {
+            let said = victim.ended(BEGINS)?;
+            ensure!(said.contains("No space left on device"), "{said}");
+            victim.launch()?;
+        }
+        Ok(is_over)
+    }
+
     async fn full(&mut self, count: usize) -> Result<Figures> {
         let mut figures = Figures::default();
         for _ in 0..count {
@@ -267,6 +287,7 @@ impl Trial {
             let filled = disk.fill(FILLER, 0);
             tokio::time::sleep(lasts).await;
             disk.empty(&[FILLER])?;
+            figures.ended += usize::from(self.starts_again().await?);
             let took =
                 self.end(writer).await.with_context(|| format!("{moment:?} for {lasts:?}, {filled:?}"));
             figures.slowest = figures.slowest.max(took?);
