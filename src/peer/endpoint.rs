@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +36,8 @@ use crate::limits::{
 };
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
-use crate::tls::Tls;
+use crate::keyring::{Certified, Keyring};
+use crate::tls::{CurrentTls, Tls};
 use crate::{Class, Directory, Identity, PeerError, StreamHandler, socket};
 
 /// Accepted connections waiting to be picked up by the server task.
@@ -45,7 +45,7 @@ const ACCEPTED: usize = 16;
 
 struct Inner {
     addr: SocketAddr,
-    tls: Tls,
+    tls: CurrentTls,
     dialer: Arc<Dialer>,
     quic: Arc<Quic>,
     listener: Mutex<Option<TcpListener>>,
@@ -72,18 +72,20 @@ impl Endpoint {
         identity: Identity,
         directory: Arc<dyn Directory>,
     ) -> Result<Endpoint, PeerError> {
-        let tls = Tls::new(&identity)?;
+        let Identity { key, cert, ca_cert, hello } = identity;
+        let reset_key = key.clone();
+        let tls = Tls::new(&Keyring::of(Certified { key, cert, ca_cert }), &hello)?;
+        let tls = CurrentTls::new(tls);
         let (tcp, udp) = socket::bind(listen)?;
         let failed = |source| PeerError::Bind { addr: listen, source };
         let listener = TcpListener::from_std(tcp).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let all = CancellationToken::new();
         let authenticator =
-            Arc::new(Authenticator::new(identity.hello, directory, Connections::new(all.clone())));
-        let quic = Quic::new(udp, &tls, &identity.key, authenticator.clone())?;
+            Arc::new(Authenticator::new(hello, directory, Connections::new(all.clone()), tls.clone()));
+        let quic = Quic::new(udp, &tls.get(), &reset_key, authenticator.clone())?;
         let dialer = Dialer {
             authenticator,
-            tls: TlsConnector::from(tls.tcp_client.clone()),
             from: Some(addr.ip()).filter(|ip| !ip.is_unspecified()),
             closed: all.clone(),
         };
@@ -159,6 +161,24 @@ impl Endpoint {
         self.0.dialer.authenticator.review();
     }
 
+    /// Shows and believes this from now on, at connections that begin. With `anew` every call and stream that begins
+    /// goes over a new connection; those that are under way end where they are.
+    ///
+    /// # Errors
+    /// [`PeerError::Identity`] if the keyring is not whole, or not this node's; nothing has changed then.
+    pub fn renew(&self, keyring: &Keyring, anew: bool) -> Result<(), PeerError> {
+        let authenticator = &self.0.dialer.authenticator;
+        let tls = Arc::new(Tls::new(keyring, authenticator.own())?);
+        self.0.tls.set(tls.clone());
+        self.0.quic.renew(&tls)?;
+        if anew {
+            authenticator.connections().retire();
+            self.0.channels.lock().clear();
+            self.0.quic.forget();
+        }
+        Ok(())
+    }
+
     /// The round trip to a member, smoothed, as measured on this node's own QUIC connection for control; `None`
     /// without one.
     pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
@@ -199,7 +219,6 @@ impl Endpoint {
         tasks.spawn(serve_grpc(join_server(), join, from_join, stop.clone()));
         let acceptor = tcp::Acceptor {
             authenticator: inner.dialer.authenticator.clone(),
-            tls: TlsAcceptor::from(inner.tls.tcp_server.clone()),
             handshakes: Handshakes::new(inner.dialer.authenticator.known().clone()),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             to_peers,

@@ -30,7 +30,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Dialer {
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) tls: TlsConnector,
     /// The address that connections leave from: the one that this node listens at, if that is one. So do its
     /// datagrams, and whoever filters or counts by address sees one node.
     pub(crate) from: Option<IpAddr>,
@@ -54,10 +53,11 @@ impl Dialer {
 
     async fn attempt(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
         let info = self.authenticator.lookup(node)?;
-        let mut stream = connect(&self.tls, self.from, &info.addr).await?;
+        let tls = TlsConnector::from(self.authenticator.tls().get().tcp_client.clone());
+        let mut stream = connect(&tls, self.from, &info.addr).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let connection =
-            self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
+            self.authenticator.introduce(&chain, &mut stream, node, Transport::Tcp).await?;
         note(&self.authenticator, stream.get_ref().0);
         Ok(Conn::peer(stream.into(), connection))
     }
@@ -98,7 +98,6 @@ async fn reach(from: Option<IpAddr>, addr: &str) -> io::Result<TcpStream> {
 /// Takes connections, and sorts them into members' and strangers'.
 pub(crate) struct Acceptor {
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) tls: TlsAcceptor,
     pub(crate) handshakes: Arc<Handshakes>,
     /// Places for connections without a client certificate.
     pub(crate) strangers: Arc<Semaphore>,
@@ -148,7 +147,8 @@ impl Acceptor {
 
     async fn handshake(&self, tcp: TcpStream) -> Result<(), PeerError> {
         tcp.set_nodelay(true).map_err(PeerError::io("accepting"))?;
-        let stream = self.tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
+        let tls = TlsAcceptor::from(self.authenticator.tls().get().tcp_server.clone());
+        let stream = tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(PEER) => self.member(stream).await,
             Some(JOIN) => self.stranger(stream).await,
