@@ -240,6 +240,11 @@ impl<R: AsyncRuntime> Consensus<R> {
         })
     }
 
+    /// The cluster's clock now, if this node leads.
+    pub fn leading_tick(&self) -> Option<u64> {
+        self.leading().and_then(|leader| self.shared.clock.now(leader))
+    }
+
     /// The term in which this node leads, with its id, if it does.
     pub(crate) fn leading(&self) -> Option<LeaderId> {
         let metrics = self.shared.raft.server_metrics();

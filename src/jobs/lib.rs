@@ -17,6 +17,7 @@ mod orphans;
 mod registration;
 mod removal;
 mod replicas;
+mod rotation;
 mod uploads;
 mod usage;
 
@@ -26,7 +27,7 @@ use std::time::Duration;
 use clawhub_blobs::{BlobStore, CacheUsage};
 use clawhub_cluster::{
     Acknowledgements, Agreement, Comparison, FailureNotice, Following, Leadership, Membership, Registration,
-    RemovalWatch,
+    RemovalWatch, Rotation,
 };
 use clawhub_consensus::Consensus;
 use clawhub_liveness::Liveness;
@@ -57,6 +58,8 @@ pub struct JobHandles {
     pub following: Following,
     /// How the node notices that it was removed.
     pub removal: RemovalWatch,
+    /// How the keys are replaced.
+    pub rotation: Rotation,
     /// What the others are told when the storage fails.
     pub failure: FailureNotice,
     /// Who votes.
@@ -100,6 +103,7 @@ impl Jobs {
         supervisor.start(registration::Registration { registration: handles.registration });
         supervisor.start(following::Following::new(handles.following));
         supervisor.start(removal::RemovalWatch { watch: handles.removal });
+        supervisor.start(rotation::Rotation::new(handles.rotation));
         supervisor.start(failure::FailureNotice { notice: handles.failure });
         supervisor.start(membership::Membership { membership: handles.membership });
         supervisor.start(leadership::Leadership { leadership: handles.leadership });

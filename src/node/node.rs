@@ -125,10 +125,10 @@ impl Node {
 
     /// Builds the parts of a member, and opens the doors.
     async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
-        let stack = Stack::start(&self.base, owner, &self.stop).await?;
+        let (stack, rotation) = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
         let dismissal = Dismissal::default();
-        let jobs = reconcilers::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
+        let jobs = reconcilers::start(&self.base, &stack, rotation, &dismissal, &self.devices, &self.stop);
         self.open_doors(&stack, jobs.findings());
         self.running = Some(Running { stack, jobs, dismissal });
         Ok(())
@@ -141,11 +141,7 @@ impl Node {
             done = bootstrap::finish_init(&stack.consensus, owner.cluster, &init) => done,
             () = self.stop.told() => return Err(NodeError::Fault("stopped while founding".into())),
         };
-        done.map_err(|error| match error {
-            ClusterError::State(fault) => NodeError::State(fault),
-            ClusterError::Consensus(error) => NodeError::Consensus(error),
-            other => NodeError::Fault(format!("the cluster cannot be founded: {other}")),
-        })?;
+        done.inspect_err(|error| tracing::error!(%error, "the cluster cannot be founded"))?;
         Ok(self.base.store.set_pending_init(None)?)
     }
 
@@ -153,7 +149,7 @@ impl Node {
     fn open_doors(&self, stack: &Stack, findings: Findings) {
         let registry = stack.registry.clone();
         let cluster =
-            Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.cluster_key.clone());
+            Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.keys.clone());
         let operators = operator::Member { cluster, findings: findings.clone() };
         let _ = self.doors.operators.set(operators);
         let _ = self.doors.member.set(Member {

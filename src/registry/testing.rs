@@ -14,7 +14,7 @@ use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream, Refusal,
     SendStream, StreamHandler,
 };
 use clawhub_replicate::{Asked, Replicate, StepAnswer, StepOp, UploadStep};
@@ -65,7 +65,7 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit(&self, _: &Hello, _: &Proof) -> Result<Admission, Refusal> {
         Ok(Admission::Member)
     }
 }

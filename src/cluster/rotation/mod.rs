@@ -119,7 +119,7 @@ impl Rotation {
             true => view.nodes()?.into_iter().filter(|node| !node.removed).collect(),
             false => Vec::new(),
         };
-        Ok(Some(Facts { cluster, keys, members, voters: status.voters, leads: self.consensus.tick() }))
+        Ok(Some(Facts { cluster, keys, members, voters: status.voters, leads: self.consensus.leading_tick() }))
     }
 
     /// Has the files and the endpoint be as the state says.
