@@ -257,7 +257,9 @@ fn keys(s: &StatusReply) -> String {
     let now = format!("generation {}", s.keys_generation);
     let next = match s.keys_next {
         None => return now,
-        Some(next) if s.keys_switched => format!("generation {next} is shown, the old keys are refused in a moment"),
+        Some(next) if s.keys_switched => {
+            format!("generation {next} is shown, the old keys are refused in a moment")
+        }
         Some(next) if !s.keys_wait_for.is_empty() => {
             format!("generation {next} waits for node {}", ids(&s.keys_wait_for))
         }
@@ -332,7 +334,8 @@ fn status(s: &StatusReply) -> String {
         rows.push(("links", s.links.iter().map(link).collect::<Vec<_>>().join(", ")));
     }
     if !s.keys_left_behind.is_empty() {
-        let text = format!("node {} was away when the keys were replaced: replace it", ids(&s.keys_left_behind));
+        let text =
+            format!("node {} was away when the keys were replaced: replace it", ids(&s.keys_left_behind));
         rows.push(("warning", text));
     }
     let far: Vec<u64> = s.links.iter().filter(|link| link.too_long).map(|link| link.node).collect();

@@ -341,9 +341,17 @@ mod tests {
     fn both_keys_count_while_they_are_replaced_and_the_old_ones_never_after() {
         use clawhub_state::cluster::{GRACE, RotationCmd};
         let step = |step| Command::from(ClusterCmd::Rotation(step));
-        let begin =
-            RotationCmd::Begin { generation: 2, ca_cert: vec![7], ca_key_sealed: vec![7], envelopes: Vec::new() };
-        let confirm = |node: u64| RotationCmd::Confirm { generation: 2, node: NodeId(node), spki: [70 + node as u8; 32] };
+        let begin = RotationCmd::Begin {
+            generation: 2,
+            ca_cert: vec![7],
+            ca_key_sealed: vec![7],
+            envelopes: Vec::new(),
+        };
+        let confirm = |node: u64| RotationCmd::Confirm {
+            generation: 2,
+            node: NodeId(node),
+            spki: [70 + node as u8; 32],
+        };
         let mut log: Vec<(u64, Command)> = commands().into_iter().map(|cmd| (1, cmd)).collect();
         let behind = Arc::new(AtomicBool::new(false));
         let judge = |log: &[(u64, Command)], key: u8, ca: u8| {

@@ -148,8 +148,7 @@ impl Node {
     /// Lets clients and operators in. A node starts once, so that each door is opened once.
     fn open_doors(&self, stack: &Stack, findings: Findings) {
         let registry = stack.registry.clone();
-        let cluster =
-            Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.keys.clone());
+        let cluster = Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.keys.clone());
         let operators = operator::Member { cluster, findings: findings.clone() };
         let _ = self.doors.operators.set(operators);
         let _ = self.doors.member.set(Member {

@@ -143,7 +143,8 @@ impl Authenticator {
         }
         // Not the word of TLS, which may have believed a CA at the beginning of the handshake that is not one any more.
         let issuer = chain.first().and_then(|cert| self.tls.get().issuer(cert));
-        let ca = issuer.ok_or_else(|| PeerError::Certificate("it is of a CA that is not the cluster's".into()))?;
+        let ca =
+            issuer.ok_or_else(|| PeerError::Certificate("it is of a CA that is not the cluster's".into()))?;
         let proof = Proof { spki: proved.spki, ca };
         let connection = self
             .connections
@@ -151,7 +152,9 @@ impl Authenticator {
             .ok_or_else(|| refused(Busy, "it has too many connections"))?;
         // After it was entered: a removal that is applied from here on closes the connection.
         let admission = self.judge(hello, &proof, transport).map_err(|refusal| match called {
-            Some(_) if refusal.code == WrongIdentity => refused(WrongIdentity, "it is not the node that was called"),
+            Some(_) if refusal.code == WrongIdentity => {
+                refused(WrongIdentity, "it is not the node that was called")
+            }
             _ => PeerError::Refused(refusal),
         })?;
         if !connection.admitted(admission) {

@@ -262,7 +262,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut members = self.connections.members.lock();
         let Some(member) = members.get_mut(&self.hello.node) else { return };
-        let told = |row: Row| row.admitted && !row.retiring;
+        // One that this node closed, or that went with the keys it was made with, tells nothing of the process there.
+        let told = |row: Row| row.admitted && !row.retiring && !row.closed.is_cancelled();
         let admitted = member.live.remove(&self.id).is_some_and(told);
         let last_tcp = self.transport == Transport::Tcp && !member.has(Transport::Tcp);
         if admitted && last_tcp && self.hello.boot == member.boot {

@@ -30,13 +30,13 @@ use crate::authenticate::Authenticator;
 use crate::conn::Conn;
 use crate::connections::{Connections, Standing};
 use crate::handshakes::Handshakes;
+use crate::keyring::{Certified, Keyring};
 use crate::limits::{
     DRAIN, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW, HANDSHAKE, REQUESTS,
     STRANGER_LIFETIME, STRANGERS,
 };
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
-use crate::keyring::{Certified, Keyring};
 use crate::tls::{CurrentTls, Tls};
 use crate::{Class, Directory, Identity, PeerError, StreamHandler, socket};
 

@@ -76,7 +76,7 @@ impl KeyFiles {
     /// Puts the next keys in force. Without any nothing happens.
     ///
     /// # Errors
-    /// [`KeyError::File`]; asked for again, or opened again, it goes on.
+    /// [`KeyError::File`]; the next keys may be in force, and the next opening goes on.
     pub fn adopt(&self) -> Result<(), KeyError> {
         let Some(next) = self.next() else { return Ok(()) };
         rename(&self.root.join(NEXT), &self.root.join(NOW))?;
@@ -96,14 +96,6 @@ impl KeyFiles {
         remove(&self.root.join(NEXT))?;
         self.held.write().next = None;
         Ok(())
-    }
-
-    /// Goes on with what [`adopt`](Self::adopt) left undone, if it did.
-    ///
-    /// # Errors
-    /// [`KeyError::File`].
-    pub fn settle(&self) -> Result<(), KeyError> {
-        install(&self.root)
     }
 }
 

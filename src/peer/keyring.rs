@@ -58,7 +58,8 @@ impl Keyring {
 
     /// What is shown, by preference.
     pub(crate) fn shown(&self) -> Vec<&Certified> {
-        let mut shown: Vec<&Certified> = [Some(&self.present), self.next.as_ref()].into_iter().flatten().collect();
+        let mut shown: Vec<&Certified> =
+            [Some(&self.present), self.next.as_ref()].into_iter().flatten().collect();
         if self.prefer_next {
             shown.reverse();
         }

@@ -56,8 +56,7 @@ impl Dialer {
         let tls = TlsConnector::from(self.authenticator.tls().get().tcp_client.clone());
         let mut stream = connect(&tls, self.from, &info.addr).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let connection =
-            self.authenticator.introduce(&chain, &mut stream, node, Transport::Tcp).await?;
+        let connection = self.authenticator.introduce(&chain, &mut stream, node, Transport::Tcp).await?;
         note(&self.authenticator, stream.get_ref().0);
         Ok(Conn::peer(stream.into(), connection))
     }

@@ -155,11 +155,7 @@ fn verify_chain(cert: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime)
     )
 }
 
-fn server(
-    shown: &Arc<Shown>,
-    roots: &Arc<RootCertStore>,
-    alpn: &[&[u8]],
-) -> Result<ServerConfig, PeerError> {
+fn server(shown: &Arc<Shown>, roots: &Arc<RootCertStore>, alpn: &[&[u8]]) -> Result<ServerConfig, PeerError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
     // Whoever may come without a certificate is decided by the protocol it asks for, after TLS.
     let verifier = if alpn.contains(&JOIN) { verifier.allow_unauthenticated() } else { verifier }

@@ -14,8 +14,8 @@ use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream, Refusal,
-    SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, SendStream, StreamHandler,
 };
 use clawhub_replicate::{Asked, Replicate, StepAnswer, StepOp, UploadStep};
 use clawhub_state::blob::{BlobCmd, RootRecord};

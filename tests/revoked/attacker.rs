@@ -11,7 +11,8 @@ use clawhub_kv::{RocksKv, RocksProfile};
 use clawhub_peer::frame::{read_message, write_message};
 use clawhub_peer::{
     Admission, Applicant, Ca, CallCode, Caller, Class, ClusterKey, Csr, Directory, Endpoint, Hello, Identity,
-    JoinToken, NodeKey, PeerError, PeerInfo, Proof, RecvStream, Refusal, Routes, SendStream, StreamHandler, join,
+    JoinToken, NodeKey, PeerError, PeerInfo, Proof, RecvStream, Refusal, Routes, SendStream, StreamHandler,
+    join,
 };
 use clawhub_state::blob::RootRecord;
 use clawhub_state::cluster::{ClusterRecord, NodeRecord};

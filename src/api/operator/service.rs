@@ -8,8 +8,8 @@ use clawhub_types::NodeId;
 use clawhub_wire::admin::admin_server::Admin;
 use clawhub_wire::admin::{
     DrainReply, DrainRequest, InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest,
-    RemoveReply, RemoveRequest, RotateKeysReply, RotateKeysRequest, StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest,
-    TransferLeaderReply, TransferLeaderRequest,
+    RemoveReply, RemoveRequest, RotateKeysReply, RotateKeysRequest, StatusReply, StatusRequest,
+    TokenCreateReply, TokenCreateRequest, TransferLeaderReply, TransferLeaderRequest,
 };
 use tonic::{Request, Response, Status};
 

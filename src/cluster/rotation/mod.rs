@@ -119,7 +119,13 @@ impl Rotation {
             true => view.nodes()?.into_iter().filter(|node| !node.removed).collect(),
             false => Vec::new(),
         };
-        Ok(Some(Facts { cluster, keys, members, voters: status.voters, leads: self.consensus.leading_tick() }))
+        Ok(Some(Facts {
+            cluster,
+            keys,
+            members,
+            voters: status.voters,
+            leads: self.consensus.leading_tick(),
+        }))
     }
 
     /// Has the files and the endpoint be as the state says.
@@ -143,12 +149,14 @@ impl Rotation {
         let present = self.keys.present();
         let next = self.keys.next().map(|next| next.certified.clone());
         let rotation = facts.keys.rotation.as_ref();
-        let switched = rotation.filter(|rotation| rotation.switched.is_some()).map(|rotation| rotation.generation);
+        let switched =
+            rotation.filter(|rotation| rotation.switched.is_some()).map(|rotation| rotation.generation);
         if self.switched.map(|(generation, _)| generation) != switched {
             self.switched = switched.map(|generation| (generation, Instant::now()));
         }
         let keyring = Keyring {
-            prefer_next: next.is_some() && self.switched.is_some_and(|(_, since)| since.elapsed() >= SETTLING),
+            prefer_next: next.is_some()
+                && self.switched.is_some_and(|(_, since)| since.elapsed() >= SETTLING),
             present: present.certified.clone(),
             next,
             next_ca: rotation.map(|rotation| rotation.ca_cert.clone()),
@@ -250,7 +258,8 @@ impl Rotation {
 impl Told {
     fn of(keyring: &Keyring) -> Told {
         let spki = |certified: &Certified| certified.key.spki_sha256();
-        let shown: Vec<_> = [Some(&keyring.present), keyring.next.as_ref()].into_iter().flatten().map(spki).collect();
+        let shown: Vec<_> =
+            [Some(&keyring.present), keyring.next.as_ref()].into_iter().flatten().map(spki).collect();
         let preferred = if keyring.prefer_next { shown.last() } else { shown.first() };
         let believed = [Some(&keyring.present.ca_cert), keyring.next_ca.as_ref()];
         Told {

@@ -119,7 +119,9 @@ fn the_leader_switches_when_all_have_confirmed_or_most_have_and_it_has_waited() 
 fn the_leader_finishes_when_the_old_keys_had_their_time() {
     let mut facts = confirming(&[1, 2, 3]);
     facts.keys.rotation.as_mut().unwrap().switched = Some(500);
-    for (leads, then) in [(None, None), (Some(500 + GRACE - 1), None), (Some(500 + GRACE), Some(Step::Finish))] {
+    for (leads, then) in
+        [(None, None), (Some(500 + GRACE - 1), None), (Some(500 + GRACE), Some(Step::Finish))]
+    {
         facts.leads = leads;
         assert_eq!(of(&facts, 1, true), then);
     }

@@ -236,7 +236,7 @@ pub(super) fn unconfirmed(nodes: &[NodeRecord]) -> Vec<NodeId> {
 /// Whether most of those who vote have confirmed; while they change, most of either set.
 fn has_majority(tx: &Tx<'_>) -> Result<bool, Fault> {
     let missing = unconfirmed(&tx.view().cluster().nodes()?);
-    let membership = meta::membership(&*tx)?.map(|record| record.membership).unwrap_or_default();
+    let membership = meta::membership(tx)?.map(|record| record.membership).unwrap_or_default();
     let most = |voters: &Vec<NodeId>| {
         let confirmed = voters.iter().filter(|voter| !missing.contains(voter)).count();
         2 * confirmed > voters.len()

@@ -188,9 +188,8 @@ fn a_key_is_sealed_to_the_start_that_is_logged_and_once() {
     assert_eq!(world.view().cluster().node(NodeId(2)).unwrap().unwrap().start_key, [1]);
     ask(&mut world, HOUR);
     world.ok(begin(2));
-    let found = |world: &World, boot| {
-        keys(world).rotation.unwrap().envelope(NodeId(2), boot).map(<[u8]>::to_vec)
-    };
+    let found =
+        |world: &World, boot| keys(world).rotation.unwrap().envelope(NodeId(2), boot).map(<[u8]>::to_vec);
     world.ok(seal(2, 7));
     assert_eq!(found(&world, 2), None, "no such start is logged");
     world.ok(seal(1, 7));

@@ -9,8 +9,8 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Purpose, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream, Refusal,
-    RefusalCode, SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
 use clawhub_state::cluster::{ClusterCmd, ClusterReply, NodeSpec};

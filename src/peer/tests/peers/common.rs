@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawhub_peer::{
-    Admission, Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo,
-    Proof, RecvStream, Refusal, RefusalCode, SendStream, StreamHandler, caller, log_caller,
+    Admission, Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof,
+    RecvStream, Refusal, RefusalCode, SendStream, StreamHandler, caller, log_caller,
 };
 use clawhub_types::{ClusterId, NodeId};
 use clawhub_wire::peer::join_server::{Join, JoinServer};

@@ -16,8 +16,8 @@ use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream, Refusal,
-    RefusalCode, SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
