@@ -1,5 +1,5 @@
 //! A member that was removed, and whoever has its disk: it opens the CA, issues itself what it likes, and is refused
-//! everywhere.
+//! everywhere, by nodes too that cannot know who joined since.
 
 #[path = "revoked/attacker.rs"]
 mod attacker;
@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 /// How long after the answer to a removal its node may still be heard somewhere.
 const BOUND: Duration = Duration::from_millis(100);
-/// How long a rotation of keys may take.
-const SOON: Duration = Duration::from_secs(60);
+/// Longer than anything that is waited for.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Copies a data directory, all of it but its socket.
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -104,7 +104,7 @@ async fn the_disk_of_a_removed_member_is_worth_nothing() -> Result<()> {
 /// Waits until all of these have keys of this generation.
 async fn rotated(members: &[Member], wanted: u64) -> Result<()> {
     for member in members {
-        until("the keys to be replaced", SOON, || async {
+        until("the keys to be replaced", LONG, || async {
             let generation = member.admin(&["status"])?["keys_generation"].as_u64();
             let left = |name: &str| member.data().join(name).exists();
             Ok((generation == Some(wanted) && !left("keys.next") && !left("keys.now")).then_some(()))
@@ -148,4 +148,60 @@ async fn the_disk_of_a_member_copied_before_its_keys_were_replaced_is_worth_noth
         push(member, &format!("after/rotation-{number}")).await?;
     }
     Ok(())
+}
+
+/// A node that is behind hears from a leader of which it has not heard, and not from whoever has the CA's key.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_believes_those_alone_for_whom_members_vouch() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let mut members = fleet::form(home.path(), (0..4).map(Spec::zone).collect()).await?;
+    push(&members[0], "before/all").await?;
+    let mut away = members.pop().context("four members")?;
+    away.stop();
+    let disk = home.path().join("stolen");
+    copy(&away.data(), &disk)?;
+    let disk = Disk::read(&disk, 4)?;
+
+    // While it is away another one takes a member's place, and leads.
+    let mut newcomer = Member::new(home.path(), Spec::zone(4))?;
+    newcomer.start().await?;
+    newcomer.join(&members[0]).await?;
+    members.pop().context("three members")?.admin(&["remove", "3", "--force"])?;
+    until("the newcomer to lead", LONG, async || {
+        // It cannot before it votes.
+        drop(members[0].admin(&["transfer-leader", "5"]));
+        Ok((members[0].leader()? == Some(5)).then_some(()))
+    })
+    .await?;
+    let before = term(&members[0])?;
+
+    let strangers = [disk.forged(1000).await?, disk.forged(6).await?, disk.forged(5).await?];
+    away.start().await?;
+    let led = async {
+        loop {
+            for stranger in &strangers {
+                ensure!(!stranger.leads(4).await, "a stranger led a node that is behind");
+            }
+        }
+    };
+    tokio::select! {
+        led = led => led,
+        ready = away.ready() => ready,
+    }?;
+
+    members.push(newcomer);
+    members.iter_mut().for_each(Member::stop);
+    until("the node to be cut off", LONG, async || {
+        Ok(away.admin(&["status"])?["quorum_age_ms"].as_u64().map(drop))
+    })
+    .await?;
+    for stranger in &strangers {
+        ensure!(!stranger.leads(4).await, "a stranger led a node that is cut off");
+    }
+    for member in &mut members {
+        member.start().await?;
+    }
+    away.ready().await?;
+    ensure!(term(&away)? < before + 100, "somebody was heard: the term has jumped");
+    push(&away, "after/all").await
 }

@@ -3,20 +3,22 @@
 //!
 //! Every certificate that the cluster issued is known by the hash of its key, in its member's record: one that names
 //! a member and holds another key is refused, whoever signed it. One that names nobody is refused too, unless this node
-//! is behind and cannot know; then it may bring the log, and nothing else.
+//! is behind and a member that it does know vouches for that name and key; then it may bring the log, and nothing else.
 //!
-//! Owns the seed list in memory; the state is read at each question, since every answer may change
-//! with the next entry applied.
+//! Owns the seed list and who was vouched for, in memory; the state is read at each question, since every answer may
+//! change with the next entry applied. A crash loses who was vouched for: the members are asked again.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use clawhub_consensus::StateStore;
-use clawhub_peer::{Admission, Directory, Hello, PeerInfo, Proof, Refusal, RefusalCode};
+use clawhub_peer::{Acquaintances, Admission, Directory, Hello, PeerInfo, Proof, Refusal, RefusalCode};
 use clawhub_state::cluster::NodeRecord;
 use clawhub_state::{Fault, View};
 use clawhub_types::NodeId;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 /// A peer as last known: where to go while the replicated state is still empty or far behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +37,22 @@ pub struct MemberDirectory {
     seeds: RwLock<Vec<Seed>>,
     /// Set once consensus has started.
     behind: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
+    /// The keys of those for whom members vouch that this node knows.
+    vouched: RwLock<BTreeMap<NodeId, [u8; 32]>>,
+    /// Somebody wanted in for whom nobody has vouched.
+    knocked: Notify,
 }
 
 impl MemberDirectory {
     /// Answers from `state`, and from `seeds` about nodes that it does not know yet.
     pub fn new(state: StateStore, seeds: Vec<Seed>) -> MemberDirectory {
-        MemberDirectory { state, seeds: RwLock::new(seeds), behind: OnceLock::new() }
+        MemberDirectory {
+            state,
+            seeds: RwLock::new(seeds),
+            behind: OnceLock::new(),
+            vouched: RwLock::default(),
+            knocked: Notify::new(),
+        }
     }
 
     /// From now on `behind` tells whether this node may lack what the others know. Before that it counts as behind.
@@ -62,6 +74,32 @@ impl MemberDirectory {
         let members = View::new(&*kv).cluster().nodes()?.into_iter().filter(|node| !node.removed);
         let seed = |node: NodeRecord| Seed { node: node.id, addr: node.spec.peer_addr, spki: node.spec.spki };
         Ok(members.map(seed).collect())
+    }
+
+    /// Whom this node knows, by its state as it is, or by its seeds before the state knows anybody.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn acquaintances(&self) -> Result<Acquaintances, Fault> {
+        let kv = self.state.kv();
+        let (gone, present): (Vec<_>, Vec<_>) =
+            View::new(&*kv).cluster().nodes()?.into_iter().partition(|node| node.removed);
+        let known =
+            |node: NodeRecord| (node.id, PeerInfo { addr: node.spec.peer_addr, spki: node.spec.spki });
+        Ok(Acquaintances {
+            members: present.into_iter().map(known).collect(),
+            removed: gone.into_iter().map(|node| node.id).collect(),
+        })
+    }
+
+    /// Completes when somebody wants in of whom only other members can know.
+    pub(crate) async fn knocked(&self) {
+        self.knocked.notified().await;
+    }
+
+    /// From now on these are vouched for, and nobody else.
+    pub(crate) fn vouch(&self, keys: BTreeMap<NodeId, [u8; 32]>) {
+        *self.vouched.write() = keys;
     }
 
     /// The ids of the members; none if the state cannot be read.
@@ -113,14 +151,19 @@ impl MemberDirectory {
     }
 
     /// About a node that the state does not know. Its certificate is the CA's for this id, and whoever ever had a
-    /// member's disk can make one. Ids are handed out in order by the log: if it is above all known ones and this node
-    /// is behind, perhaps that very node is the leader it must hear from to catch up.
+    /// member's disk can make one: it proves nothing. Ids are handed out in order by the log: if it is above all known
+    /// ones and this node is behind, perhaps that very node is the leader it must hear from to catch up. Then the members
+    /// that are known here know it.
     fn admit_unknown(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
         if let Some(seed) = self.seeds.read().iter().find(|seed| seed.node == hello.node) {
             return if seed.spki == proof.spki { Ok(Admission::Member) } else { Err(other_key()) };
         }
         if self.is_behind() && hello.node > self.last().map_err(unreadable)? {
-            return Ok(Admission::LogOnly);
+            if self.vouched.read().get(&hello.node) == Some(&proof.spki) {
+                return Ok(Admission::LogOnly);
+            }
+            // It will ask again, and perhaps somebody has vouched for it by then.
+            self.knocked.notify_one();
         }
         Err(Refusal::new(RefusalCode::UnknownNode, "not a member of the cluster"))
     }
@@ -310,17 +353,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_node_that_is_behind_admits_whom_it_cannot_know_and_only_for_the_log() {
+    fn only_a_node_that_is_behind_admits_whom_others_vouch_for_and_only_for_the_log() {
         let (_temp, members) = members(&commands(), Vec::new());
         let behind = Arc::new(AtomicBool::new(true));
         let judge = |node: u64| {
             let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot: 1, nonce: 1 };
             members.admit(&hello, &proof(4)).map_err(|refusal| refusal.code)
         };
+        assert_eq!(judge(4), Err(RefusalCode::UnknownNode), "nobody vouches for it");
+        members.vouch(BTreeMap::from([(NodeId(4), [5; 32])]));
+        assert_eq!(judge(4), Err(RefusalCode::UnknownNode), "somebody else is vouched for");
+        members.vouch(BTreeMap::from([(NodeId(4), [4; 32]), (NodeId(1), [4; 32]), (NodeId(3), [4; 32])]));
         assert_eq!(judge(4), Ok(Admission::LogOnly), "before consensus has started");
         let told = behind.clone();
         members.hear(move || told.load(Ordering::SeqCst));
-        assert_eq!(judge(4), Ok(Admission::LogOnly), "joined after the last entry here, perhaps");
+        assert_eq!(judge(4), Ok(Admission::LogOnly), "joined after the last entry here");
         assert_eq!(judge(0), Err(RefusalCode::UnknownNode), "such an id was never given");
         assert_eq!(judge(1), Err(RefusalCode::WrongIdentity), "a member's id with another key");
         assert_eq!(judge(3), Err(RefusalCode::Removed));

@@ -10,6 +10,7 @@ mod cache;
 mod failure;
 mod following;
 mod heartbeat;
+mod introduction;
 mod leadership;
 mod lost_copies;
 mod membership;
@@ -26,8 +27,8 @@ use std::time::Duration;
 
 use clawhub_blobs::{BlobStore, CacheUsage};
 use clawhub_cluster::{
-    Acknowledgements, Agreement, Comparison, FailureNotice, Following, Leadership, Membership, Registration,
-    RemovalWatch, Rotation,
+    Acknowledgements, Agreement, Comparison, FailureNotice, Following, Introductions, Leadership, Membership,
+    Registration, RemovalWatch, Rotation,
 };
 use clawhub_consensus::Consensus;
 use clawhub_liveness::Liveness;
@@ -56,6 +57,8 @@ pub struct JobHandles {
     pub registration: Registration,
     /// How the members are followed.
     pub following: Following,
+    /// How the node learns of members of which it has not heard.
+    pub introductions: Introductions,
     /// How the node notices that it was removed.
     pub removal: RemovalWatch,
     /// How the keys are replaced.
@@ -102,6 +105,7 @@ impl Jobs {
         supervisor.start(agreement::Compare { comparison: handles.comparison, found });
         supervisor.start(registration::Registration { registration: handles.registration });
         supervisor.start(following::Following::new(handles.following));
+        supervisor.start(introduction::Introductions { introductions: handles.introductions });
         supervisor.start(removal::RemovalWatch { watch: handles.removal });
         supervisor.start(rotation::Rotation::new(handles.rotation));
         supervisor.start(failure::FailureNotice { notice: handles.failure });

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use clawhub_cluster::{
-    Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Leadership, Membership,
-    Registration, RemovalWatch, Rotation,
+    Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Introductions, Leadership,
+    Membership, Registration, RemovalWatch, Rotation,
 };
 use clawhub_devices::Devices;
 use clawhub_jobs::{JobHandles, Jobs};
@@ -35,6 +35,12 @@ pub(crate) fn start(
         registration: Registration::new(consensus.clone(), start, dismissal.clone()),
         rotation,
         following: following(base, stack, dismissal.clone()),
+        introductions: Introductions::new(
+            consensus.node(),
+            stack.endpoint.clone(),
+            stack.members.clone(),
+            liveness.round_trip(),
+        ),
         removal: RemovalWatch::new(consensus.clone(), stack.endpoint.clone(), dismissal.clone()),
         membership: Membership::new(consensus.clone(), liveness.clone()),
         leadership: Leadership::new(consensus.clone(), liveness.clone()),

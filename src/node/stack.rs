@@ -116,12 +116,12 @@ impl Stack {
     /// Lets the other members, and those who want to be, in.
     fn serve_peers(&self, streams: Streams, stop: Stop) {
         let consensus = Routes::new(clawhub_consensus::grpc::service(self.consensus.clone()));
+        let calls = clawhub_api_peer::add_members(consensus, self.members.clone());
         let join = JoinService::new(self.consensus.clone(), self.keys.clone());
         let endpoint = self.endpoint.clone();
         let told = self.stop_peers.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
-            let served =
-                endpoint.serve(consensus, clawhub_api_peer::join_routes(join), Arc::new(streams), told);
+            let served = endpoint.serve(calls, clawhub_api_peer::join_routes(join), Arc::new(streams), told);
             if let Err(error) = served.await {
                 stop.fault(format!("the peer listener ended: {error}"));
             }

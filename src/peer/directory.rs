@@ -41,8 +41,8 @@ pub fn certificate_sha256(cert: &[u8]) -> [u8; 32] {
 pub enum Admission {
     /// It is a member: whatever members ask of each other.
     Member,
-    /// This node is behind and cannot know whether it is a member: it may bring the log (votes, entries, snapshots),
-    /// by which this node learns who is, and nothing else.
+    /// This node is behind and knows only from other members that it is one: it may bring the log (votes, entries,
+    /// snapshots), by which this node learns it itself, and nothing else.
     LogOnly,
 }
 

@@ -126,6 +126,6 @@ fn check(reply: JoinReply, token: &JoinToken, key: &NodeKey) -> Result<Joined, P
     })
 }
 
-fn peer(p: Peer) -> Result<(NodeId, PeerInfo), Invalid> {
+pub(crate) fn peer(p: Peer) -> Result<(NodeId, PeerInfo), Invalid> {
     Ok((NodeId(p.node), PeerInfo { spki: array("spki", &p.spki)?, addr: p.addr }))
 }

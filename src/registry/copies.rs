@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_auth::{Act, Permit, Pull, Push};
+use clawhub_auth::{Permit, Pull, Push};
 use clawhub_policy::{Layout, Policy, partners, satisfied};
 use clawhub_replicate::ReplicaSpec;
 use clawhub_state::blob::{BlobCmd, BlobRejected, BlobReply};
@@ -29,8 +29,8 @@ pub(crate) struct Copies {
 }
 
 /// In whose name something is proposed that needs copies, and how long they may take.
-pub(crate) struct Wish<'p, A: Act<On = RepoName>> {
-    pub(crate) permit: &'p Permit<A>,
+pub(crate) struct Wish<'p> {
+    pub(crate) permit: &'p Permit<Push>,
     /// For a mount: the right to read where the blob comes from.
     pub(crate) source: Option<&'p Permit<Pull>>,
     /// How long making copies may take, each time.
@@ -49,18 +49,14 @@ impl Copies {
     /// # Errors
     /// Unavailable with the wish's sentence if too few copies could be made, or with what the votes lack; those of a
     /// proposal. The inner error is any other replicated refusal.
-    pub(crate) async fn commit_with_copies<A: Act<On = RepoName>>(
-        &self,
-        wish: &Wish<'_, A>,
-        cmd: &Command,
-    ) -> Result<Outcome, Error> {
+    pub(crate) async fn commit_with_copies(&self, wish: &Wish<'_>, cmd: &Command) -> Result<Outcome, Error> {
         self.attempt(wish, cmd, &mut (0..TRIES)).await
     }
 
     /// The same, with as many proposals as `tries` has left.
-    async fn attempt<A: Act<On = RepoName>>(
+    async fn attempt(
         &self,
-        wish: &Wish<'_, A>,
+        wish: &Wish<'_>,
         cmd: &Command,
         tries: &mut Range<usize>,
     ) -> Result<Outcome, Error> {
@@ -70,7 +66,7 @@ impl Copies {
             self.core.wait_for_votes(wish.permit.on()).await?;
             match self.core.propose(wish.permit, wish.source, cmd.clone()).await? {
                 Err(Rejected::Blob(BlobRejected::NeedCopies(roots))) => {
-                    let copies = tokio::time::timeout(wish.limit, self.more(wish.permit.on(), &roots)).await;
+                    let copies = tokio::time::timeout(wish.limit, self.more(wish.permit, &roots)).await;
                     copies.map_err(|_| short())??;
                 }
                 // Votes have moved since. This node must see where to before it judges once more.
@@ -175,8 +171,9 @@ impl Copies {
     }
 
     /// Copies blobs that the state already knows until the repository's policy is met, and has the new
-    /// holders recorded.
-    async fn more(&self, repo: &RepoName, roots: &[Root]) -> Result<(), Error> {
+    /// holders recorded, as part of what the client does.
+    async fn more(&self, permit: &Permit<Push>, roots: &[Root]) -> Result<(), Error> {
+        let repo = permit.on();
         let mut receipts = Vec::new();
         for root in roots {
             let Some(spec) = self.core.spec(root)? else { continue };
@@ -191,7 +188,8 @@ impl Copies {
             receipts.extend(self.make(&spec, &candidates, &policy, &layout).await);
         }
         if !receipts.is_empty() {
-            self.core.propose_system(Command::Blob(BlobCmd::Hold { receipts })).await??;
+            let cmd = BlobCmd::Ensured { repo: repo.clone(), receipts };
+            self.core.propose(permit, None, Command::Blob(cmd)).await??;
         }
         Ok(())
     }

@@ -128,6 +128,13 @@ mod tests {
     }
 
     #[test]
+    fn copies_are_recorded_for_the_permits_repository_alone() {
+        only_its_own::<Push>(|name| {
+            Command::Blob(BlobCmd::Ensured { repo: repo(name), receipts: Vec::new() })
+        });
+    }
+
+    #[test]
     fn a_manifest_is_for_the_permits_repository_alone() {
         only_its_own::<Push>(put);
     }

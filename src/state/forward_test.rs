@@ -108,8 +108,12 @@ fn of_content() -> Vec<(Command, &'static [&'static str])> {
         (BlobCmd::Mount { from, to: repo.clone(), digest: digest(1) }.into(), &["client"]),
         (BlobCmd::Unlink { repo: repo.clone(), digest: digest(1) }.into(), &["client"]),
         (BlobCmd::Renew { repo: repo.clone(), digest: digest(1) }.into(), &["client"]),
-        // Whoever had copies made has them recorded, on whichever nodes they are.
-        (BlobCmd::Hold { receipts: receipts(&[1, 3], 1) }.into(), &["cluster"]),
+        (BlobCmd::Hold { receipts: receipts(&[2, 2], 1) }.into(), &["cluster"]),
+        // What others hold they say themselves, unless it is part of what a client pushes.
+        (BlobCmd::Hold { receipts: receipts(&[2, 3], 1) }.into(), &[]),
+        (BlobCmd::Hold { receipts: receipts(&[3], 1) }.into(), &[]),
+        (BlobCmd::Hold { receipts: Vec::new() }.into(), &[]),
+        (BlobCmd::Ensured { repo: repo.clone(), receipts: receipts(&[1, 3], 1) }.into(), &["client"]),
         (release(SENDER).into(), &["operator", "cluster"]),
         (release(OTHER).into(), &["operator"]),
         (lost(SENDER).into(), &["operator", "cluster"]),

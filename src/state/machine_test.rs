@@ -134,6 +134,7 @@ fn blob_cmd() -> impl Strategy<Value = Command> {
         2 => (name(), a_digest()).prop_map(|(repo, digest)| BlobCmd::Unlink { repo, digest }),
         1 => (name(), a_digest()).prop_map(|(repo, digest)| BlobCmd::Renew { repo, digest }),
         3 => receipts().prop_map(|(_, receipts)| BlobCmd::Hold { receipts }),
+        1 => (name(), receipts()).prop_map(|(repo, (_, receipts))| BlobCmd::Ensured { repo, receipts }),
         1 => (node(), roots()).prop_map(|(node, roots)| BlobCmd::Release { node, roots }),
         1 => (node(), roots()).prop_map(|(node, roots)| BlobCmd::Lost { node, roots }),
         1 => roots().prop_map(|roots| BlobCmd::Review { roots }),

@@ -181,7 +181,7 @@ impl Attacker {
         let vote = Vote { term: HUGE, node: self.id.0, committed: false };
         let request = VoteRequest { vote: Some(vote), last_log: None, leadership_transfer: true };
         refused("a vote", raft().vote(request).await.is_ok())?;
-        refused("an append", self.append(at).await)?;
+        refused("an append", self.leads(at).await)?;
         refused("a fetch", self.fetch(at).await)?;
         self.ask_to_join(peer_addr).await.with_context(|| who)
     }
@@ -193,7 +193,7 @@ impl Attacker {
     }
 
     /// Whether an append as the leader of a term that no cluster reaches is answered.
-    async fn append(&self, at: u64) -> bool {
+    pub(crate) async fn leads(&self, at: u64) -> bool {
         let vote = Some(Vote { term: HUGE, node: self.id.0, committed: true });
         let requests = stream::iter([AppendRequest { vote, ..AppendRequest::default() }]);
         let call = async {

@@ -1,13 +1,14 @@
 //! What members may ask of this node, and strangers who want to become members.
 //!
 //! A member opens streams ([`Streams`]): for bytes and copies, which are none of the registry's business, and for
-//! steps of uploads that this node owns, which are. A stranger may ask the join service ([`join_routes`]) and
+//! steps of uploads that this node owns, which are; and it asks whom this node knows ([`add_members`]). A stranger may ask the join service ([`join_routes`]) and
 //! nothing else.
 //!
 //! Owns no state. A stream comes with the member that opened it ([`Caller`]), authenticated when its
 //! connection was accepted; only that makes the permit it sends along worth anything.
 
 mod join;
+mod members;
 
 use clawhub_auth::{Permit, Push};
 use clawhub_peer::{Caller, RecvStream, SendStream, StreamHandler};
@@ -17,6 +18,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 
 pub use join::routes as join_routes;
+pub use members::add as add_members;
 
 /// Serves members' streams. Cheap to clone.
 #[derive(Clone)]

@@ -35,8 +35,16 @@ fn out_vote(b: Ballot) -> peer::Vote {
     peer::Vote { term: b.term, node: b.node, committed: b.committed }
 }
 
+/// A vote is kept for good, and from the last term there is no next one. This is above what a hundred elections a second
+/// reach in 80,000 years.
+const LAST_TERM: u64 = 1 << 48;
+
 fn ballot(field: &'static str, vote: Option<peer::Vote>) -> Result<Ballot, Invalid> {
-    Ok(from_vote(required(field, vote)?))
+    let vote = required(field, vote)?;
+    if vote.term > LAST_TERM {
+        return Err(Invalid::new(field, "is of a term that no cluster reaches"));
+    }
+    Ok(from_vote(vote))
 }
 
 fn from_vote(vote: peer::Vote) -> Ballot {

@@ -68,7 +68,7 @@ impl Repo<Push> {
     /// meanwhile, with a deletion of the same manifest, are staged once more.
     async fn commit(
         &self,
-        wish: &Wish<'_, Push>,
+        wish: &Wish<'_>,
         cmd: &Command,
         digest: &Digest,
         parts: &[Vec<Ref>],

@@ -33,7 +33,7 @@ impl BlobCmd {
                 renew(tx, cx, at, link);
                 Ok(Reply::Done)
             }
-            BlobCmd::Hold { receipts } => hold(tx, cx, receipts),
+            BlobCmd::Hold { receipts } | BlobCmd::Ensured { receipts, .. } => hold(tx, cx, receipts),
             BlobCmd::Release { node, roots } => release(tx, cx, *node, roots),
             BlobCmd::Lost { node, roots } => lost(tx, cx, *node, roots),
             BlobCmd::Review { roots } => review(tx, cx, roots),

@@ -48,9 +48,10 @@ pub enum BlobCmd {
         /// The blob.
         digest: Digest,
     },
-    /// Records further holders: `BlobReply::Count`. Receipts for unknown roots are skipped, bad ones too.
+    /// A node says which further copies it holds: `BlobReply::Count`. Receipts for unknown roots are skipped, bad
+    /// ones too.
     Hold {
-        /// The new copies.
+        /// The new copies, all of one node.
         receipts: Vec<Receipt>,
     },
     /// A node asks to give up copies; applied for each root whose other holders are complete for every
@@ -82,15 +83,24 @@ pub enum BlobCmd {
         /// Its new epoch; ignored unless above the logged one.
         epoch: u64,
     },
+    /// Records further holders, as `Hold` does, of blobs that a push into `repo` needs and of which its ingress node
+    /// had copies made elsewhere. In the client's name, as the receipts of its other commands are.
+    Ensured {
+        /// What is pushed into.
+        repo: RepoName,
+        /// The new copies.
+        receipts: Vec<Receipt>,
+    },
 }
 
 impl BlobCmd {
     /// What it touches. Copies are the cluster's, links a repository's.
     pub(crate) fn resource(&self) -> Touched {
         match self {
-            BlobCmd::Commit { repo, .. } | BlobCmd::Unlink { repo, .. } | BlobCmd::Renew { repo, .. } => {
-                Resource::Repository(repo.clone()).into()
-            }
+            BlobCmd::Commit { repo, .. }
+            | BlobCmd::Ensured { repo, .. }
+            | BlobCmd::Unlink { repo, .. }
+            | BlobCmd::Renew { repo, .. } => Resource::Repository(repo.clone()).into(),
             BlobCmd::Mount { from, to, .. } => Touched {
                 target: Resource::Repository(to.clone()),
                 source: Some(Resource::Repository(from.clone())),
@@ -106,7 +116,7 @@ impl BlobCmd {
     /// What a client must be permitted to do; copies are the cluster's own business.
     pub(crate) fn action(&self) -> Option<Action> {
         match self {
-            BlobCmd::Commit { .. } | BlobCmd::Mount { .. } => Some(Action::Push),
+            BlobCmd::Commit { .. } | BlobCmd::Ensured { .. } | BlobCmd::Mount { .. } => Some(Action::Push),
             BlobCmd::Unlink { .. } => Some(Action::Delete),
             // A HEAD of who may pull: its answer promises that a push can go on to rely on the blob.
             BlobCmd::Renew { .. } => Some(Action::Pull),
@@ -118,15 +128,17 @@ impl BlobCmd {
         }
     }
 
-    /// Who proposes it, besides clients. A node says for itself what it lost and gives up, and operators say it for
-    /// one that leaves; copies are recorded by whoever had them made.
+    /// Who proposes it, besides clients. A node says for itself what it holds, lost and gives up, and operators say
+    /// the latter two for one that leaves.
     pub(crate) fn proposers(&self) -> Proposers {
         match self {
             BlobCmd::Commit { .. }
+            | BlobCmd::Ensured { .. }
             | BlobCmd::Mount { .. }
             | BlobCmd::Unlink { .. }
             | BlobCmd::Renew { .. } => Proposers::CLIENTS,
-            BlobCmd::Hold { .. } | BlobCmd::Review { .. } => Proposers::members(Members::Any),
+            BlobCmd::Hold { receipts } => Proposers::members(of_one_node(receipts)),
+            BlobCmd::Review { .. } => Proposers::members(Members::Any),
             BlobCmd::Release { node, .. } | BlobCmd::Lost { node, .. } => {
                 Proposers::operators_and(Members::Only(*node))
             }
@@ -137,6 +149,16 @@ impl BlobCmd {
     /// Whether it may not be applied twice.
     pub(crate) fn needs_identity(&self) -> bool {
         !matches!(self, BlobCmd::Review { .. } | BlobCmd::Epoch { .. })
+    }
+}
+
+/// The one node that all of these are of; who says nothing speaks for nobody.
+fn of_one_node(receipts: &[Receipt]) -> Members {
+    match receipts {
+        [first, others @ ..] if others.iter().all(|other| other.node == first.node) => {
+            Members::Only(first.node)
+        }
+        _ => Members::Nobody,
     }
 }
 
