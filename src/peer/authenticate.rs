@@ -15,7 +15,7 @@ use crate::connections::{Connection, Connections, Transport};
 use crate::handshakes::KnownAddresses;
 use crate::hello::{self, Frame};
 use crate::identity::subject;
-use crate::tls::CurrentTls;
+use crate::trust::Believed;
 use crate::{Admission, Directory, Hello, PeerError, PeerInfo, Proof, Refusal, RefusalCode};
 
 /// A peer that is refused tries again and again; one line in this time tells of it.
@@ -25,7 +25,7 @@ pub(crate) struct Authenticator {
     own: Hello,
     directory: Arc<dyn Directory>,
     connections: Arc<Connections>,
-    tls: CurrentTls,
+    believed: Believed,
     known: Arc<KnownAddresses>,
     warned: Mutex<Option<Instant>>,
 }
@@ -35,9 +35,16 @@ impl Authenticator {
         own: Hello,
         directory: Arc<dyn Directory>,
         connections: Arc<Connections>,
-        tls: CurrentTls,
+        believed: Believed,
     ) -> Authenticator {
-        Authenticator { own, directory, connections, tls, known: Arc::default(), warned: Mutex::new(None) }
+        Authenticator {
+            own,
+            directory,
+            connections,
+            believed,
+            known: Arc::default(),
+            warned: Mutex::new(None),
+        }
     }
 
     /// What this node says of itself.
@@ -45,9 +52,9 @@ impl Authenticator {
         &self.own
     }
 
-    /// How connections are made and taken now.
-    pub(crate) fn tls(&self) -> &CurrentTls {
-        &self.tls
+    /// The CAs that are believed now.
+    pub(crate) fn believed(&self) -> &Believed {
+        &self.believed
     }
 
     /// The table of live connections.
@@ -142,7 +149,7 @@ impl Authenticator {
             return Err(refused(WrongIdentity, "it is not the node that was called"));
         }
         // Not the word of TLS, which may have believed a CA at the beginning of the handshake that is not one any more.
-        let issuer = chain.first().and_then(|cert| self.tls.get().issuer(cert));
+        let issuer = chain.first().and_then(|cert| self.believed.issuer(cert));
         let ca =
             issuer.ok_or_else(|| PeerError::Certificate("it is of a CA that is not the cluster's".into()))?;
         let proof = Proof { spki: proved.spki, ca };

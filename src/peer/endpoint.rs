@@ -38,6 +38,7 @@ use crate::limits::{
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
 use crate::tls::{CurrentTls, Tls};
+use crate::trust::Believed;
 use crate::{Class, Directory, Identity, PeerError, StreamHandler, socket};
 
 /// Accepted connections waiting to be picked up by the server task.
@@ -74,18 +75,19 @@ impl Endpoint {
     ) -> Result<Endpoint, PeerError> {
         let Identity { key, cert, ca_cert, hello } = identity;
         let reset_key = key.clone();
-        let tls = Tls::new(&Keyring::of(Certified { key, cert, ca_cert }), &hello)?;
-        let tls = CurrentTls::new(tls);
+        let keyring = Keyring::of(Certified { key, cert, ca_cert });
+        let tls = CurrentTls::new(Tls::new(&keyring, &hello)?);
         let (tcp, udp) = socket::bind(listen)?;
         let failed = |source| PeerError::Bind { addr: listen, source };
         let listener = TcpListener::from_std(tcp).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let all = CancellationToken::new();
-        let authenticator =
-            Arc::new(Authenticator::new(hello, directory, Connections::new(all.clone()), tls.clone()));
+        let (connections, believed) = (Connections::new(all.clone()), Believed::new(&keyring));
+        let authenticator = Arc::new(Authenticator::new(hello, directory, connections, believed));
         let quic = Quic::new(udp, &tls.get(), &reset_key, authenticator.clone())?;
         let dialer = Dialer {
             authenticator,
+            tls: tls.clone(),
             from: Some(addr.ip()).filter(|ip| !ip.is_unspecified()),
             closed: all.clone(),
         };
@@ -169,8 +171,9 @@ impl Endpoint {
     pub fn renew(&self, keyring: &Keyring, anew: bool) -> Result<(), PeerError> {
         let authenticator = &self.0.dialer.authenticator;
         let tls = Arc::new(Tls::new(keyring, authenticator.own())?);
-        self.0.tls.set(tls.clone());
         self.0.quic.renew(&tls)?;
+        self.0.tls.set(tls);
+        authenticator.believed().set(keyring);
         if anew {
             authenticator.connections().retire();
             self.0.channels.lock().clear();
@@ -219,6 +222,7 @@ impl Endpoint {
         tasks.spawn(serve_grpc(join_server(), join, from_join, stop.clone()));
         let acceptor = tcp::Acceptor {
             authenticator: inner.dialer.authenticator.clone(),
+            tls: inner.tls.clone(),
             handshakes: Handshakes::new(inner.dialer.authenticator.known().clone()),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             to_peers,

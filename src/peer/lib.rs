@@ -49,6 +49,7 @@ mod tcp;
 mod tls;
 mod token;
 mod traffic;
+mod trust;
 
 pub use ca::{Ca, Csr};
 pub use call::CallCode;

@@ -11,7 +11,7 @@ use rustls::{DistinguishedName, SignatureScheme};
 
 use crate::PeerError;
 use crate::keyring::Keyring;
-use crate::tls::{bad, provider, subjects};
+use crate::trust::{bad, provider, subjects};
 
 /// A peer that believes none of them tries again and again; one line in this time tells of it.
 const WARN_EVERY: Duration = Duration::from_secs(60);

@@ -3,16 +3,15 @@
 //! The protocol is negotiated by ALPN: a member asks for [`PEER`], and must then show a certificate and
 //! say Hello; a node that joins asks for [`JOIN`], and reaches nothing but the join service.
 
-use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
@@ -20,10 +19,10 @@ use rustls::{
 };
 
 use crate::identity::{ca_subject, spki_of, subject};
-use crate::key::sha256;
 use crate::keyring::{Certified, Keyring};
 use crate::shown::Shown;
-use crate::{Hello, KeyError, PeerError};
+use crate::trust::{bad, check_issued, provider, roots, verify_chain};
+use crate::{Hello, PeerError};
 
 /// gRPC between members, after the Hello.
 pub(crate) const PEER: &[u8] = b"clawhub-peer/1";
@@ -40,22 +39,12 @@ pub(crate) fn no_name() -> ServerName<'static> {
     ServerName::try_from(NO_NAME).expect("a constant name is valid")
 }
 
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-pub(crate) fn bad(e: impl fmt::Display) -> PeerError {
-    PeerError::Identity(e.to_string())
-}
-
 /// The configurations of an endpoint, of one keyring.
 pub(crate) struct Tls {
     pub(crate) tcp_server: Arc<ServerConfig>,
     pub(crate) tcp_client: Arc<ClientConfig>,
     pub(crate) quic_server: Arc<QuicServerConfig>,
     pub(crate) quic_client: Arc<QuicClientConfig>,
-    /// The certificates of the CAs that are believed, DER.
-    believed: Vec<Vec<u8>>,
 }
 
 impl Tls {
@@ -75,14 +64,7 @@ impl Tls {
             tcp_client: Arc::new(tcp_client),
             quic_server: Arc::new(QuicServerConfig::try_from(quic_server).map_err(bad)?),
             quic_client: Arc::new(QuicClientConfig::try_from(quic_client).map_err(bad)?),
-            believed: believed.into_iter().map(<[u8]>::to_vec).collect(),
         })
-    }
-
-    /// Which of the CAs that are believed now issued a certificate: SHA-256 of the CA's certificate.
-    pub(crate) fn issuer(&self, cert: &CertificateDer<'_>) -> Option<[u8; 32]> {
-        let issuer = self.believed.iter().find(|ca| check_issued(cert, ca).is_ok());
-        issuer.map(|ca| sha256(ca))
     }
 }
 
@@ -118,41 +100,6 @@ fn check(certified: &Certified, hello: &Hello) -> Result<(), PeerError> {
         return Err(bad("the CA is another cluster's"));
     }
     check_issued(&certified.cert, &certified.ca_cert).map_err(bad)
-}
-
-/// Checks that a CA signed a certificate.
-pub(crate) fn check_issued(cert: &[u8], ca_cert: &[u8]) -> Result<(), KeyError> {
-    let failed = |e: Error| KeyError::Certificate(e.to_string());
-    let cert = CertificateDer::from(cert);
-    let ca = CertificateDer::from(ca_cert);
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.into_owned()).map_err(failed)?;
-    verify_chain(&cert, &roots, UnixTime::now()).map_err(failed)
-}
-
-fn roots(cas: &[&[u8]]) -> Result<RootCertStore, PeerError> {
-    let mut roots = RootCertStore::empty();
-    for ca in cas {
-        roots.add(CertificateDer::from(*ca).into_owned()).map_err(bad)?;
-    }
-    Ok(roots)
-}
-
-/// The names of CAs, as TLS tells them.
-pub(crate) fn subjects(cas: &[&[u8]]) -> Result<Vec<DistinguishedName>, PeerError> {
-    Ok(roots(cas)?.subjects())
-}
-
-/// The certificate is signed by a root directly: the CA has no intermediates.
-fn verify_chain(cert: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime) -> Result<(), Error> {
-    let algorithms = provider().signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(
-        &ParsedCertificate::try_from(cert)?,
-        roots,
-        &[],
-        now,
-        algorithms,
-    )
 }
 
 fn server(shown: &Arc<Shown>, roots: &Arc<RootCertStore>, alpn: &[&[u8]]) -> Result<ServerConfig, PeerError> {
