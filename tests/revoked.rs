@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use attacker::{Attacker, Disk};
 use clawhub_testkit::content::Rng;
 use clawhub_testkit::fleet::{self, Member, Spec};
-use clawhub_testkit::wait::until;
+use clawhub_testkit::until;
 use tokio::time::Instant;
 
 /// How long after the answer to a removal its node may still be heard somewhere.
@@ -83,6 +83,70 @@ async fn the_disk_of_a_removed_member_is_worth_nothing() -> Result<()> {
         push(member, &format!("after/removal-{number}")).await?;
     }
     ensure!(members[1].admin(&["members"])?["members"].as_array().is_some_and(|all| all.len() == 3));
+
+    // The removal replaced the keys, so that not even a node that is behind believes the disk.
+    rotated(&members, 2).await?;
+    for member in &mut members {
+        member.stop();
+    }
+    members[0].start().await?;
+    for attacker in [disk.forged(1000).await?, disk.forged(5).await?, disk.forged(2).await?] {
+        attacker.attack(1, members[0].peer()).await?;
+    }
+    ensure!(term(&members[0])? < 1 << 30, "somebody was heard: the term has moved");
+    for member in &mut members[1..] {
+        member.start().await?;
+    }
+    members[0].ready().await?;
+    push(&members[0], "after/all").await
+}
+
+/// Waits until all of these have keys of this generation.
+async fn rotated(members: &[Member], wanted: u64) -> Result<()> {
+    for member in members {
+        until("the keys to be replaced", LONG, || async {
+            let generation = member.admin(&["status"])?["keys_generation"].as_u64();
+            let left = |name: &str| member.data().join(name).exists();
+            Ok((generation == Some(wanted) && !left("keys.next") && !left("keys.now")).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_of_a_member_copied_before_its_keys_were_replaced_is_worth_nothing() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let mut members = fleet::form(home.path(), (0..3).map(Spec::zone).collect()).await?;
+    for (number, member) in members.iter().enumerate() {
+        push(member, &format!("before/rotation-{number}")).await?;
+    }
+    members[2].stop();
+    let copied = home.path().join("copied");
+    copy(&members[2].data(), &copied)?;
+    let disk = Disk::read(&copied, 3)?;
+    // Until then the copy is the member, and what the members say to each other is open to it.
+    let itself = disk.next_start().await?;
+    ensure!(itself.is_member_at(1).await && itself.is_member_at(2).await, "the attacks are real");
+    drop(itself);
+    members[2].start().await?;
+    members[2].ready().await?;
+    members[0].admin(&["rotate-keys"])?;
+    rotated(&members, 2).await?;
+    let before = term(&members[0])?;
+    let attackers =
+        [disk.itself().await?, disk.forged(1000).await?, disk.forged(4).await?, disk.forged(3).await?];
+    let attacks = members.iter().zip(1..).flat_map(|(member, at)| {
+        attackers.iter().map(move |attacker: &Attacker| attacker.attack(at, member.peer()))
+    });
+    futures::future::try_join_all(attacks).await?;
+    for (at, member) in (1..=3).zip(&members) {
+        disk.forged(at % 3 + 1).await?.attack(at, member.peer()).await?;
+    }
+    ensure!(term(&members[0])? == before, "somebody was heard: the term has moved");
+    for (number, member) in members.iter().enumerate() {
+        push(member, &format!("after/rotation-{number}")).await?;
+    }
     Ok(())
 }
 

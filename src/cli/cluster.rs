@@ -9,7 +9,7 @@ use clawhub_config::Config;
 use clawhub_wire::admin::admin_client::AdminClient;
 use clawhub_wire::admin::{
     DrainRequest, InitRequest, JoinRequest, Link, Member, MembersRequest, RemoveReply, RemoveRequest,
-    StatusReply, StatusRequest, TokenCreateRequest, TransferLeaderRequest,
+    RotateKeysRequest, StatusReply, StatusRequest, TokenCreateRequest, TransferLeaderRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -96,6 +96,13 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Replace the cluster key, the CA, and the key and certificate of every member, while all of them serve; returns
+    /// when the old ones are refused. Members that are away are waited for, and then left behind.
+    RotateKeys {
+        /// How long they are waited for, seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+    },
     /// Move leadership to another voter.
     TransferLeader {
         /// The new leader's id; the cluster chooses if it is left out.
@@ -176,6 +183,12 @@ async fn call(
             let reply = client.remove(RemoveRequest { node, force }).await?.into_inner();
             show(json, &reply, |r| removed(node, r))
         }
+        Command::RotateKeys { wait } => {
+            let request = RotateKeysRequest { wait_seconds: Some(wait) };
+            let reply = client.rotate_keys(request).await?.into_inner();
+            let left = rotated(&mut client, reply.generation).await?;
+            show(json, &reply, |r| rotation_done(r.generation, &left))
+        }
         Command::TransferLeader { node } => {
             let reply = client.transfer_leader(TransferLeaderRequest { to: node }).await?.into_inner();
             show(json, &reply, |r| format!("node {} leads\n", r.leader))
@@ -215,6 +228,51 @@ async fn drained(client: &mut AdminClient<Channel>, index: u64) -> Result<(), Fa
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits until the keys of this generation are in force. Answers who was left behind.
+async fn rotated(client: &mut AdminClient<Channel>, generation: u64) -> Result<Vec<u64>, Failure> {
+    let mut told = String::new();
+    loop {
+        let status = client.status(StatusRequest {}).await?.into_inner();
+        if status.keys_generation >= generation {
+            return Ok(status.keys_left_behind);
+        }
+        let progress = keys(&status);
+        if progress != told {
+            eprintln!("{progress}");
+            told = progress;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn rotation_done(generation: u64, left: &[u64]) -> String {
+    let mut text = format!("keys of generation {generation} are in force\n");
+    if !left.is_empty() {
+        text += &format!("node {} was left behind, and comes back as a new node\n", ids(left));
+    }
+    text
+}
+
+/// Which keys are in force, and what becomes of them.
+fn keys(s: &StatusReply) -> String {
+    let now = format!("generation {}", s.keys_generation);
+    let next = match s.keys_next {
+        None => return now,
+        Some(next) if s.keys_switched => {
+            format!("generation {next} is shown, the old keys are refused in a moment")
+        }
+        Some(next) if !s.keys_wait_for.is_empty() => {
+            format!("generation {next} waits for node {}", ids(&s.keys_wait_for))
+        }
+        Some(next) => format!("generation {next} is on its way"),
+    };
+    format!("{now}; {next}")
+}
+
+fn ids(ids: &[u64]) -> String {
+    ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn removed(node: u64, reply: &RemoveReply) -> String {
@@ -262,7 +320,6 @@ fn status(s: &StatusReply) -> String {
     if s.cluster.is_empty() {
         return format!("node {} ({}) is not a member of a cluster yet: init or join\n", s.name, s.version);
     }
-    let ids = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
     let leader = match s.leader {
         Some(id) if id == s.node => "this node".to_owned(),
         Some(id) => format!("node {id}"),
@@ -279,6 +336,7 @@ fn status(s: &StatusReply) -> String {
         ("log", format!("{} written, {} committed, {} applied", s.last_log, s.committed, s.applied)),
         ("voters", ids(&s.voters)),
         ("learners", ids(&s.learners)),
+        ("keys", keys(s)),
         ("state", format!("{} at tick {}", s.state_hash, s.tick)),
     ];
     if !s.agreement.is_empty() {
@@ -286,6 +344,11 @@ fn status(s: &StatusReply) -> String {
     }
     if !s.links.is_empty() {
         rows.push(("links", s.links.iter().map(link).collect::<Vec<_>>().join(", ")));
+    }
+    if !s.keys_left_behind.is_empty() {
+        let text =
+            format!("node {} was away when the keys were replaced: replace it", ids(&s.keys_left_behind));
+        rows.push(("warning", text));
     }
     let far: Vec<u64> = s.links.iter().filter(|link| link.too_long).map(|link| link.node).collect();
     if !far.is_empty() {

@@ -95,11 +95,14 @@ mod tests {
             spec,
             boot: 3,
             nonce: 1,
+            start_key: Vec::new(),
             acknowledged: LogMark { term: 5, index: 100 },
             epoch: 0,
             draining: false,
             failing: None,
             removed: false,
+            generation: 1,
+            next_spki: None,
         }
     }
 

@@ -30,6 +30,7 @@ fn rejection(rejected: &Rejected) -> CallCode {
         Rejected::Cluster(ClusterRejected::TokenInvalid) => CallCode::Denied,
         Rejected::Cluster(ClusterRejected::NameTaken) => CallCode::Exists,
         Rejected::Cluster(ClusterRejected::NodeUnknown(_)) => CallCode::NotFound,
+        Rejected::Cluster(ClusterRejected::KeysChange) => CallCode::Unavailable,
         // The request came too late, or under something outdated.
         Rejected::Request(
             RequestRejected::SessionGone | RequestRejected::DeadlinePassed | RequestRejected::StalePermit,

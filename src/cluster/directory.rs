@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use clawhub_consensus::StateStore;
-use clawhub_peer::{Acquaintances, Admission, Directory, Hello, PeerInfo, Refusal, RefusalCode};
+use clawhub_peer::{Acquaintances, Admission, Directory, Hello, PeerInfo, Proof, Refusal, RefusalCode};
 use clawhub_state::cluster::NodeRecord;
 use clawhub_state::{Fault, View};
 use clawhub_types::NodeId;
@@ -131,16 +131,35 @@ impl MemberDirectory {
         Ok(View::new(&*kv).cluster().nodes()?.last().map_or(NodeId(0), |node| node.id))
     }
 
+    /// Whether a member may show this key: its own, the next one that it has confirmed, and none of a generation that is
+    /// over.
+    fn knows_key(&self, record: &NodeRecord, spki: &[u8; 32]) -> Result<bool, Fault> {
+        let kv = self.state.kv();
+        let in_force = View::new(&*kv).cluster().keys()?.generation;
+        let present = record.spec.spki == *spki && record.generation >= in_force;
+        Ok(present || record.next_spki == Some(*spki))
+    }
+
+    /// Whether a certificate is of a later CA than the one that is in force by the state here: that of the rotation
+    /// under way, or, if the state knows of none, whichever else is believed here.
+    fn is_next_ca(&self, proof: &Proof) -> Result<bool, Fault> {
+        let kv = self.state.kv();
+        let view = View::new(&*kv).cluster();
+        let in_force = view.record()?.is_none_or(|cluster| proof.is_of(&cluster.ca_cert));
+        let rotation = view.keys()?.rotation;
+        Ok(!in_force && rotation.is_none_or(|rotation| proof.is_of(&rotation.ca_cert)))
+    }
+
     /// About a node that the state does not know. Its certificate is the CA's for this id, and whoever ever had a
     /// member's disk can make one: it proves nothing. Ids are handed out in order by the log: if it is above all known
     /// ones and this node is behind, perhaps that very node is the leader it must hear from to catch up. Then the members
     /// that are known here know it.
-    fn admit_unknown(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit_unknown(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
         if let Some(seed) = self.seeds.read().iter().find(|seed| seed.node == hello.node) {
-            return if seed.spki == *spki { Ok(Admission::Member) } else { Err(other_key()) };
+            return if seed.spki == proof.spki { Ok(Admission::Member) } else { Err(other_key()) };
         }
         if self.is_behind() && hello.node > self.last().map_err(unreadable)? {
-            if self.vouched.read().get(&hello.node) == Some(spki) {
+            if self.vouched.read().get(&hello.node) == Some(&proof.spki) {
                 return Ok(Admission::LogOnly);
             }
             // It will ask again, and perhaps somebody has vouched for it by then.
@@ -176,16 +195,19 @@ impl Directory for MemberDirectory {
         Some(PeerInfo { addr: seed.addr.clone(), spki: seed.spki })
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
         let Some(record) = self.record(hello.node).map_err(unreadable)? else {
-            return self.admit_unknown(hello, spki);
+            return self.admit_unknown(hello, proof);
         };
         if record.removed {
             // The node stops when it hears this code.
             return Err(Refusal::new(RefusalCode::Removed, "the node was removed from the cluster"));
         }
-        if record.spec.spki != *spki {
-            return Err(other_key());
+        if !self.knows_key(&record, &proof.spki).map_err(unreadable)? {
+            // Perhaps it has confirmed or replaced its keys since the state here. Those who have the next CA's key are
+            // members of the generation that it is for.
+            let brings_more = self.is_behind() && self.is_next_ca(proof).map_err(unreadable)?;
+            return if brings_more { Ok(Admission::LogOnly) } else { Err(other_key()) };
         }
         // The present start registered itself, and goes on connecting. Another one of the same number is of
         // a disk that was copied, or one start old.
@@ -254,6 +276,7 @@ mod tests {
                 http_addr: "moved:5000".into(),
                 found: LogMark::default(),
                 acknowledged: None,
+                start_key: Vec::new(),
             },
         ];
         let remove = LifecycleCmd::RemoveNode { node: NodeId(3), force: false };
@@ -261,15 +284,20 @@ mod tests {
     }
 
     fn members(commands: &[Command], seeds: Vec<Seed>) -> (tempfile::TempDir, MemberDirectory) {
+        members_at(&commands.iter().map(|cmd| (1, cmd.clone())).collect::<Vec<_>>(), seeds)
+    }
+
+    /// After commands that come at these ticks.
+    fn members_at(commands: &[(u64, Command)], seeds: Vec<Seed>) -> (tempfile::TempDir, MemberDirectory) {
         let temp = tempfile::tempdir().unwrap();
         let state =
             StateStore::open(temp.path(), |_, _| Ok(Arc::new(MemoryKv::new()) as Arc<dyn Kv>)).unwrap();
         let mut machine = Machine::open(state.kv()).unwrap();
-        for (index, cmd) in commands.iter().enumerate() {
+        for (index, (tick, cmd)) in commands.iter().enumerate() {
             let cmd = cmd.clone();
             let request = RequestId { session: SessionId(1), seq: index as u64 };
             let entry = Entry {
-                tick: 1,
+                tick: *tick,
                 at: 1,
                 actor: Actor::system(),
                 access: AccessRevisions::default(),
@@ -284,9 +312,18 @@ mod tests {
         (temp, MemberDirectory::new(state, seeds))
     }
 
+    /// Of a key of this CA, the present one, if it is not another byte.
+    fn certified(key: u8, ca: u8) -> Proof {
+        Proof { spki: [key; 32], ca: clawhub_peer::certificate_sha256(&[ca]) }
+    }
+
+    fn proof(key: u8) -> Proof {
+        certified(key, 1)
+    }
+
     fn admitted(members: &MemberDirectory, node: u64, boot: u64, key: u8) -> bool {
         let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot, nonce: 1 };
-        members.admit(&hello, &[key; 32]).is_ok()
+        members.admit(&hello, &proof(key)).is_ok()
     }
 
     #[test]
@@ -298,7 +335,7 @@ mod tests {
         assert!(!admitted(&members, 2, 5, 1), "another member's key");
         let twin = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(2), boot: 5, nonce: 2 };
         assert_eq!(
-            members.admit(&twin, &[2; 32]).unwrap_err().code,
+            members.admit(&twin, &proof(2)).unwrap_err().code,
             RefusalCode::StaleBoot,
             "a disk one start old, or a twin"
         );
@@ -311,7 +348,7 @@ mod tests {
         let seed = Seed { node: NodeId(3), addr: "h3:7000".into(), spki: [3; 32] };
         let (_temp, members) = members(&commands(), vec![seed]);
         let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(3), boot: 9, nonce: 0 };
-        assert_eq!(members.admit(&hello, &[3; 32]).unwrap_err().code, RefusalCode::Removed);
+        assert_eq!(members.admit(&hello, &proof(3)).unwrap_err().code, RefusalCode::Removed);
         assert_eq!(members.lookup(NodeId(3)), None);
     }
 
@@ -321,7 +358,7 @@ mod tests {
         let behind = Arc::new(AtomicBool::new(true));
         let judge = |node: u64| {
             let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(node), boot: 1, nonce: 1 };
-            members.admit(&hello, &[4; 32]).map_err(|refusal| refusal.code)
+            members.admit(&hello, &proof(4)).map_err(|refusal| refusal.code)
         };
         assert_eq!(judge(4), Err(RefusalCode::UnknownNode), "nobody vouches for it");
         members.vouch(BTreeMap::from([(NodeId(4), [5; 32])]));
@@ -345,5 +382,46 @@ mod tests {
         assert!(admitted(&members, 1, 3, 1) && !admitted(&members, 1, 3, 2));
         assert_eq!(members.lookup(NodeId(1)), Some(PeerInfo { addr: "h1:7000".into(), spki: [1; 32] }));
         assert_eq!(members.lookup(NodeId(2)), None);
+    }
+
+    #[test]
+    fn both_keys_count_while_they_are_replaced_and_the_old_ones_never_after() {
+        use clawhub_state::cluster::{GRACE, RotationCmd};
+        let step = |step| Command::from(ClusterCmd::Rotation(step));
+        let begin = RotationCmd::Begin {
+            generation: 2,
+            ca_cert: vec![7],
+            ca_key_sealed: vec![7],
+            envelopes: Vec::new(),
+        };
+        let confirm = |node: u64| RotationCmd::Confirm {
+            generation: 2,
+            node: NodeId(node),
+            spki: [70 + node as u8; 32],
+        };
+        let mut log: Vec<(u64, Command)> = commands().into_iter().map(|cmd| (1, cmd)).collect();
+        let behind = Arc::new(AtomicBool::new(false));
+        let judge = |log: &[(u64, Command)], key: u8, ca: u8| {
+            let (_temp, members) = members_at(log, Vec::new());
+            let told = behind.clone();
+            members.hear(move || told.load(Ordering::SeqCst));
+            let hello = Hello { cluster: CLUSTER, epoch: 1, node: NodeId(2), boot: 6, nonce: 1 };
+            members.admit(&hello, &certified(key, ca)).map_err(|refusal| refusal.code)
+        };
+        const REFUSED: Result<Admission, RefusalCode> = Err(RefusalCode::WrongIdentity);
+        assert_eq!(judge(&log, 72, 7), REFUSED);
+        log.push((1, step(begin)));
+        assert_eq!((judge(&log, 2, 1), judge(&log, 72, 7)), (Ok(Admission::Member), REFUSED));
+        behind.store(true, Ordering::SeqCst);
+        assert_eq!(judge(&log, 72, 7), Ok(Admission::LogOnly), "it may have confirmed since");
+        assert_eq!(judge(&log, 72, 1), REFUSED, "of the present CA, which whoever was removed has");
+        behind.store(false, Ordering::SeqCst);
+        log.push((1, step(confirm(2))));
+        assert_eq!((judge(&log, 2, 1), judge(&log, 72, 7)), (Ok(Admission::Member), Ok(Admission::Member)));
+        log.extend([confirm(1), RotationCmd::Switch { generation: 2 }].map(|next| (1, step(next))));
+        assert_eq!((judge(&log, 2, 1), judge(&log, 72, 7)), (Ok(Admission::Member), Ok(Admission::Member)));
+        log.push((1 + GRACE, step(RotationCmd::Finish { generation: 2 })));
+        behind.store(true, Ordering::SeqCst);
+        assert_eq!((judge(&log, 2, 1), judge(&log, 72, 7)), (REFUSED, Ok(Admission::Member)));
     }
 }

@@ -5,22 +5,24 @@
 //! was applied, for the id it gave. A token is judged by this node's own state first, since whoever reaches the port
 //! can show one: nothing is proposed for one that is no good.
 
+use std::sync::Arc;
+
 use clawhub_consensus::{Consensus, Who};
-use clawhub_peer::{Ca, ClusterKey, Csr, JoinSecret};
+use clawhub_peer::{ClusterKey, Csr, JoinSecret, KeyFiles};
 use clawhub_state::cluster::{
     ClusterCmd, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord, NodeSpec, TokenStanding,
 };
 use clawhub_state::{Command, Reply, View};
 use clawhub_types::{Network, NodeId};
 
-use crate::ClusterError;
 use crate::attempts::Attempts;
 use crate::proposal::PATIENCE;
+use crate::{ClusterError, authority};
 
 /// Lets nodes in that show a good token.
 pub struct JoinService {
     consensus: Consensus,
-    cluster_key: ClusterKey,
+    keys: Arc<KeyFiles>,
     attempts: Attempts,
 }
 
@@ -40,8 +42,8 @@ pub struct Welcome {
 
 impl JoinService {
     /// A service that lets nodes into the cluster of `consensus`.
-    pub fn new(consensus: Consensus, cluster_key: ClusterKey) -> JoinService {
-        JoinService { consensus, cluster_key, attempts: Attempts::default() }
+    pub fn new(consensus: Consensus, keys: Arc<KeyFiles>) -> JoinService {
+        JoinService { consensus, keys, attempts: Attempts::default() }
     }
 
     /// Makes the holder of the token, who calls from `from`, a member, as a node that says `spec` of itself.
@@ -119,9 +121,9 @@ impl JoinService {
         let view = View::new(&*snapshot).cluster();
         let missing = || ClusterError::internal("the cluster's record is missing");
         let cluster = view.record()?.ok_or_else(missing)?;
-        let ca = Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &self.cluster_key)?;
+        let (ca, cluster_key) = authority::open(&cluster, &self.keys)?;
         let certificate = ca.issue(csr, node)?;
         let members = view.nodes()?.into_iter().filter(|member| !member.removed).collect();
-        Ok(Welcome { node, cluster, certificate, cluster_key: self.cluster_key.clone(), members })
+        Ok(Welcome { node, cluster, certificate, cluster_key, members })
     }
 }

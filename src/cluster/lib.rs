@@ -2,7 +2,8 @@
 //!
 //! A node becomes a member by [`bootstrap`]: it founds a cluster or joins one. From then on it is
 //! [`registered`](Registration) at each start, knows the others through [`MemberDirectory`], takes its part in who votes
-//! ([`Membership`]) and who leads ([`Leadership`]), and notices when the others have removed it ([`RemovalWatch`]).
+//! ([`Membership`]) and who leads ([`Leadership`]), takes its part when the
+//! cluster's keys are replaced ([`Rotation`]), and notices when the others have removed it ([`RemovalWatch`]).
 //! What an operator may ask of a member is [`Cluster`]; what a stranger may ask is [`JoinService`].
 //!
 //! Whatever repeats is a type with one function `pass`: it does one round, may be called again at any time, and
@@ -15,6 +16,7 @@
 mod acknowledgements;
 mod agreement;
 mod attempts;
+mod authority;
 pub mod bootstrap;
 mod code;
 mod decommission;
@@ -34,6 +36,7 @@ mod readiness;
 mod registration;
 mod removal;
 mod request;
+mod rotation;
 
 pub use acknowledgements::Acknowledgements;
 pub use agreement::Comparison;
@@ -48,9 +51,10 @@ pub use introduction::Introductions;
 pub use join_service::{JoinService, Welcome};
 pub use leadership::Leadership;
 pub use membership::{Membership, uncovered};
-pub use operations::{Cluster, Link, Member, Overview};
+pub use operations::{Cluster, KeysOverview, Link, Member, Overview};
 pub use owner::Owner;
 pub use readiness::not_ready;
 pub use registration::{Registration, Start};
 pub use removal::RemovalWatch;
 pub use request::{Bootstrap, BootstrapRequest, Pending, Requests};
+pub use rotation::Rotation;

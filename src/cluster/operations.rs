@@ -1,24 +1,27 @@
 //! What an operator may ask of a member about its cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use clawhub_consensus::{Consensus, Status};
+use clawhub_consensus::{Consensus, Status, Who};
 use clawhub_liveness::Liveness;
-use clawhub_peer::{Ca, ClusterKey, JoinToken};
+use clawhub_peer::{JoinToken, KeyFiles};
 use clawhub_policy::{Uncovered, coverable};
-use clawhub_state::View;
-use clawhub_state::cluster::{ClusterCmd, NodeRecord};
+use clawhub_state::cluster::{ClusterCmd, ClusterReply, ClusterView, NodeRecord, RotationCmd};
+use clawhub_state::{Command, Fault, Reply, View};
 use clawhub_types::{Durability, NodeId, RoundTrip};
 use tokio::time::{sleep, timeout};
 
 use crate::proposal::{PATIENCE, propose};
-use crate::{ClusterError, RemovalImpact, decommission};
+use crate::{ClusterError, RemovalImpact, authority, decommission};
 
 /// How long this node may take to hear of a new leader.
 const HEARSAY: Duration = Duration::from_secs(5);
 
 /// How long a new member may take to know the others.
 const ACQUAINTANCE: Duration = Duration::from_secs(10);
+/// How long a rotation takes, about, if all members are there.
+const ROTATION: Duration = Duration::from_secs(15);
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -27,7 +30,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub struct Cluster {
     consensus: Consensus,
     liveness: Liveness,
-    cluster_key: ClusterKey,
+    keys: Arc<KeyFiles>,
 }
 
 /// A member, as it stands.
@@ -67,12 +70,51 @@ pub struct Overview {
     pub durability: Option<Durability>,
     /// The cluster's clock, milliseconds.
     pub tick: u64,
+    /// Its keys.
+    pub keys: KeysOverview,
+}
+
+/// Which keys are in force, and what becomes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysOverview {
+    /// The generation in force.
+    pub generation: u64,
+    /// Members whose keys are of an older one: they were away, and come back as new nodes.
+    pub left_behind: Vec<NodeId>,
+    /// The generation that is to come, if one was asked for and is not in force yet.
+    pub next: Option<u64>,
+    /// Members that have not confirmed it yet; none once new keys are shown.
+    pub waits_for: Vec<NodeId>,
+    /// New keys are shown; the old ones are refused in a moment.
+    pub switched: bool,
+}
+
+impl KeysOverview {
+    fn of(view: &ClusterView<'_>) -> Result<KeysOverview, Fault> {
+        let keys = view.keys()?;
+        let members: Vec<_> = view.nodes()?.into_iter().filter(|node| !node.removed).collect();
+        let ids = |which: &dyn Fn(&NodeRecord) -> bool| {
+            members.iter().filter(|node| which(node)).map(|node| node.id).collect::<Vec<_>>()
+        };
+        let switched = keys.rotation.as_ref().is_some_and(|rotation| rotation.switched.is_some());
+        let waits = keys.rotation.is_some() && !switched;
+        Ok(KeysOverview {
+            generation: keys.generation,
+            left_behind: ids(&|node| node.generation < keys.generation),
+            next: match &keys.rotation {
+                Some(rotation) => Some(rotation.generation),
+                None => keys.due.map(|_| keys.last + 1),
+            },
+            waits_for: ids(&|node| waits && node.next_spki.is_none()),
+            switched,
+        })
+    }
 }
 
 impl Cluster {
     /// The cluster that a member takes part in.
-    pub fn new(consensus: Consensus, liveness: Liveness, cluster_key: ClusterKey) -> Cluster {
-        Cluster { consensus, liveness, cluster_key }
+    pub fn new(consensus: Consensus, liveness: Liveness, keys: Arc<KeyFiles>) -> Cluster {
+        Cluster { consensus, liveness, keys }
     }
 
     /// Makes a token that lets one node join within `ttl`.
@@ -80,6 +122,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`]; the token is of no use then.
     pub async fn create_token(&self, ttl: Duration) -> Result<JoinToken, ClusterError> {
+        self.keys_settled().await?;
         // The handle is let go of before anything is awaited: a snapshot that is installed meanwhile brings another
         // store.
         let ca = {
@@ -87,12 +130,41 @@ impl Cluster {
             let cluster = View::new(&*state).cluster().record()?;
             let behind = || ClusterError::Unavailable("this node is catching up".to_owned());
             let cluster = cluster.ok_or_else(behind)?;
-            Ca::open(&cluster.ca_cert, &cluster.ca_key_sealed, &self.cluster_key)?
+            authority::open(&cluster, &self.keys)?.0
         };
         let token = JoinToken::generate(ca.spki_sha256());
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         propose(&self.consensus, ClusterCmd::TokenCreate { hash: token.hash(), ttl }).await?;
         Ok(token)
+    }
+
+    /// Waits, for a while, until no rotation of keys is on its way: it takes the tokens that are made before its end. One
+    /// that waits for members that are away is not waited for.
+    async fn keys_settled(&self) -> Result<(), ClusterError> {
+        let settled = async {
+            loop {
+                let keys = View::new(&*self.consensus.state()).cluster().keys()?;
+                if keys.rotation.is_none() && keys.due.is_none() {
+                    return Ok(());
+                }
+                sleep(AGAIN).await;
+            }
+        };
+        timeout(ROTATION, settled).await.unwrap_or(Ok(()))
+    }
+
+    /// Has the keys of the cluster and of its members replaced, by a rotation that begins after this. Those that are
+    /// away are waited for so long. Answers the generation that is to come.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn rotate_keys(&self, wait: Duration) -> Result<u64, ClusterError> {
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let ask = Command::Cluster(ClusterCmd::Rotation(RotationCmd::Ask { wait }));
+        match self.consensus.propose(ask, Who::operator(), PATIENCE).await?.reply {
+            Reply::Cluster(ClusterReply::Generation(generation)) => Ok(generation),
+            other => Err(ClusterError::internal(format!("an unexpected answer: {other:?}"))),
+        }
     }
 
     /// Begins to drain a member: the others make up for its copies. With `on` unset they rely on them again.
@@ -215,6 +287,7 @@ impl Cluster {
             epoch: cluster.as_ref().map_or(0, |cluster| cluster.epoch),
             durability: cluster.map(|cluster| cluster.durability),
             tick: view.cluster().tick()?,
+            keys: KeysOverview::of(&view.cluster())?,
         })
     }
 }

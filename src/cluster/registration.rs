@@ -20,6 +20,8 @@ pub struct Start {
     pub peer_addr: String,
     /// Where clients reach it, `host:port`.
     pub http_addr: String,
+    /// What others seal secrets for this start to.
+    pub start_key: Vec<u8>,
 }
 
 /// Logs the start of a node, once. A crash loses nothing: the next start is another one.
@@ -57,6 +59,7 @@ impl Registration {
             http_addr: self.start.http_addr.clone(),
             found: self.consensus.log_marks().found(),
             acknowledged: None,
+            start_key: self.start.start_key.clone(),
         });
         match self.consensus.propose(boot, Who::system(), PATIENCE).await {
             Ok(_) => tracing::info!(%node, boot = self.start.boot, "registered"),

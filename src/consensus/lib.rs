@@ -307,6 +307,11 @@ impl<R: AsyncRuntime> Consensus<R> {
         matches!(R::timeout(wait, self.shared.core.reached(index)).await, Ok(Some(_)))
     }
 
+    /// The cluster's clock now, if this node leads.
+    pub fn leading_tick(&self) -> Option<u64> {
+        self.shared.ticks.leading()
+    }
+
     /// A look at the node now.
     pub fn status(&self) -> Status {
         self.watch().status()

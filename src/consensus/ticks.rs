@@ -33,6 +33,11 @@ impl<R: AsyncRuntime> Ticks<R> {
         self.core.leading().and_then(|leader| self.clock.now(leader)).or_else(|| self.last())
     }
 
+    /// The tick now, if this node leads.
+    pub(crate) fn leading(&self) -> Option<u64> {
+        self.core.leading().and_then(|leader| self.clock.now(leader))
+    }
+
     /// The tick under this leader at which a caller gives up; `None` as long as the leader has not told its tick.
     pub(crate) fn deadline_under(&self, leader: NodeId, deadline: R::Instant) -> Option<u64> {
         let own = self.core.leading().filter(|_| leader == self.core.node());

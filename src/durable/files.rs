@@ -64,6 +64,27 @@ pub fn create_dir(dir: &Path) -> io::Result<()> {
     sync_dir(parent(dir))
 }
 
+/// Gives a file another name in the same directory, durably, in place of any that has it.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent(to))
+}
+
+/// Removes a file, durably; one that does not exist is fine.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_dir(parent(path)),
+    }
+}
+
 /// Removes a directory and all below, not durably; one that does not exist is fine.
 ///
 /// # Errors

@@ -11,4 +11,4 @@ pub mod promised;
 pub mod task;
 
 pub use clock::now_millis;
-pub use files::{copy_dir, create_dir, move_dir, parent, remove_dir, replace, sync_dir};
+pub use files::{copy_dir, create_dir, move_dir, parent, remove_dir, remove_file, rename, replace, sync_dir};

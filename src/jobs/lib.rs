@@ -18,6 +18,7 @@ mod orphans;
 mod registration;
 mod removal;
 mod replicas;
+mod rotation;
 mod uploads;
 mod usage;
 
@@ -27,7 +28,7 @@ use std::time::Duration;
 use clawhub_blobs::BlobStore;
 use clawhub_cluster::{
     Acknowledgements, Agreement, Comparison, FailureNotice, Following, Introductions, Leadership, Membership,
-    Registration, RemovalWatch,
+    Registration, RemovalWatch, Rotation,
 };
 use clawhub_consensus::Consensus;
 use clawhub_liveness::Liveness;
@@ -60,6 +61,8 @@ pub struct JobHandles {
     pub introductions: Introductions,
     /// How the node notices that it was removed.
     pub removal: RemovalWatch,
+    /// How the keys are replaced.
+    pub rotation: Rotation,
     /// What the others are told when the storage fails.
     pub failure: FailureNotice,
     /// Who votes.
@@ -103,6 +106,7 @@ impl Jobs {
         supervisor.start(following::Following::new(handles.following));
         supervisor.start(introduction::Introductions { introductions: handles.introductions });
         supervisor.start(removal::RemovalWatch { watch: handles.removal });
+        supervisor.start(rotation::Rotation::new(handles.rotation));
         supervisor.start(failure::FailureNotice { notice: handles.failure });
         supervisor.start(membership::Membership { membership: handles.membership });
         supervisor.start(leadership::Leadership { leadership: handles.leadership });

@@ -81,12 +81,13 @@ impl Base {
         }
     }
 
-    pub(crate) fn start(&self) -> Start {
+    pub(crate) fn start(&self, start_key: &[u8]) -> Start {
         Start {
             boot: self.boot.count,
             nonce: self.boot.nonce,
             peer_addr: self.peer_addr(),
             http_addr: self.http_addr.clone(),
+            start_key: start_key.to_vec(),
         }
     }
 

@@ -206,18 +206,6 @@ impl DataDir {
         replace(&self.root, "node.crt", node)
     }
 
-    /// The certificates of the node and its CA.
-    ///
-    /// # Errors
-    /// [`DataDirError::Io`] if they cannot be read.
-    pub fn certificates(&self) -> Result<(Vec<u8>, Vec<u8>), DataDirError> {
-        let read = |name| {
-            let path = self.root.join(name);
-            std::fs::read(&path).map_err(|e| at(&path, e))
-        };
-        Ok((read("node.crt")?, read("ca.crt")?))
-    }
-
     /// Binds the directory to a node for ever.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use clawhub_blobs::BlobError;
+use clawhub_cluster::ClusterError;
 use clawhub_kv::KvError;
 use clawhub_peer::{KeyError, PeerError};
 use clawhub_state::Fault;
@@ -61,6 +62,17 @@ pub(crate) enum NodeError {
     /// The node ran and found a database of its own to be damaged.
     #[error("{0}")]
     Damaged(String),
+}
+
+impl From<ClusterError> for NodeError {
+    fn from(error: ClusterError) -> NodeError {
+        match error {
+            ClusterError::State(fault) => NodeError::State(fault),
+            ClusterError::Consensus(error) => NodeError::Consensus(error),
+            ClusterError::Key(error) => NodeError::Key(error),
+            other => NodeError::Fault(other.to_string()),
+        }
+    }
 }
 
 impl From<BlobError> for NodeError {

@@ -126,14 +126,14 @@ impl Node {
 
     /// Builds the parts of a member, and opens the doors.
     async fn start(&mut self, owner: Owner) -> Result<(), NodeError> {
-        let stack = Stack::start(&self.base, owner, &self.stop).await?;
+        let (stack, rotation) = Stack::start(&self.base, owner, &self.stop).await?;
         self.finish_init(&stack, owner).await?;
         // One that has just joined does not know itself yet, and has nothing to say either.
         if let Some(known) = View::new(&*stack.consensus.state()).cluster().node(owner.node)? {
             self.base.warn_of_changes(&known.spec);
         }
         let dismissal = Dismissal::default();
-        let jobs = reconcilers::start(&self.base, &stack, &dismissal, &self.devices, &self.stop);
+        let jobs = reconcilers::start(&self.base, &stack, rotation, &dismissal, &self.devices, &self.stop);
         self.open_doors(&stack, jobs.findings());
         self.running = Some(Running { stack, jobs, dismissal });
         Ok(())
@@ -146,19 +146,14 @@ impl Node {
             done = bootstrap::finish_init(&stack.consensus, owner.cluster, &init) => done,
             () = self.stop.told() => return Err(NodeError::Fault("stopped while founding".into())),
         };
-        done.map_err(|error| match error {
-            ClusterError::State(fault) => NodeError::State(fault),
-            ClusterError::Consensus(error) => NodeError::Consensus(error),
-            other => NodeError::Fault(format!("the cluster cannot be founded: {other}")),
-        })?;
+        done.inspect_err(|error| tracing::error!(%error, "the cluster cannot be founded"))?;
         Ok(self.base.store.set_pending_init(None)?)
     }
 
     /// Lets clients and operators in. A node starts once, so that each door is opened once.
     fn open_doors(&self, stack: &Stack, findings: Findings) {
         let registry = stack.registry.clone();
-        let cluster =
-            Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.cluster_key.clone());
+        let cluster = Cluster::new(stack.consensus.clone(), stack.liveness.clone(), stack.keys.clone());
         let blobs = stack.blobs.clone();
         let operators = operator::Member { cluster, blobs, findings: findings.clone() };
         let _ = self.doors.operators.set(operators);

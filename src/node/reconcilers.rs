@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clawhub_cluster::{
     Acknowledgements, Comparison, Dismissal, Dismissed, FailureNotice, Following, Introductions, Leadership,
-    Membership, Registration, RemovalWatch,
+    Membership, Registration, RemovalWatch, Rotation,
 };
 use clawhub_devices::Devices;
 use clawhub_jobs::{JobHandles, Jobs};
@@ -20,6 +20,7 @@ use crate::storage::{Watch, Watched};
 pub(crate) fn start(
     base: &Base,
     stack: &Stack,
+    rotation: Rotation,
     dismissal: &Dismissal,
     devices: &Arc<Devices>,
     stop: &Stop,
@@ -28,9 +29,11 @@ pub(crate) fn start(
     let liveness = &stack.liveness;
     let failing = devices.clone();
     let failing = move || failing.condition().is_failing();
+    let start = base.start(rotation.start_key());
     let mut jobs = Jobs::start(JobHandles {
         failure: FailureNotice::new(consensus.clone(), base.boot.count, failing),
-        registration: Registration::new(consensus.clone(), base.start(), dismissal.clone()),
+        registration: Registration::new(consensus.clone(), start, dismissal.clone()),
+        rotation,
         following: following(base, stack, dismissal.clone()),
         introductions: Introductions::new(
             consensus.node(),

@@ -9,12 +9,12 @@ use std::time::Duration;
 use clawhub_api_peer::Streams;
 use clawhub_auth::Authorizer;
 use clawhub_blobs::BlobStore;
-use clawhub_cluster::{JoinService, MemberDirectory, Owner};
+use clawhub_cluster::{JoinService, MemberDirectory, Owner, Rotation};
 use clawhub_config::RaftProfile;
 use clawhub_consensus::{Consensus, Profile, Settings, StateStore};
 use clawhub_kv::Kv;
 use clawhub_liveness::Liveness;
-use clawhub_peer::{ClusterKey, Endpoint, Hello, Identity, NodeKey, Routes};
+use clawhub_peer::{Certified, Endpoint, Hello, Identity, KeyFiles, Routes, StartKey};
 use clawhub_registry::Registry;
 use clawhub_replicate::Replicate;
 use clawhub_types::NodeId;
@@ -38,8 +38,8 @@ const CONSENSUS_STOP: Duration = Duration::from_secs(5);
 
 /// The running parts of a member.
 pub(crate) struct Stack {
-    /// The key that seals secrets in the state.
-    pub(crate) cluster_key: ClusterKey,
+    /// This node's keys and the cluster's.
+    pub(crate) keys: Arc<KeyFiles>,
     pub(crate) members: Arc<MemberDirectory>,
     pub(crate) endpoint: Endpoint,
     pub(crate) consensus: Consensus,
@@ -53,20 +53,29 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Starts every part for the member that the data directory belongs to.
+    /// Starts every part for the member that the data directory belongs to; beside them its part when keys are replaced.
     ///
     /// # Errors
     /// [`NodeError`]; what was started by then stops with the runtimes of this life.
-    pub(crate) async fn start(base: &Base, owner: Owner, stop: &Stop) -> Result<Stack, NodeError> {
+    pub(crate) async fn start(
+        base: &Base,
+        owner: Owner,
+        stop: &Stop,
+    ) -> Result<(Stack, Rotation), NodeError> {
         stores::bind(base)?;
         let raft = stores::raft(&base.dir)?;
         let state = stores::state(&base.dir).map_err(io_at(base.dir.state()))?;
         stores::check_owner(&state, owner)?;
         let blobs = BlobStore::open(base.blob_store(owner.node), base.local.clone()).await?;
         let members = Arc::new(MemberDirectory::new(state.clone(), base.store.peers()?));
-        let (identity, cluster_key) = identity(base, owner)?;
+        let keys = Arc::new(KeyFiles::open(base.dir.root())?);
+        let identity = identity(base, owner, keys.present().certified.clone())?;
         let endpoint = Endpoint::bind(base.peer_port.release(), identity, members.clone()).await?;
         let consensus = consensus(base, owner.node, raft.clone(), state, &endpoint).await?;
+        let start = StartKey::generate()?;
+        let mut rotation =
+            Rotation::new(consensus.clone(), endpoint.clone(), keys.clone(), start, base.boot.count);
+        rotation.resume().await?;
         let hearing = consensus.hearing();
         members.hear(move || hearing.is_behind());
         let profile = profile(base.config.raft.profile);
@@ -78,7 +87,7 @@ impl Stack {
         let registry = Registry::new(consensus.clone(), replicate.clone(), Authorizer::Open, limits);
         let streams = Streams::new(replicate, registry.clone());
         let stack = Stack {
-            cluster_key,
+            keys,
             members,
             endpoint,
             consensus,
@@ -90,14 +99,14 @@ impl Stack {
             stop_peers: CancellationToken::new(),
         };
         stack.serve_peers(streams, stop.clone());
-        Ok(stack)
+        Ok((stack, rotation))
     }
 
     /// Lets the other members, and those who want to be, in.
     fn serve_peers(&self, streams: Streams, stop: Stop) {
         let consensus = Routes::new(clawhub_consensus::grpc::service(self.consensus.clone()));
         let calls = clawhub_api_peer::add_members(consensus, self.members.clone());
-        let join = JoinService::new(self.consensus.clone(), self.cluster_key.clone());
+        let join = JoinService::new(self.consensus.clone(), self.keys.clone());
         let endpoint = self.endpoint.clone();
         let told = self.stop_peers.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
@@ -147,16 +156,14 @@ fn io_at(path: std::path::PathBuf) -> impl FnOnce(std::io::Error) -> NodeError {
     move |source| NodeError::Io { path, source }
 }
 
-/// The node's keys and certificate, as they were when it became a member.
-fn identity(base: &Base, owner: Owner) -> Result<(Identity, ClusterKey), NodeError> {
+/// Who this node is.
+fn identity(base: &Base, owner: Owner, certified: Certified) -> Result<Identity, NodeError> {
     let missing = || NodeError::Inconsistent("FORMAT names a member, and local/ knows of no cluster".into());
     let epoch = base.store.epoch()?.ok_or_else(missing)?;
-    let (cert, ca_cert) = base.dir.certificates()?;
-    let key = NodeKey::load_or_create(&base.dir.node_key())?;
+    let Certified { key, cert, ca_cert } = certified;
     let Boot { count: boot, nonce } = base.boot;
     let hello = Hello { cluster: owner.cluster, epoch, node: owner.node, boot, nonce };
-    let cluster_key = ClusterKey::load(&base.dir.cluster_key())?;
-    Ok((Identity { key, cert, ca_cert, hello }, cluster_key))
+    Ok(Identity { key, cert, ca_cert, hello })
 }
 
 async fn consensus(

@@ -15,7 +15,8 @@ use crate::connections::{Connection, Connections, Transport};
 use crate::handshakes::KnownAddresses;
 use crate::hello::{self, Frame};
 use crate::identity::subject;
-use crate::{Admission, Directory, Hello, PeerError, PeerInfo, Refusal, RefusalCode};
+use crate::trust::Believed;
+use crate::{Admission, Directory, Hello, PeerError, PeerInfo, Proof, Refusal, RefusalCode};
 
 /// A peer that is refused tries again and again; one line in this time tells of it.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ pub(crate) struct Authenticator {
     own: Hello,
     directory: Arc<dyn Directory>,
     connections: Arc<Connections>,
+    believed: Believed,
     known: Arc<KnownAddresses>,
     warned: Mutex<Option<Instant>>,
 }
@@ -33,8 +35,26 @@ impl Authenticator {
         own: Hello,
         directory: Arc<dyn Directory>,
         connections: Arc<Connections>,
+        believed: Believed,
     ) -> Authenticator {
-        Authenticator { own, directory, connections, known: Arc::default(), warned: Mutex::new(None) }
+        Authenticator {
+            own,
+            directory,
+            connections,
+            believed,
+            known: Arc::default(),
+            warned: Mutex::new(None),
+        }
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn own(&self) -> &Hello {
+        &self.own
+    }
+
+    /// The CAs that are believed now.
+    pub(crate) fn believed(&self) -> &Believed {
+        &self.believed
     }
 
     /// The table of live connections.
@@ -83,7 +103,7 @@ impl Authenticator {
         &self,
         chain: &[CertificateDer<'_>],
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        called: (NodeId, &PeerInfo),
+        called: NodeId,
         transport: Transport,
     ) -> Result<Connection, PeerError> {
         hello::write(stream, &self.own).await?;
@@ -101,13 +121,13 @@ impl Authenticator {
         }
     }
 
-    /// Admits a peer whose chain TLS has verified against the cluster's CA. `called` is the member that
+    /// Admits a peer whose chain TLS has verified against a CA of the cluster. `called` is the member that
     /// this node meant to reach, if it is the caller.
     fn authenticate(
         &self,
         chain: &[CertificateDer<'_>],
         hello: &Hello,
-        called: Option<(NodeId, &PeerInfo)>,
+        called: Option<NodeId>,
         transport: Transport,
     ) -> Result<Connection, PeerError> {
         use RefusalCode::{Busy, OtherCluster, OtherEpoch, Superseded, WrongIdentity};
@@ -125,15 +145,25 @@ impl Authenticator {
         if hello.node == self.own.node {
             return Err(refused(WrongIdentity, "it has this node's own identity"));
         }
-        if called.is_some_and(|(node, info)| node != proved.node || info.spki != proved.spki) {
+        if called.is_some_and(|node| node != proved.node) {
             return Err(refused(WrongIdentity, "it is not the node that was called"));
         }
+        // Not the word of TLS, which may have believed a CA at the beginning of the handshake that is not one any more.
+        let issuer = chain.first().and_then(|cert| self.believed.issuer(cert));
+        let ca =
+            issuer.ok_or_else(|| PeerError::Certificate("it is of a CA that is not the cluster's".into()))?;
+        let proof = Proof { spki: proved.spki, ca };
         let connection = self
             .connections
-            .enter(*hello, proved.spki, transport)
+            .enter(*hello, proof, transport)
             .ok_or_else(|| refused(Busy, "it has too many connections"))?;
         // After it was entered: a removal that is applied from here on closes the connection.
-        let admission = self.judge(hello, &proved.spki, transport).map_err(PeerError::Refused)?;
+        let admission = self.judge(hello, &proof, transport).map_err(|refusal| match called {
+            Some(_) if refusal.code == WrongIdentity => {
+                refused(WrongIdentity, "it is not the node that was called")
+            }
+            _ => PeerError::Refused(refusal),
+        })?;
         if !connection.admitted(admission) {
             return Err(refused(Superseded, "a later start of it is here already"));
         }
@@ -141,8 +171,8 @@ impl Authenticator {
     }
 
     /// What the directory says now, and what it means for a connection of this kind: streams carry no log.
-    fn judge(&self, hello: &Hello, spki: &[u8; 32], transport: Transport) -> Result<Admission, Refusal> {
-        match (self.directory.admit(hello, spki)?, transport) {
+    fn judge(&self, hello: &Hello, proof: &Proof, transport: Transport) -> Result<Admission, Refusal> {
+        match (self.directory.admit(hello, proof)?, transport) {
             (Admission::LogOnly, Transport::Quic) => {
                 Err(Refusal::new(RefusalCode::UnknownNode, "not a member as far as this node knows"))
             }
@@ -152,7 +182,7 @@ impl Authenticator {
 
     /// Asks the directory again about every live connection; see [`Endpoint::review`](crate::Endpoint::review).
     pub(crate) fn review(&self) {
-        for (node, refusal) in self.connections.review(|hello, spki, on| self.judge(hello, spki, on)) {
+        for (node, refusal) in self.connections.review(|hello, proof, on| self.judge(hello, proof, on)) {
             tracing::info!(%node, "closing a connection: {refusal}");
         }
     }

@@ -67,7 +67,10 @@ impl Ca {
     /// [`KeyError`] if the crypto library fails.
     pub fn create(cluster: ClusterId) -> Result<Ca, KeyError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = params(&format!("ClawHub {cluster}"), ca_uri(cluster))?;
+        // By the name TLS tells one generation's from another's.
+        let [a, b, c, d, ..] = sha256(&key.subject_public_key_info());
+        let name = format!("ClawHub {cluster} {:08x}", u32::from_be_bytes([a, b, c, d]));
+        let mut params = params(&name, ca_uri(cluster))?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let cert = params.self_signed(&key).map_err(failed)?;

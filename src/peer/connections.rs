@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_PER_PEER, SUSPICION};
-use crate::{Admission, Hello, Refusal, RefusalCode};
+use crate::{Admission, Hello, Proof, Refusal, RefusalCode};
 
 /// How a member stands with this node right now. A hint for choosing partners, not a fact about the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +61,46 @@ struct Member {
 struct Row {
     transport: Transport,
     hello: Hello,
-    spki: [u8; 32],
+    proof: Proof,
     reach: Reach,
     admitted: bool,
+    /// It was made with keys that are about to be replaced.
+    retiring: bool,
+    outdated: CancellationToken,
     closed: CancellationToken,
+}
+
+/// What a review needs of a row.
+struct Found {
+    hello: Hello,
+    proof: Proof,
+    transport: Transport,
+    reach: Reach,
+    outdated: CancellationToken,
+    closed: CancellationToken,
+}
+
+impl Found {
+    fn of(row: &Row) -> Found {
+        Found {
+            hello: row.hello,
+            proof: row.proof,
+            transport: row.transport,
+            reach: row.reach.clone(),
+            outdated: row.outdated.clone(),
+            closed: row.closed.clone(),
+        }
+    }
+
+    /// Ends the connection; `false` if that was done before.
+    fn end(&self, refusal: &Refusal) -> bool {
+        // It was a member's with another key; the record knows a later one.
+        let replaced = refusal.code == RefusalCode::WrongIdentity && self.reach.get() == Admission::Member;
+        let how = if replaced && self.transport == Transport::Quic { &self.outdated } else { &self.closed };
+        let first = !self.closed.is_cancelled() && !how.is_cancelled();
+        how.cancel();
+        first
+    }
 }
 
 impl Member {
@@ -93,7 +129,7 @@ impl Connections {
     pub(crate) fn enter(
         self: &Arc<Self>,
         hello: Hello,
-        spki: [u8; 32],
+        proof: Proof,
         transport: Transport,
     ) -> Option<Connection> {
         let closed = self.all.child_token();
@@ -105,39 +141,48 @@ impl Connections {
         }
         let id = member.next;
         member.next += 1;
-        let row =
-            Row { transport, hello, spki, reach: reach.clone(), admitted: false, closed: closed.clone() };
+        let outdated = CancellationToken::new();
+        let row = Row {
+            transport,
+            hello,
+            proof,
+            reach: reach.clone(),
+            admitted: false,
+            retiring: false,
+            outdated: outdated.clone(),
+            closed: closed.clone(),
+        };
         member.live.insert(id, row);
-        Some(Connection { connections: self.clone(), hello, id, reach, transport, closed })
+        Some(Connection { connections: self.clone(), hello, id, reach, transport, outdated, closed })
     }
 
     /// Has every connection judged again, those that are being admitted too: closes the refused ones, answered with
-    /// the reason, and lets the others do what they may do now.
+    /// the reason, and lets the others do what they may do now. One over which streams run, of a member whose keys are
+    /// not what they were, takes no more of them and is closed when they have ended.
     pub(crate) fn review(
         &self,
-        judge: impl Fn(&Hello, &[u8; 32], Transport) -> Result<Admission, Refusal>,
+        judge: impl Fn(&Hello, &Proof, Transport) -> Result<Admission, Refusal>,
     ) -> Vec<(NodeId, Refusal)> {
-        type Found = (Hello, [u8; 32], Transport, Reach, CancellationToken);
-        let found = |row: &Row| -> Found {
-            (row.hello, row.spki, row.transport, row.reach.clone(), row.closed.clone())
-        };
         // Judged after the lock is let go of: it is held by every handshake, and the judge reads the state.
         let live: Vec<Found> =
-            self.members.lock().values().flat_map(|m| m.live.values()).map(found).collect();
+            self.members.lock().values().flat_map(|m| m.live.values()).map(Found::of).collect();
         let mut closed = Vec::new();
-        for (hello, spki, transport, reach, token) in live {
-            match judge(&hello, &spki, transport) {
-                Ok(admission) => reach.set(admission),
+        for found in live {
+            match judge(&found.hello, &found.proof, found.transport) {
+                Ok(admission) => found.reach.set(admission),
                 // It says nothing about the peer.
                 Err(refusal) if refusal.code == RefusalCode::Unreadable => {}
-                Err(refusal) if !token.is_cancelled() => {
-                    token.cancel();
-                    closed.push((hello.node, refusal));
-                }
+                Err(refusal) if found.end(&refusal) => closed.push((found.hello.node, refusal)),
                 Err(_) => {}
             }
         }
         closed
+    }
+
+    /// Every connection was made with keys that are about to be replaced: that it ends means nothing about its peer.
+    pub(crate) fn retire(&self) {
+        let mut members = self.members.lock();
+        members.values_mut().flat_map(|member| member.live.values_mut()).for_each(|row| row.retiring = true);
     }
 
     /// Notes that a member could not be reached.
@@ -164,6 +209,7 @@ pub(crate) struct Connection {
     id: u64,
     reach: Reach,
     transport: Transport,
+    outdated: CancellationToken,
     closed: CancellationToken,
 }
 
@@ -201,6 +247,11 @@ impl Connection {
         &self.reach
     }
 
+    /// Cancelled when the connection shall take no more streams, and be closed when those that run have ended.
+    pub(crate) fn outdated(&self) -> &CancellationToken {
+        &self.outdated
+    }
+
     /// Cancelled when the connection shall be closed.
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.closed
@@ -211,7 +262,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut members = self.connections.members.lock();
         let Some(member) = members.get_mut(&self.hello.node) else { return };
-        let admitted = member.live.remove(&self.id).is_some_and(|row| row.admitted);
+        // One that this node closed, or that went with the keys it was made with, tells nothing of the process there.
+        let told = |row: Row| row.admitted && !row.retiring && !row.closed.is_cancelled();
+        let admitted = member.live.remove(&self.id).is_some_and(told);
         let last_tcp = self.transport == Transport::Tcp && !member.has(Transport::Tcp);
         if admitted && last_tcp && self.hello.boot == member.boot {
             // The kernel ends the TCP connections of a process that dies; nothing tells of its QUIC ones
@@ -228,6 +281,7 @@ mod tests {
     use clawhub_types::ClusterId;
 
     const NODE: NodeId = NodeId(4);
+    const PROOF: Proof = Proof { spki: [7; 32], ca: [1; 32] };
 
     fn hello(node: NodeId, boot: u64) -> Hello {
         Hello { cluster: ClusterId([1; 16]), epoch: 1, node, boot, nonce: 0 }
@@ -240,24 +294,24 @@ mod tests {
     #[test]
     fn a_later_boot_closes_the_earlier_and_refuses_ghosts() {
         let connections = table();
-        let old = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let old = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
         assert!(old.admitted(Admission::Member));
-        let new = connections.enter(hello(NODE, 2), [7; 32], Transport::Tcp).unwrap();
+        let new = connections.enter(hello(NODE, 2), PROOF, Transport::Tcp).unwrap();
         assert!(!old.closed().is_cancelled(), "not before it is admitted");
         assert!(new.admitted(Admission::Member));
         assert!(old.closed().is_cancelled() && !new.closed().is_cancelled());
         assert!(
-            !connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap().admitted(Admission::Member)
+            !connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap().admitted(Admission::Member)
         );
     }
 
     #[test]
     fn a_review_closes_whom_it_refuses_and_reaches_those_that_are_not_admitted_yet() {
         let connections = table();
-        let here = connections.enter(hello(NODE, 1), [7; 32], Transport::Quic).unwrap();
-        let other = connections.enter(hello(NodeId(5), 1), [7; 32], Transport::Quic).unwrap();
+        let here = connections.enter(hello(NODE, 1), PROOF, Transport::Quic).unwrap();
+        let other = connections.enter(hello(NodeId(5), 1), PROOF, Transport::Quic).unwrap();
         let removed = Refusal::new(RefusalCode::Removed, "removed");
-        let only_five = |hello: &Hello, _: &[u8; 32], _| match hello.node {
+        let only_five = |hello: &Hello, _: &Proof, _| match hello.node {
             NodeId(5) => Ok(Admission::Member),
             _ => Err(removed.clone()),
         };
@@ -265,15 +319,47 @@ mod tests {
         assert!(here.closed().is_cancelled() && !other.closed().is_cancelled());
         assert_eq!(connections.review(only_five), [], "it is told of once");
         // A state that cannot be read says nothing about a peer.
-        let unreadable = |_: &Hello, _: &[u8; 32], _| Err(Refusal::new(RefusalCode::Unreadable, "broken"));
+        let unreadable = |_: &Hello, _: &Proof, _| Err(Refusal::new(RefusalCode::Unreadable, "broken"));
         assert_eq!(connections.review(unreadable), []);
         assert!(!other.closed().is_cancelled());
     }
 
     #[test]
+    fn streams_end_by_themselves_where_a_members_keys_were_replaced_and_nothing_else_does() {
+        let connections = table();
+        let tcp = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
+        let quic = connections.enter(hello(NODE, 1), PROOF, Transport::Quic).unwrap();
+        let early = connections.enter(hello(NODE, 1), PROOF, Transport::Quic).unwrap();
+        assert!(tcp.admitted(Admission::Member) && quic.admitted(Admission::Member));
+        let other_key = Refusal::new(RefusalCode::WrongIdentity, "another key");
+        let judge = |_: &Hello, _: &Proof, _| Err(other_key.clone());
+        assert_eq!(connections.review(judge).len(), 3);
+        assert!(tcp.closed().is_cancelled());
+        assert!(quic.outdated().is_cancelled() && !quic.closed().is_cancelled());
+        assert!(early.closed().is_cancelled(), "it was nobody's yet");
+        assert_eq!(connections.review(judge), [], "it is told of once");
+        let removed = |_: &Hello, _: &Proof, _| Err(Refusal::new(RefusalCode::Removed, "removed"));
+        connections.review(removed);
+        assert!(quic.closed().is_cancelled(), "who was removed gets no time");
+    }
+
+    #[test]
+    fn a_retired_connection_that_ends_says_nothing_about_its_peer() {
+        let connections = table();
+        let old = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
+        assert!(old.admitted(Admission::Member));
+        connections.retire();
+        let new = connections.enter(hello(NODE, 1), PROOF, Transport::Quic).unwrap();
+        assert!(new.admitted(Admission::Member));
+        drop(old);
+        assert!(!new.closed().is_cancelled());
+        assert_eq!(connections.standing(NODE), Standing::Connected);
+    }
+
+    #[test]
     fn who_was_let_in_for_the_log_becomes_a_member_when_it_is_known() {
         let connections = table();
-        let new = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let new = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
         assert_eq!(new.reach().get(), Admission::LogOnly, "not before it is admitted");
         assert!(new.admitted(Admission::LogOnly));
         let seen_by_a_request = new.reach().clone();
@@ -284,15 +370,15 @@ mod tests {
     #[test]
     fn the_last_tcp_connection_takes_quic_with_it() {
         let connections = table();
-        let a = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
-        let b = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let a = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
+        let b = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
         assert!(a.admitted(Admission::Member) && b.admitted(Admission::Member));
-        let quic = connections.enter(hello(NODE, 1), [7; 32], Transport::Quic).unwrap();
+        let quic = connections.enter(hello(NODE, 1), PROOF, Transport::Quic).unwrap();
         assert!(quic.admitted(Admission::Member));
         drop(a);
         assert!(!quic.closed().is_cancelled());
         assert_eq!(connections.standing(NODE), Standing::Connected);
-        drop(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp));
+        drop(connections.enter(hello(NODE, 1), PROOF, Transport::Tcp));
         assert!(!quic.closed().is_cancelled(), "one that was not admitted changes nothing");
         drop(b);
         assert!(quic.closed().is_cancelled());
@@ -302,9 +388,9 @@ mod tests {
     #[test]
     fn a_ghost_that_goes_does_not_harm_the_living() {
         let connections = table();
-        let ghost = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let ghost = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
         assert!(ghost.admitted(Admission::Member));
-        let quic = connections.enter(hello(NODE, 2), [7; 32], Transport::Quic).unwrap();
+        let quic = connections.enter(hello(NODE, 2), PROOF, Transport::Quic).unwrap();
         assert!(quic.admitted(Admission::Member));
         drop(ghost);
         assert!(!quic.closed().is_cancelled());
@@ -314,12 +400,12 @@ mod tests {
     fn connections_are_bounded_and_rows_go_with_them() {
         let connections = table();
         let held: Vec<_> = (0..CONNECTIONS_PER_PEER)
-            .map(|_| connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap())
+            .map(|_| connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap())
             .collect();
-        assert!(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).is_none());
-        assert!(connections.enter(hello(NodeId(5), 1), [7; 32], Transport::Tcp).is_some());
+        assert!(connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).is_none());
+        assert!(connections.enter(hello(NodeId(5), 1), PROOF, Transport::Tcp).is_some());
         drop(held);
-        assert!(connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).is_some());
+        assert!(connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).is_some());
     }
 
     #[test]
@@ -328,7 +414,7 @@ mod tests {
         assert_eq!(connections.standing(NODE), Standing::Unknown);
         connections.failed(NODE);
         assert_eq!(connections.standing(NODE), Standing::Down);
-        let connection = connections.enter(hello(NODE, 1), [7; 32], Transport::Tcp).unwrap();
+        let connection = connections.enter(hello(NODE, 1), PROOF, Transport::Tcp).unwrap();
         assert_eq!(connections.standing(NODE), Standing::Down, "not before it is admitted");
         assert!(connection.admitted(Admission::Member));
         assert_eq!(connections.standing(NODE), Standing::Connected);

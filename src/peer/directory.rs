@@ -3,6 +3,7 @@
 
 use clawhub_types::NodeId;
 
+use crate::key::sha256;
 use crate::{Hello, Refusal};
 
 /// How to reach and recognise a member.
@@ -12,6 +13,27 @@ pub struct PeerInfo {
     pub addr: String,
     /// SHA-256 of the SubjectPublicKeyInfo of its key.
     pub spki: [u8; 32],
+}
+
+/// What a peer has proved by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// SHA-256 of the SubjectPublicKeyInfo of its key.
+    pub spki: [u8; 32],
+    /// SHA-256 of the certificate of the CA, one of those believed here, that issued it one for this key.
+    pub ca: [u8; 32],
+}
+
+impl Proof {
+    /// Whether the CA that has this certificate, DER, issued it.
+    pub fn is_of(&self, ca_cert: &[u8]) -> bool {
+        self.ca == certificate_sha256(ca_cert)
+    }
+}
+
+/// SHA-256 of a certificate, DER: what a [`Proof`] names a CA by.
+pub fn certificate_sha256(cert: &[u8]) -> [u8; 32] {
+    sha256(cert)
 }
 
 /// What a node that is let in may ask for.
@@ -30,10 +52,9 @@ pub trait Directory: Send + Sync + 'static {
     /// Where a member is; `None` if there is no such member.
     fn lookup(&self, node: NodeId) -> Option<PeerInfo>;
 
-    /// Whether a node whose certificate holds this key, and which says this of itself, may connect, or be
-    /// connected to, and what for. Cluster, epoch, and that the certificate is the named node's were checked before.
+    /// Whether a node that has proved this and says this of itself may connect, or be connected to, and what for. Cluster, epoch, and that the certificate is the named node's were checked before.
     ///
     /// # Errors
     /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal>;
+    fn admit(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal>;
 }

@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -31,13 +30,15 @@ use crate::authenticate::Authenticator;
 use crate::conn::Conn;
 use crate::connections::{Connections, Standing};
 use crate::handshakes::Handshakes;
+use crate::keyring::{Certified, Keyring};
 use crate::limits::{
     DRAIN, GRPC_BULK_TIMEOUT, GRPC_KEEPALIVE, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAM_WINDOW, GRPC_WINDOW,
     HANDSHAKE, REQUESTS, STRANGER_LIFETIME, STRANGERS,
 };
 use crate::quic::{self, Quic};
 use crate::tcp::{self, Dialer};
-use crate::tls::Tls;
+use crate::tls::{CurrentTls, Tls};
+use crate::trust::Believed;
 use crate::{Class, Directory, Identity, PeerError, StreamHandler, socket};
 
 /// Accepted connections waiting to be picked up by the server task.
@@ -45,7 +46,7 @@ const ACCEPTED: usize = 16;
 
 struct Inner {
     addr: SocketAddr,
-    tls: Tls,
+    tls: CurrentTls,
     dialer: Arc<Dialer>,
     quic: Arc<Quic>,
     listener: Mutex<Option<TcpListener>>,
@@ -72,18 +73,21 @@ impl Endpoint {
         identity: Identity,
         directory: Arc<dyn Directory>,
     ) -> Result<Endpoint, PeerError> {
-        let tls = Tls::new(&identity)?;
+        let Identity { key, cert, ca_cert, hello } = identity;
+        let reset_key = key.clone();
+        let keyring = Keyring::of(Certified { key, cert, ca_cert });
+        let tls = CurrentTls::new(Tls::new(&keyring, &hello)?);
         let (tcp, udp) = socket::bind(listen)?;
         let failed = |source| PeerError::Bind { addr: listen, source };
         let listener = TcpListener::from_std(tcp).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let all = CancellationToken::new();
-        let authenticator =
-            Arc::new(Authenticator::new(identity.hello, directory, Connections::new(all.clone())));
-        let quic = Quic::new(udp, &tls, &identity.key, authenticator.clone())?;
+        let (connections, believed) = (Connections::new(all.clone()), Believed::new(&keyring));
+        let authenticator = Arc::new(Authenticator::new(hello, directory, connections, believed));
+        let quic = Quic::new(udp, &tls.get(), &reset_key, authenticator.clone())?;
         let dialer = Dialer {
             authenticator,
-            tls: TlsConnector::from(tls.tcp_client.clone()),
+            tls: tls.clone(),
             from: Some(addr.ip()).filter(|ip| !ip.is_unspecified()),
             closed: all.clone(),
         };
@@ -163,6 +167,25 @@ impl Endpoint {
         self.0.dialer.authenticator.review();
     }
 
+    /// Shows and believes this from now on, at connections that begin. With `anew` every call and stream that begins
+    /// goes over a new connection; those that are under way end where they are.
+    ///
+    /// # Errors
+    /// [`PeerError::Identity`] if the keyring is not whole, or not this node's; nothing has changed then.
+    pub fn renew(&self, keyring: &Keyring, anew: bool) -> Result<(), PeerError> {
+        let authenticator = &self.0.dialer.authenticator;
+        let tls = Arc::new(Tls::new(keyring, authenticator.own())?);
+        self.0.quic.renew(&tls)?;
+        self.0.tls.set(tls);
+        authenticator.believed().set(keyring);
+        if anew {
+            authenticator.connections().retire();
+            self.0.channels.lock().clear();
+            self.0.quic.forget();
+        }
+        Ok(())
+    }
+
     /// The round trip to a member, smoothed, as measured on this node's own QUIC connection for control; `None`
     /// without one.
     pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
@@ -203,7 +226,7 @@ impl Endpoint {
         tasks.spawn(serve_grpc(join_server(), join, from_join, stop.clone()));
         let acceptor = tcp::Acceptor {
             authenticator: inner.dialer.authenticator.clone(),
-            tls: TlsAcceptor::from(inner.tls.tcp_server.clone()),
+            tls: inner.tls.clone(),
             handshakes: Handshakes::new(inner.dialer.authenticator.known().clone()),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             to_peers,

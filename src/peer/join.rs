@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::identity::{ca_subject, subject};
 use crate::limits::{HANDSHAKE, STRANGER_LIFETIME};
-use crate::{ClusterKey, JoinToken, NodeKey, PeerError, PeerInfo, tcp, tls};
+use crate::{ClusterKey, JoinToken, NodeKey, PeerError, PeerInfo, tcp, tls, trust};
 
 /// What a node says of itself when it asks to be a member.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ fn check(reply: JoinReply, token: &JoinToken, key: &NodeKey) -> Result<Joined, P
     if spki != *token.ca() {
         return Err(bad(&"the CA is not the one that the token pins"));
     }
-    tls::check_issued(&reply.certificate, &reply.ca_certificate).map_err(|e| bad(&e))?;
+    trust::check_issued(&reply.certificate, &reply.ca_certificate).map_err(|e| bad(&e))?;
     let proved = subject(&[CertificateDer::from(reply.certificate.as_ref())])?;
     let claimed = reply.cluster_id().map_err(|e| bad(&e))?;
     if (proved.cluster, proved.node.0) != (claimed, reply.node) || proved.cluster != cluster {

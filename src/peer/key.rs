@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{digest, hmac, rand};
@@ -27,8 +28,9 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     out
 }
 
-/// A node's own key, ECDSA P-256. It never leaves the node; losing it means joining anew.
-pub struct NodeKey(KeyPair);
+/// A node's own key, ECDSA P-256. It never leaves the node; losing it means joining anew. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeKey(Arc<KeyPair>);
 
 impl NodeKey {
     /// Makes a key that is kept nowhere.
@@ -36,7 +38,8 @@ impl NodeKey {
     /// # Errors
     /// [`KeyError::Key`] if the crypto library fails.
     pub fn generate() -> Result<NodeKey, KeyError> {
-        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(NodeKey).map_err(|e| KeyError::Key(e.to_string()))
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| KeyError::Key(e.to_string()))?;
+        Ok(NodeKey(Arc::new(key)))
     }
 
     /// Reads the key from `path` (PKCS #8 in PEM, 0600), or makes one and writes it there durably.
@@ -45,14 +48,25 @@ impl NodeKey {
     /// [`KeyError`] if the file cannot be read or written, lets others in, or holds no such key.
     pub fn load_or_create(path: &Path) -> Result<NodeKey, KeyError> {
         if let Some(content) = private_file::read(path)? {
-            let wrong = |e: &dyn fmt::Display| KeyError::Key(format!("{}: {e}", path.display()));
-            let text = std::str::from_utf8(&content).map_err(|e| wrong(&e))?;
-            let key = KeyPair::from_pkcs8_pem_and_sign_algo(text, &PKCS_ECDSA_P256_SHA256);
-            return key.map(NodeKey).map_err(|e| wrong(&e));
+            let wrong = |e: KeyError| KeyError::Key(format!("{}: {e}", path.display()));
+            return NodeKey::from_pem(&content).map_err(wrong);
         }
         let key = NodeKey::generate()?;
-        private_file::write(path, key.0.serialize_pem().as_bytes())?;
+        private_file::write(path, key.pem().as_bytes())?;
         Ok(key)
+    }
+
+    /// Reads PKCS #8 in PEM.
+    pub(crate) fn from_pem(pem: &[u8]) -> Result<NodeKey, KeyError> {
+        let wrong = |e: &dyn fmt::Display| KeyError::Key(e.to_string());
+        let text = std::str::from_utf8(pem).map_err(|e| wrong(&e))?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(text, &PKCS_ECDSA_P256_SHA256);
+        key.map(|key| NodeKey(Arc::new(key))).map_err(|e| wrong(&e))
+    }
+
+    /// The key as PKCS #8 in PEM, for its file.
+    pub(crate) fn pem(&self) -> String {
+        self.0.serialize_pem()
     }
 
     /// SHA-256 of the public key's SubjectPublicKeyInfo.
@@ -65,7 +79,7 @@ impl NodeKey {
     /// # Errors
     /// [`KeyError::Key`] if the crypto library fails.
     pub fn csr(&self) -> Result<Vec<u8>, KeyError> {
-        let request = CertificateParams::default().serialize_request(&self.0);
+        let request = CertificateParams::default().serialize_request(&*self.0);
         request.map(|r| r.der().to_vec()).map_err(|e| KeyError::Key(e.to_string()))
     }
 

@@ -12,8 +12,12 @@
 //! else. Removal of a member closes its live connections ([`Endpoint::review`]), because TLS looks at
 //! a certificate only once.
 //!
-//! **State.** Two files, `node.key` and `cluster.key`, written durably before they are used. Everything
-//! else is in memory; a crash loses connections, which are made again on the next use.
+//! **State.** The files of [`KeyFiles`], written durably before they are used. Everything else is in memory; a crash
+//! loses connections, which are made again on the next use.
+//!
+//! **Replacing keys.** What is shown and believed at new connections ([`Keyring`]) may change while the endpoint
+//! serves ([`Endpoint::renew`]). Calls that begin then go over new connections; those that are under way end where
+//! they are.
 //!
 //! **Limits.** [`limits`] holds every bound of this crate in one place.
 
@@ -31,33 +35,41 @@ mod hello;
 mod identity;
 mod join;
 mod key;
+mod key_files;
+mod keyring;
 pub mod limits;
 mod members;
 mod port;
 mod private_file;
 mod quic;
 mod refusal;
+mod shown;
 mod socket;
+mod start_key;
 mod tcp;
 mod tls;
 mod token;
 mod traffic;
+mod trust;
 
 pub use ca::{Ca, Csr};
 pub use call::CallCode;
 pub use conn::stranger;
 pub use connections::Standing;
-pub use directory::{Admission, Directory, PeerInfo};
+pub use directory::{Admission, Directory, PeerInfo, Proof, certificate_sha256};
 pub use endpoint::Endpoint;
 pub use error::{KeyError, PeerError};
 pub use hello::Hello;
 pub use identity::{Caller, Identity, LogCaller, caller, log_caller};
 pub use join::{Applicant, Joined, join};
 pub use key::{ClusterKey, NodeKey};
+pub use key_files::{KeyFiles, Keys};
+pub use keyring::{Certified, Keyring};
 pub use members::{Acquaintances, acquaintances};
 pub use port::PeerPort;
 pub use quinn::{RecvStream, SendStream};
 pub use refusal::{Refusal, RefusalCode};
+pub use start_key::StartKey;
 pub use token::{JoinSecret, JoinToken, TokenError};
 pub use tonic::service::Routes;
 pub use traffic::{Class, StreamHandler};

@@ -103,3 +103,6 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long a failed attempt to reach a peer counts against it.
 pub const SUSPICION: Duration = Duration::from_secs(5);
+
+/// How long streams may go on over a connection that was made with keys which have been replaced since.
+pub const LINGER: Duration = Duration::from_secs(600);

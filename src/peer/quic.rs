@@ -27,13 +27,13 @@ use crate::connections::{Connection, Transport};
 use crate::handshakes::Handshakes;
 use crate::identity::Caller;
 use crate::limits::{
-    HANDSHAKE, HANDSHAKES, MEMBERS_HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE, QUIC_PENDING_BYTES,
-    QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW, QUIC_WINDOW, STREAMS, STREAMS_OWN, STREAMS_PER_CONNECTION,
-    UDP_PAYLOAD,
+    DRAIN, HANDSHAKE, HANDSHAKES, LINGER, MEMBERS_HANDSHAKES, OPEN, QUIC_IDLE, QUIC_KEEPALIVE,
+    QUIC_PENDING_BYTES, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW, QUIC_WINDOW, STREAMS, STREAMS_OWN,
+    STREAMS_PER_CONNECTION, UDP_PAYLOAD,
 };
 use crate::tls::{NO_NAME, Tls};
 use crate::traffic::{Class, StreamHandler};
-use crate::{NodeKey, PeerError, PeerInfo};
+use crate::{NodeKey, PeerError};
 
 /// Bytes of packets kept for one connection that is not accepted yet.
 const PENDING_BYTES_EACH: u64 = 64 << 10;
@@ -42,6 +42,7 @@ const PENDING_BYTES_EACH: u64 = 64 << 10;
 const DONE: VarInt = VarInt::from_u32(0);
 const NOT_ADMITTED: VarInt = VarInt::from_u32(1);
 const REMOVED: VarInt = VarInt::from_u32(2);
+const OUTDATED: VarInt = VarInt::from_u32(3);
 
 type Slots = HashMap<(NodeId, Class), Arc<tokio::sync::Mutex<Slot>>>;
 
@@ -56,7 +57,7 @@ struct Slot {
 /// The UDP half of an endpoint.
 pub(crate) struct Quic {
     endpoint: quinn::Endpoint,
-    client: quinn::ClientConfig,
+    client: Mutex<quinn::ClientConfig>,
     authenticator: Arc<Authenticator>,
     slots: Mutex<Slots>,
 }
@@ -73,19 +74,24 @@ impl Quic {
         key: &NodeKey,
         authenticator: Arc<Authenticator>,
     ) -> Result<Quic, PeerError> {
-        let mut server = quinn::ServerConfig::with_crypto(tls.quic_server.clone());
-        server
-            .transport_config(Arc::new(transport(STREAMS_PER_CONNECTION)?))
-            .migration(false)
-            .max_incoming(HANDSHAKES + MEMBERS_HANDSHAKES)
-            .incoming_buffer_size(PENDING_BYTES_EACH)
-            .incoming_buffer_size_total(QUIC_PENDING_BYTES);
-        let mut client = quinn::ClientConfig::new(tls.quic_client.clone());
-        client.transport_config(Arc::new(transport(0)?));
+        let (server, client) = configs(tls)?;
         let endpoint =
             quinn::Endpoint::new(endpoint_config(key)?, Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(failed)?;
-        Ok(Quic { endpoint, client, authenticator, slots: Mutex::default() })
+        Ok(Quic { endpoint, client: Mutex::new(client), authenticator, slots: Mutex::default() })
+    }
+
+    /// Makes and takes connections so from now on.
+    pub(crate) fn renew(&self, tls: &Tls) -> Result<(), PeerError> {
+        let (server, client) = configs(tls)?;
+        self.endpoint.set_server_config(Some(server));
+        *self.client.lock() = client;
+        Ok(())
+    }
+
+    /// Streams that are opened from now on go over new connections.
+    pub(crate) fn forget(&self) {
+        self.slots.lock().clear();
     }
 
     /// Opens a stream to a member, connecting first if need be. Nothing is sent before the first write.
@@ -153,9 +159,10 @@ impl Quic {
     async fn connect(&self, node: NodeId) -> Result<quinn::Connection, PeerError> {
         let info = self.authenticator.lookup(node)?;
         let addr = self.resolve(&info.addr).await?;
-        let connecting = self.endpoint.connect_with(self.client.clone(), addr, NO_NAME).map_err(failed)?;
+        let client = self.client.lock().clone();
+        let connecting = self.endpoint.connect_with(client, addr, NO_NAME).map_err(failed)?;
         let connection = connecting.await.map_err(failed)?;
-        match self.introduce(&connection, node, &info).await {
+        match self.introduce(&connection, node).await {
             Ok(row) => {
                 self.authenticator.known().note(connection.remote_address().ip());
                 tokio::spawn(watch(connection.clone(), row));
@@ -168,15 +175,10 @@ impl Quic {
         }
     }
 
-    async fn introduce(
-        &self,
-        to: &quinn::Connection,
-        node: NodeId,
-        info: &PeerInfo,
-    ) -> Result<Connection, PeerError> {
+    async fn introduce(&self, to: &quinn::Connection, node: NodeId) -> Result<Connection, PeerError> {
         let (mut send, mut recv) = to.open_bi().await.map_err(failed)?;
         let mut stream = tokio::io::join(&mut recv, &mut send);
-        self.authenticator.introduce(&chain(to), &mut stream, (node, info), Transport::Quic).await
+        self.authenticator.introduce(&chain(to), &mut stream, node, Transport::Quic).await
     }
 
     /// The first address that this socket can send to.
@@ -204,8 +206,41 @@ fn chain(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
 async fn watch(connection: quinn::Connection, row: Connection) {
     tokio::select! {
         () = row.closed().cancelled() => connection.close(REMOVED, b""),
+        // The called side knows which streams run, and is the first to close it.
+        () = lingered(&row) => connection.close(OUTDATED, b""),
         _ = connection.closed() => {}
     }
+}
+
+/// Completes when an outdated connection has had its time.
+async fn lingered(row: &Connection) {
+    row.outdated().cancelled().await;
+    tokio::time::sleep(LINGER).await;
+}
+
+/// Completes when a connection is outdated, and the streams that run over it have ended or had their time.
+async fn last_streams(connection: &quinn::Connection, row: &Connection, running: &TaskTracker) {
+    row.outdated().cancelled().await;
+    running.close();
+    if timeout(LINGER, running.wait()).await.is_err() {
+        tracing::info!(node = %row.node(), "streams from before the keys were replaced are cut off");
+    }
+    // What the last of them wrote is on its way: the peer closes the connection once it has read all.
+    let _ = timeout(DRAIN, connection.closed()).await;
+}
+
+/// How connections are taken, and made.
+fn configs(tls: &Tls) -> Result<(quinn::ServerConfig, quinn::ClientConfig), PeerError> {
+    let mut server = quinn::ServerConfig::with_crypto(tls.quic_server.clone());
+    server
+        .transport_config(Arc::new(transport(STREAMS_PER_CONNECTION)?))
+        .migration(false)
+        .max_incoming(HANDSHAKES + MEMBERS_HANDSHAKES)
+        .incoming_buffer_size(PENDING_BYTES_EACH)
+        .incoming_buffer_size_total(QUIC_PENDING_BYTES);
+    let mut client = quinn::ClientConfig::new(tls.quic_client.clone());
+    client.transport_config(Arc::new(transport(0)?));
+    Ok((server, client))
 }
 
 fn transport(streams: u32) -> Result<TransportConfig, PeerError> {
@@ -326,10 +361,15 @@ impl Acceptor {
 
     async fn serve(&self, connection: quinn::Connection, row: Connection, stop: CancellationToken) {
         let from = row.node();
+        let running = TaskTracker::new();
         let end = tokio::select! {
             () = row.closed().cancelled() => None,
             () = stop.cancelled() => None,
-            end = self.dispatch(&connection, from) => Some(end),
+            () = last_streams(&connection, &row, &running) => {
+                connection.close(OUTDATED, b"");
+                return;
+            }
+            end = self.dispatch(&connection, from, &row, &running) => Some(end),
         };
         if let Some(end) = end {
             tracing::debug!(node = %from, "connection ended: {end}");
@@ -339,13 +379,25 @@ impl Acceptor {
         }
     }
 
-    async fn dispatch(&self, connection: &quinn::Connection, from: NodeId) -> ConnectionError {
+    /// Serves the streams that the peer opens; none any more when the connection is outdated.
+    async fn dispatch(
+        &self,
+        connection: &quinn::Connection,
+        from: NodeId,
+        row: &Connection,
+        running: &TaskTracker,
+    ) -> ConnectionError {
         let own = Arc::new(Semaphore::new(STREAMS_OWN));
         loop {
-            let (send, recv) = match connection.accept_bi().await {
+            let (mut send, mut recv) = match connection.accept_bi().await {
                 Ok(stream) => stream,
                 Err(end) => return end,
             };
+            if row.outdated().is_cancelled() {
+                // Either way it is over.
+                let _ = (send.reset(OUTDATED), recv.stop(OUTDATED));
+                continue;
+            }
             // Waiting here leaves the connection's other streams unread at their sender.
             let place = tokio::select! {
                 biased;
@@ -356,10 +408,10 @@ impl Acceptor {
                 return ConnectionError::LocallyClosed;
             };
             let handler = self.handler.clone();
-            self.serving.spawn(async move {
+            self.serving.spawn(running.track_future(async move {
                 handler.handle(Caller::admitted(from), send, recv).await;
                 drop(place);
-            });
+            }));
         }
     }
 }

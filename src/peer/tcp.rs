@@ -22,7 +22,7 @@ use crate::connections::Transport;
 use crate::handshakes::Handshakes;
 use crate::identity::PeerId;
 use crate::limits::HANDSHAKE;
-use crate::tls::{self, JOIN, PEER};
+use crate::tls::{self, CurrentTls, JOIN, PEER};
 use crate::{PeerError, Refusal, RefusalCode, socket};
 
 /// How long accepting pauses when the process is out of file descriptors or memory.
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Dialer {
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) tls: TlsConnector,
+    pub(crate) tls: CurrentTls,
     /// The address that connections leave from: the one that this node listens at, if that is one. So do its
     /// datagrams, and whoever filters or counts by address sees one node.
     pub(crate) from: Option<IpAddr>,
@@ -54,10 +54,10 @@ impl Dialer {
 
     async fn attempt(&self, node: NodeId) -> Result<Conn<PeerId>, PeerError> {
         let info = self.authenticator.lookup(node)?;
-        let mut stream = connect(&self.tls, self.from, &info.addr).await?;
+        let tls = TlsConnector::from(self.tls.get().tcp_client.clone());
+        let mut stream = connect(&tls, self.from, &info.addr).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let connection =
-            self.authenticator.introduce(&chain, &mut stream, (node, &info), Transport::Tcp).await?;
+        let connection = self.authenticator.introduce(&chain, &mut stream, node, Transport::Tcp).await?;
         note(&self.authenticator, stream.get_ref().0);
         Ok(Conn::peer(stream.into(), connection))
     }
@@ -98,7 +98,7 @@ async fn reach(from: Option<IpAddr>, addr: &str) -> io::Result<TcpStream> {
 /// Takes connections, and sorts them into members' and strangers'.
 pub(crate) struct Acceptor {
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) tls: TlsAcceptor,
+    pub(crate) tls: CurrentTls,
     pub(crate) handshakes: Arc<Handshakes>,
     /// Places for connections without a client certificate.
     pub(crate) strangers: Arc<Semaphore>,
@@ -148,7 +148,8 @@ impl Acceptor {
 
     async fn handshake(&self, tcp: TcpStream) -> Result<(), PeerError> {
         socket::prepare(&tcp).map_err(PeerError::io("accepting"))?;
-        let stream = self.tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
+        let tls = TlsAcceptor::from(self.tls.get().tcp_server.clone());
+        let stream = tls.accept(tcp).await.map_err(PeerError::io("TLS handshake"))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(PEER) => self.member(stream).await,
             Some(JOIN) => self.stranger(stream).await,

@@ -1,26 +1,28 @@
-//! TLS between peers: version 1.3 only, one named provider, both sides certified by the cluster's CA.
+//! TLS between peers: version 1.3 only, one named provider, both sides certified by a CA of the cluster.
 //!
 //! The protocol is negotiated by ALPN: a member asks for [`PEER`], and must then show a certificate and
 //! say Hello; a node that joins asks for [`JOIN`], and reaches nothing but the join service.
 
-use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 
-use crate::identity::Identity;
 use crate::identity::{ca_subject, spki_of, subject};
-use crate::{KeyError, PeerError};
+use crate::keyring::{Certified, Keyring};
+use crate::shown::Shown;
+use crate::trust::{bad, check_issued, provider, roots, verify_chain};
+use crate::{Hello, PeerError};
 
 /// gRPC between members, after the Hello.
 pub(crate) const PEER: &[u8] = b"clawhub-peer/1";
@@ -37,15 +39,7 @@ pub(crate) fn no_name() -> ServerName<'static> {
     ServerName::try_from(NO_NAME).expect("a constant name is valid")
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-fn bad(e: impl fmt::Display) -> PeerError {
-    PeerError::Identity(e.to_string())
-}
-
-/// The configurations of an endpoint.
+/// The configurations of an endpoint, of one keyring.
 pub(crate) struct Tls {
     pub(crate) tcp_server: Arc<ServerConfig>,
     pub(crate) tcp_client: Arc<ClientConfig>,
@@ -54,14 +48,17 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Checks that an identity is whole and makes the configurations from it.
-    pub(crate) fn new(identity: &Identity) -> Result<Tls, PeerError> {
-        check(identity)?;
-        let roots = Arc::new(roots(&identity.ca_cert)?);
+    /// Checks that a keyring is whole and this node's, and makes the configurations from it.
+    pub(crate) fn new(keyring: &Keyring, hello: &Hello) -> Result<Tls, PeerError> {
+        for certified in keyring.shown() {
+            check(certified, hello)?;
+        }
+        let believed = keyring.believed();
+        let roots = Arc::new(roots(&believed)?);
+        let shown = Arc::new(Shown::new(keyring)?);
         let (tcp_server, quic_server) =
-            (server(identity, &roots, &[PEER, JOIN])?, server(identity, &roots, &[STREAMS])?);
-        let tcp_client = client(identity, &roots, PEER)?;
-        let quic_client = client(identity, &roots, STREAMS)?;
+            (server(&shown, &roots, &[PEER, JOIN])?, server(&shown, &roots, &[STREAMS])?);
+        let (tcp_client, quic_client) = (client(&shown, &roots, PEER)?, client(&shown, &roots, STREAMS)?);
         Ok(Tls {
             tcp_server: Arc::new(tcp_server),
             tcp_client: Arc::new(tcp_client),
@@ -71,60 +68,41 @@ impl Tls {
     }
 }
 
+/// The configurations that hold now, for all that make or take connections. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct CurrentTls(Arc<RwLock<Arc<Tls>>>);
+
+impl CurrentTls {
+    pub(crate) fn new(tls: Tls) -> CurrentTls {
+        CurrentTls(Arc::new(RwLock::new(Arc::new(tls))))
+    }
+
+    pub(crate) fn get(&self) -> Arc<Tls> {
+        self.0.read().clone()
+    }
+
+    pub(crate) fn set(&self, tls: Arc<Tls>) {
+        *self.0.write() = tls;
+    }
+}
+
 /// A certificate for another key, node or cluster would only be noticed by every peer refusing it.
-fn check(identity: &Identity) -> Result<(), PeerError> {
-    let own = subject(&[CertificateDer::from(identity.cert.as_slice())])?;
-    if own.spki != identity.key.spki_sha256() {
+fn check(certified: &Certified, hello: &Hello) -> Result<(), PeerError> {
+    let own = subject(&[CertificateDer::from(certified.cert.as_slice())])?;
+    if own.spki != certified.key.spki_sha256() {
         return Err(bad("the certificate is not for this key"));
     }
-    if (own.cluster, own.node) != (identity.hello.cluster, identity.hello.node) {
+    if (own.cluster, own.node) != (hello.cluster, hello.node) {
         return Err(bad("the certificate is not for this node of this cluster"));
     }
-    let (cluster, _) = ca_subject(&identity.ca_cert).map_err(bad)?;
+    let (cluster, _) = ca_subject(&certified.ca_cert).map_err(bad)?;
     if cluster != own.cluster {
         return Err(bad("the CA is another cluster's"));
     }
-    check_issued(&identity.cert, &identity.ca_cert).map_err(bad)
+    check_issued(&certified.cert, &certified.ca_cert).map_err(bad)
 }
 
-/// Checks that a CA signed a certificate.
-pub(crate) fn check_issued(cert: &[u8], ca_cert: &[u8]) -> Result<(), KeyError> {
-    let failed = |e: Error| KeyError::Certificate(e.to_string());
-    let cert = CertificateDer::from(cert);
-    let ca = CertificateDer::from(ca_cert);
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.into_owned()).map_err(failed)?;
-    verify_chain(&cert, &roots, UnixTime::now()).map_err(failed)
-}
-
-fn roots(ca_cert: &[u8]) -> Result<RootCertStore, PeerError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(ca_cert).into_owned()).map_err(bad)?;
-    Ok(roots)
-}
-
-/// The certificate is signed by a root directly: the CA has no intermediates.
-fn verify_chain(cert: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime) -> Result<(), Error> {
-    let algorithms = provider().signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(
-        &ParsedCertificate::try_from(cert)?,
-        roots,
-        &[],
-        now,
-        algorithms,
-    )
-}
-
-/// What a node shows: its certificate, and the CA's for a caller that so far only knows its pin.
-fn chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
-    [&identity.cert, &identity.ca_cert].map(|der| CertificateDer::from(der.clone())).to_vec()
-}
-
-fn server(
-    identity: &Identity,
-    roots: &Arc<RootCertStore>,
-    alpn: &[&[u8]],
-) -> Result<ServerConfig, PeerError> {
+fn server(shown: &Arc<Shown>, roots: &Arc<RootCertStore>, alpn: &[&[u8]]) -> Result<ServerConfig, PeerError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
     // Whoever may come without a certificate is decided by the protocol it asks for, after TLS.
     let verifier = if alpn.contains(&JOIN) { verifier.allow_unauthenticated() } else { verifier }
@@ -134,8 +112,7 @@ fn server(
         .with_protocol_versions(&[&TLS13])
         .map_err(bad)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(identity), identity.key.private_der())
-        .map_err(bad)?;
+        .with_cert_resolver(shown.clone());
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     // Every connection proves itself anew: no tickets, no early data.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -144,11 +121,9 @@ fn server(
     Ok(config)
 }
 
-fn client(identity: &Identity, roots: &Arc<RootCertStore>, alpn: &[u8]) -> Result<ClientConfig, PeerError> {
+fn client(shown: &Arc<Shown>, roots: &Arc<RootCertStore>, alpn: &[u8]) -> Result<ClientConfig, PeerError> {
     let verifier = Verifier::of(Trust::Roots(roots.clone()));
-    let config = client_builder(verifier)?
-        .with_client_auth_cert(chain(identity), identity.key.private_der())
-        .map_err(bad)?;
+    let config = client_builder(verifier)?.with_client_cert_resolver(shown.clone());
     Ok(finish_client(config, alpn))
 }
 
@@ -178,6 +153,8 @@ fn finish_client(mut config: ClientConfig, alpn: &[u8]) -> ClientConfig {
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
+    /// The names of the CAs that are believed, if they are known.
+    believed: Option<Vec<DistinguishedName>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -191,7 +168,11 @@ enum Trust {
 
 impl Verifier {
     fn of(trust: Trust) -> Arc<Verifier> {
-        Arc::new(Verifier { trust, provider: provider() })
+        let believed = match &trust {
+            Trust::Roots(roots) => Some(roots.subjects()),
+            Trust::Pin(_) => None,
+        };
+        Arc::new(Verifier { trust, believed, provider: provider() })
     }
 }
 
@@ -233,6 +214,10 @@ impl ServerCertVerifier for Verifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        self.believed.as_deref()
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -15,8 +15,8 @@ use clawhub_consensus::{Consensus, Profile, Settings, StateStore, Who};
 use clawhub_kv::{Kv, MemoryKv};
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
-    SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, SendStream, StreamHandler,
 };
 use clawhub_relay::{Place, Relay, Shape};
 use clawhub_replicate::{Replicate, StepAnswer, StepOp, UploadStep};
@@ -67,7 +67,7 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit(&self, _: &Hello, _: &Proof) -> Result<Admission, Refusal> {
         Ok(Admission::Member)
     }
 }

@@ -65,6 +65,7 @@ fn boot(node: NodeId) -> ClusterCmd {
         http_addr: "h:1".into(),
         found: LogMark::default(),
         acknowledged: None,
+        start_key: Vec::new(),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::artifact::{
 };
 use crate::blob::{BlobCmd, BlobEvent, BlobRejected, BlobReply, LinkRecord, RootRecord, StoredBytes};
 use crate::cluster::{
-    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord,
-    SessionRecord,
+    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, Envelope,
+    KeysRecord, NodeRecord, Rotation, RotationCmd, SessionRecord,
 };
 use crate::outbox::{Event, OutboxCmd, OutboxRow};
 use crate::position::MembershipRecord;
@@ -105,6 +105,29 @@ fn sample_facts() -> ManifestFacts {
     }
 }
 
+fn envelope() -> Envelope {
+    Envelope { node: NodeId(2), boot: 3, sealed: b"sealed to a start".to_vec() }
+}
+
+fn rotation_entries() -> Vec<(&'static str, Entry)> {
+    let (generation, node) = (5, NodeId(2));
+    let begin = RotationCmd::Begin {
+        generation,
+        ca_cert: b"certificate".to_vec(),
+        ca_key_sealed: b"sealed".to_vec(),
+        envelopes: vec![envelope()],
+    };
+    let step = |step| Entry { request: None, ..entry(ClusterCmd::Rotation(step)) };
+    vec![
+        ("rotation-ask", entry(ClusterCmd::Rotation(RotationCmd::Ask { wait: 600_000 }))),
+        ("rotation-begin", step(begin)),
+        ("rotation-seal", step(RotationCmd::Seal { generation, envelope: envelope() })),
+        ("rotation-confirm", step(RotationCmd::Confirm { generation, node, spki: [6; 32] })),
+        ("rotation-switch", step(RotationCmd::Switch { generation })),
+        ("rotation-finish", step(RotationCmd::Finish { generation })),
+    ]
+}
+
 fn cluster_entries() -> Vec<(&'static str, Entry)> {
     let node = NodeId(2);
     vec![
@@ -121,6 +144,7 @@ fn cluster_entries() -> Vec<(&'static str, Entry)> {
                 http_addr: "h:5000".into(),
                 found: LogMark { term: 4, index: 500 },
                 acknowledged: Some(LogMark { term: 3, index: 400 }),
+                start_key: vec![5; 32],
             }),
         ),
         (
@@ -221,6 +245,7 @@ fn actors() -> Vec<(&'static str, Actor)> {
 
 fn entries() -> Vec<(&'static str, Entry)> {
     let mut all = cluster_entries();
+    all.extend(rotation_entries());
     all.extend(other_entries());
     all.extend(blob_entries());
     all.extend(artifact_entries());
@@ -261,6 +286,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("linked", Ok(Reply::Blob(BlobReply::Linked { root: root(1), size: 5_000_000_000 }))),
         ("not-mounted", Ok(Reply::Blob(BlobReply::NotMounted))),
         ("stored", Ok(Reply::Artifact(ArtifactReply::Stored { digest: digest(1), tags: vec![tag("t")] }))),
+        ("generation", Ok(Reply::Cluster(ClusterReply::Generation(6)))),
         ("count", Ok(Reply::Blob(BlobReply::Count(300)))),
         ("session-gone", Err(Rejected::Request(RequestRejected::SessionGone))),
         ("deadline-passed", Err(Rejected::Request(RequestRejected::DeadlinePassed))),
@@ -273,6 +299,9 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("stale-boot", Err(Rejected::Cluster(ClusterRejected::StaleBoot { node, boot: 3, logged: 4 }))),
         ("forgetful", Err(Rejected::Cluster(forgetful))),
         ("last-member", Err(Rejected::Cluster(ClusterRejected::LastMember))),
+        ("wrong-step", Err(Rejected::Cluster(ClusterRejected::WrongStep))),
+        ("not-confirmed", Err(Rejected::Cluster(ClusterRejected::NotConfirmed(vec![node])))),
+        ("keys-change", Err(Rejected::Cluster(ClusterRejected::KeysChange))),
         ("too-few-domains", Err(Rejected::Cluster(ClusterRejected::TooFewDomains(shortfall())))),
         ("votes-uncovered", Err(uncovered(Some(without)))),
         ("votes-uncovered-by-nobody", Err(uncovered(None))),
@@ -344,11 +373,22 @@ fn cluster_shapes() -> Vec<Shape> {
         spec: spec(2, "us/b!"),
         boot: 3,
         nonce: u64::MAX,
+        start_key: vec![5; 32],
         acknowledged: LogMark { term: 5, index: 600 },
         epoch: 4,
         draining: true,
         failing: Some(3),
         removed: true,
+        generation: 3,
+        next_spki: Some([6; 32]),
+    };
+    let rotation = Rotation {
+        generation: 5,
+        ca_cert: b"certificate".to_vec(),
+        ca_key_sealed: b"sealed".to_vec(),
+        until: 700_000,
+        switched: Some(600_000),
+        envelopes: vec![envelope()],
     };
     let session = SessionRecord { node: NodeId(2), boot: 3, nonce: 9, floor: 12 };
     vec![
@@ -361,6 +401,10 @@ fn cluster_shapes() -> Vec<Shape> {
         one(session),
         one(AnswerRecord { index: 300, outcome: Ok(Reply::Done) }),
         one(IdsRecord { node: 4, project: 5 }),
+        shape(vec![
+            ("settled", KeysRecord::default()),
+            ("rotated", KeysRecord { generation: 3, last: 5, due: Some(600_000), rotation: Some(rotation) }),
+        ]),
         one(crate::meta::TickRecord(1_000_000)),
     ]
 }

@@ -86,6 +86,7 @@ fn cluster_cmd() -> impl Strategy<Value = Command> {
         1 => (node(), 0_u64..4, 0_u64..2, mark(), prop::option::of(mark())).prop_map(
             |(node, boot, nonce, found, acknowledged)| ClusterCmd::Boot {
                 node, boot, nonce, peer_addr: format!("p:{boot}"), http_addr: "h:1".into(), found, acknowledged,
+                start_key: Vec::new(),
             }
         ),
         1 => (node(), 0_u64..4, mark()).prop_map(|(node, boot, LogMark { term, index })| {

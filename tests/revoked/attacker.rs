@@ -11,7 +11,8 @@ use clawhub_kv::{RocksKv, RocksProfile};
 use clawhub_peer::frame::{read_message, write_message};
 use clawhub_peer::{
     Admission, Applicant, Ca, CallCode, Caller, Class, ClusterKey, Csr, Directory, Endpoint, Hello, Identity,
-    JoinToken, NodeKey, PeerError, PeerInfo, RecvStream, Refusal, Routes, SendStream, StreamHandler, join,
+    JoinToken, NodeKey, PeerError, PeerInfo, Proof, RecvStream, Refusal, Routes, SendStream, StreamHandler,
+    join,
 };
 use clawhub_state::blob::RootRecord;
 use clawhub_state::cluster::{ClusterRecord, NodeRecord};
@@ -71,20 +72,29 @@ impl Disk {
 
     /// The node whose disk it is, as it is.
     pub(crate) async fn itself(&self) -> Result<Attacker> {
+        // Above whatever was logged of that node, as a later start of it would be.
+        self.start(1_000_000).await
+    }
+
+    /// The node whose disk it is, as its next start would be.
+    pub(crate) async fn next_start(&self) -> Result<Attacker> {
+        let record = self.nodes.iter().find(|node| node.id == self.owner);
+        self.start(record.context("its own record")?.boot + 1).await
+    }
+
+    async fn start(&self, boot: u64) -> Result<Attacker> {
         let key = NodeKey::load_or_create(&self.key)?;
-        self.pose(self.owner, key, self.certificate.clone()).await
+        self.pose(self.owner, key, self.certificate.clone(), boot).await
     }
 
     /// A node of this id, with a certificate that the CA on the disk issued for a fresh key.
     pub(crate) async fn forged(&self, id: u64) -> Result<Attacker> {
         let key = NodeKey::generate()?;
         let certificate = self.ca()?.issue(Csr::parse(&key.csr()?)?, NodeId(id))?;
-        self.pose(NodeId(id), key, certificate).await
+        self.pose(NodeId(id), key, certificate, 1_000_000).await
     }
 
-    async fn pose(&self, id: NodeId, key: NodeKey, cert: Vec<u8>) -> Result<Attacker> {
-        // Above whatever was logged of that node, as a later start of it would be.
-        let boot = 1_000_000;
+    async fn pose(&self, id: NodeId, key: NodeKey, cert: Vec<u8>, boot: u64) -> Result<Attacker> {
         let hello = Hello { cluster: self.cluster.id, epoch: self.cluster.epoch, node: id, boot, nonce: 13 };
         let identity = Identity { key, cert, ca_cert: self.ca_certificate.clone(), hello };
         let known = self
@@ -114,7 +124,7 @@ impl Directory for Everybody {
         self.0.iter().find(|(id, _)| *id == node).map(|(_, info)| info.clone())
     }
 
-    fn admit(&self, _: &Hello, _: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit(&self, _: &Hello, _: &Proof) -> Result<Admission, Refusal> {
         Ok(Admission::Member)
     }
 }

@@ -8,8 +8,8 @@ use clawhub_types::NodeId;
 use clawhub_wire::admin::admin_server::Admin;
 use clawhub_wire::admin::{
     DrainReply, DrainRequest, InitReply, InitRequest, JoinReply, JoinRequest, MembersReply, MembersRequest,
-    RemoveReply, RemoveRequest, StatusReply, StatusRequest, TokenCreateReply, TokenCreateRequest,
-    TransferLeaderReply, TransferLeaderRequest,
+    RemoveReply, RemoveRequest, RotateKeysReply, RotateKeysRequest, StatusReply, StatusRequest,
+    TokenCreateReply, TokenCreateRequest, TransferLeaderReply, TransferLeaderRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -19,6 +19,9 @@ use crate::{Member, NodeHandle, view};
 const TOKEN_TTL: u64 = 3600;
 /// How long it may be good for at most, seconds: 30 days.
 const MAX_TOKEN_TTL: u64 = 30 * 86_400;
+/// How long members that are away are waited for where the request does not say, and at most, seconds.
+const ROTATION_WAIT: u64 = 600;
+const MAX_ROTATION_WAIT: u64 = 7 * 86_400;
 /// Addresses tried by one join.
 const MAX_ADDRESSES: usize = 64;
 
@@ -108,6 +111,19 @@ impl Admin for Operator {
         let RemoveRequest { node, force } = request.into_inner();
         let impact = self.member()?.cluster.remove(NodeId(node), force).await.map_err(view::failed)?;
         Ok(Response::new(view::removed(impact)))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<RotateKeysRequest>,
+    ) -> Result<Response<RotateKeysReply>, Status> {
+        let wait = request.into_inner().wait_seconds.unwrap_or(ROTATION_WAIT);
+        if wait > MAX_ROTATION_WAIT {
+            return Err(Status::invalid_argument("members are waited for 7 days at most"));
+        }
+        let wait = Duration::from_secs(wait);
+        let generation = self.member()?.cluster.rotate_keys(wait).await.map_err(view::failed)?;
+        Ok(Response::new(RotateKeysReply { generation }))
     }
 
     async fn transfer_leader(

@@ -34,7 +34,7 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
         reply.node = owner.node.0;
     }
     let Some(member) = node.member.get() else { return Ok(reply) };
-    let Overview { consensus, applied, state_hash, epoch, durability, tick } =
+    let Overview { consensus, applied, state_hash, epoch, durability, tick, keys } =
         member.cluster.overview().map_err(failed)?;
     let (links, limit) = member.cluster.links();
     let cut_off = consensus.cut_off;
@@ -50,6 +50,12 @@ pub(crate) async fn status(node: &NodeHandle) -> Result<StatusReply, Status> {
     reply.quorum_age_ms = cut_off.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     reply.state_hash = hex::encode(state_hash);
     reply.tick = tick;
+    let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+    reply.keys_generation = keys.generation;
+    reply.keys_next = keys.next;
+    reply.keys_wait_for = ids(keys.waits_for);
+    reply.keys_switched = keys.switched;
+    reply.keys_left_behind = ids(keys.left_behind);
     reply.links = links.into_iter().map(link).collect();
     reply.round_trip_limit_ms = u64::try_from(limit.length().as_millis()).unwrap_or(u64::MAX);
     add_blobs(&mut reply, member);

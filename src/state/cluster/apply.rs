@@ -8,7 +8,7 @@ use clawhub_types::{Durability, NodeId, ProjectId};
 use super::records::{ClusterRecord, IdsRecord, NodeRecord, TokenRecord};
 use super::{
     Acknowledgement, ClusterCmd, ClusterEvent, ClusterRejected, ClusterReply, NodeSpec, keys, members,
-    session,
+    rotation, session,
 };
 use crate::entry::Command;
 use crate::fault::Fault;
@@ -45,10 +45,11 @@ impl ClusterCmd {
             }
             ClusterCmd::TokenCreate { hash, ttl } => create_token(tx, cx, hash, *ttl),
             ClusterCmd::Join { token, node } => join(tx, cx, token, node),
-            ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr, found, acknowledged } => {
+            ClusterCmd::Boot { node, boot, nonce, peer_addr, http_addr, found, acknowledged, start_key } => {
                 // What one leader knows may have been cut off under the next.
                 let acknowledged = acknowledged.filter(|mark| mark.term == cx.term).unwrap_or_default();
-                boot_node(tx, *node, (*boot, *nonce), (*found, acknowledged), (peer_addr, http_addr))
+                let start = (*boot, *nonce, start_key.as_slice());
+                boot_node(tx, *node, start, (*found, acknowledged), (peer_addr, http_addr))
             }
             ClusterCmd::Acknowledged { term, nodes } => note_acknowledged(tx, cx, *term, nodes),
             ClusterCmd::Drain { node, on } => drain(tx, *node, *on),
@@ -59,6 +60,7 @@ impl ClusterCmd {
                 Ok(Reply::Done)
             }
             ClusterCmd::SessionFloor { session, floor } => session::raise_floor(tx, *session, *floor),
+            ClusterCmd::Rotation(step) => step.apply(tx, cx),
         }
     }
 }
@@ -92,9 +94,7 @@ pub(crate) fn next_project(tx: &mut Tx<'_>) -> Result<ProjectId, Fault> {
 /// Makes a node a member under a new id.
 fn add_member(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result<ClusterReply, Stop> {
     let nodes = tx.view().cluster().nodes()?;
-    if let Some(node) = nodes.iter().find(|node| node.spec.spki == spec.spki) {
-        return Err(ClusterRejected::KeyTaken(node.id).into());
-    }
+    members::check_key(&nodes, &spec.spki, None)?;
     members::check_name(&nodes, &spec.name)?;
     let mut next = ids(tx)?;
     let id = NodeId(next.node);
@@ -106,11 +106,14 @@ fn add_member(tx: &mut Tx<'_>, cx: &mut ApplyContext, spec: &NodeSpec) -> Result
         spec,
         boot: 0,
         nonce: 0,
+        start_key: Vec::new(),
         acknowledged: LogMark::default(),
         epoch: 0,
         draining: false,
         failing: None,
         removed: false,
+        generation: tx.view().cluster().keys()?.generation,
+        next_spki: None,
     };
     tx.put(keys::node(id), &record);
     outbox::emit(tx, cx, ClusterEvent::NodeJoined { node: id })?;
@@ -152,6 +155,9 @@ fn join(tx: &mut Tx<'_>, cx: &mut ApplyContext, hash: &[u8; 32], spec: &NodeSpec
     if cx.tick >= token.expires {
         return Err(ClusterRejected::TokenInvalid.into());
     }
+    if tx.view().cluster().keys()?.rotation.is_some_and(|rotation| rotation.switched.is_some()) {
+        return Err(ClusterRejected::KeysChange.into());
+    }
     let reply = add_member(tx, cx, spec)?;
     if let ClusterReply::Joined(id) = reply {
         tx.put(keys::token(hash), &TokenRecord { used: Some(id), ..token });
@@ -162,7 +168,7 @@ fn join(tx: &mut Tx<'_>, cx: &mut ApplyContext, hash: &[u8; 32], spec: &NodeSpec
 fn boot_node(
     tx: &mut Tx<'_>,
     node: NodeId,
-    (boot, nonce): (u64, u64),
+    (boot, nonce, start_key): (u64, u64, &[u8]),
     (found, acknowledged): (LogMark, LogMark),
     (peer_addr, http_addr): (&str, &str),
 ) -> Result<Reply, Stop> {
@@ -179,6 +185,7 @@ fn boot_node(
         record.acknowledged = acknowledged;
     }
     (record.boot, record.nonce) = (boot, nonce);
+    start_key.clone_into(&mut record.start_key);
     peer_addr.clone_into(&mut record.spec.peer_addr);
     http_addr.clone_into(&mut record.spec.http_addr);
     tx.put(keys::node(node), &record);
@@ -259,6 +266,8 @@ pub(crate) fn remove(
     record.removed = true;
     tx.put(keys::node(node), &record);
     session::close_all_of(tx, node)?;
+    // Whoever has its disk has the keys that were in force.
+    rotation::ask(tx, cx.tick, rotation::WAIT)?;
     outbox::emit(tx, cx, ClusterEvent::NodeRemoved { node, forced: force })?;
     Ok(Reply::Done)
 }

@@ -145,6 +145,7 @@ fn boots_only_rise() {
         http_addr: "h:1".into(),
         found: LogMark::default(),
         acknowledged: None,
+        start_key: Vec::new(),
     };
     world.ok(boot(5, 1, "moved:1"));
     let node = world.view().cluster().node(NodeId(2)).unwrap().unwrap();
@@ -165,6 +166,7 @@ fn boots_only_rise() {
         http_addr: String::new(),
         found: LogMark::default(),
         acknowledged: None,
+        start_key: Vec::new(),
     };
     assert_eq!(world.refused(unknown), Rejected::Cluster(ClusterRejected::NodeUnknown(NodeId(9))));
 }
@@ -272,6 +274,7 @@ fn a_failing_nodes_copies_do_not_count_until_it_starts_again() {
         http_addr: "h:1".into(),
         found: LogMark::default(),
         acknowledged: None,
+        start_key: Vec::new(),
     };
     let failing = |boot| ClusterCmd::Failing { node: NodeId(2), boot };
     world.ok(boot(5));
@@ -389,6 +392,7 @@ fn boot(boot: u64, found: (u64, u64), acknowledged: Option<(u64, u64)>) -> Clust
         http_addr: "h:1".into(),
         found: mark(found),
         acknowledged: acknowledged.map(mark),
+        start_key: Vec::new(),
     }
 }
 

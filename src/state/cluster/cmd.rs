@@ -3,6 +3,7 @@
 use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
+use super::rotation::RotationCmd;
 use crate::position::LogMark;
 use crate::proposers::{Members, Proposers};
 
@@ -86,6 +87,8 @@ pub enum ClusterCmd {
         /// What earlier starts of it acknowledged to the leader, which writes that here itself. It counts if the entry
         /// is of the same term.
         acknowledged: Option<LogMark>,
+        /// Public half of a key that this start alone has, in memory: secrets for the node are sealed to it.
+        start_key: Vec<u8>,
     },
     /// Keeps what nodes have acknowledged to the leader that proposes this, so that the next one can judge a disk by it.
     /// Without effect under another leader, and for starts that are not the logged ones.
@@ -137,6 +140,8 @@ pub enum ClusterCmd {
         /// The start that found it.
         boot: u64,
     },
+    /// A step of a rotation of the cluster's keys.
+    Rotation(RotationCmd),
 }
 
 impl ClusterCmd {
@@ -163,11 +168,15 @@ impl ClusterCmd {
             ClusterCmd::SessionClose { session } | ClusterCmd::SessionFloor { session, .. } => {
                 Proposers::members(Members::OwnerOf(*session))
             }
+            ClusterCmd::Rotation(step) => step.proposers(),
         }
     }
 
     /// Whether it may not be applied twice.
     pub(crate) fn needs_identity(&self) -> bool {
-        matches!(self, ClusterCmd::Drain { .. })
+        match self {
+            ClusterCmd::Rotation(step) => step.needs_identity(),
+            _ => matches!(self, ClusterCmd::Drain { .. }),
+        }
     }
 }

@@ -8,6 +8,10 @@ pub(crate) fn cluster() -> Key {
     Key::new(b"cc")
 }
 
+pub(crate) fn keys() -> Key {
+    Key::new(b"ck")
+}
+
 pub(crate) fn ids() -> Key {
     Key::new(b"ci")
 }

@@ -18,3 +18,12 @@ pub(super) fn check_name(nodes: &[NodeRecord], name: &str) -> Result<(), Stop> {
     let taken = |node: &NodeRecord| !node.removed && !node.draining && node.spec.name == name;
     if nodes.iter().any(taken) { Err(ClusterRejected::NameTaken.into()) } else { Ok(()) }
 }
+
+/// A key has one node, member or removed; `owner` may have it already.
+pub(super) fn check_key(nodes: &[NodeRecord], spki: &[u8; 32], owner: Option<NodeId>) -> Result<(), Stop> {
+    let has = |node: &NodeRecord| node.spec.spki == *spki || node.next_spki == Some(*spki);
+    match nodes.iter().find(|node| Some(node.id) != owner && has(node)) {
+        Some(node) => Err(ClusterRejected::KeyTaken(node.id).into()),
+        None => Ok(()),
+    }
+}

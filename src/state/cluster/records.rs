@@ -39,6 +39,8 @@ pub struct NodeRecord {
     pub boot: u64,
     /// The random number that this boot was logged with.
     pub nonce: u64,
+    /// What the next cluster key can be sealed to, so that only the process of this boot opens it; empty before the first.
+    pub start_key: Vec<u8>,
     /// What it is known to have acknowledged, up to its last logged boot; it may have acknowledged more.
     pub acknowledged: LogMark,
     /// Its deletion epoch: receipts of older ones are void.
@@ -49,6 +51,10 @@ pub struct NodeRecord {
     pub failing: Option<u64>,
     /// Whether it left.
     pub removed: bool,
+    /// The generation of its key.
+    pub generation: u64,
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that it has confirmed for the rotation under way.
+    pub next_spki: Option<[u8; 32]>,
 }
 record!(NodeRecord, 0x0101, "node");
 
@@ -100,3 +106,64 @@ pub(crate) struct IdsRecord {
     pub(crate) project: u64,
 }
 record!(IdsRecord, 0x0105, "next ids");
+
+/// Which keys of the cluster are in force, and the rotation that replaces them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysRecord {
+    /// The generation in force; its CA is in the cluster's record. Begins at 1.
+    pub generation: u64,
+    /// The last number that a rotation was given.
+    pub last: u64,
+    /// A rotation was asked for and has not begun; how long it is to wait for members that are away, in ticks.
+    pub due: Option<u64>,
+    /// The one under way.
+    pub rotation: Option<Rotation>,
+}
+record!(KeysRecord, 0x0106, "keys");
+
+impl Default for KeysRecord {
+    fn default() -> KeysRecord {
+        KeysRecord { generation: 1, last: 1, due: None, rotation: None }
+    }
+}
+
+/// A rotation that has begun and is not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// Its number.
+    pub generation: u64,
+    /// The certificate of the next CA, DER.
+    pub ca_cert: Vec<u8>,
+    /// Its private key, sealed under the next cluster key.
+    pub ca_key_sealed: Vec<u8>,
+    /// The tick up to which members that are away are waited for.
+    pub until: u64,
+    /// The tick since which new keys are shown.
+    pub switched: Option<u64>,
+    /// The next cluster key, for the start of each member.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// The next cluster key, sealed to one start of a member: only that process opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The member.
+    pub node: NodeId,
+    /// The start that it is for.
+    pub boot: u64,
+    /// The sealed key.
+    pub sealed: Vec<u8>,
+}
+
+impl Rotation {
+    /// The next cluster key for this start of a member.
+    pub fn envelope(&self, node: NodeId, boot: u64) -> Option<&[u8]> {
+        let found = self.envelopes.iter().find(|envelope| (envelope.node, envelope.boot) == (node, boot));
+        found.map(|envelope| envelope.sealed.as_slice())
+    }
+
+    /// Whether it has waited for long enough, and new keys are not shown yet.
+    pub fn is_stuck(&self, tick: u64) -> bool {
+        self.switched.is_none() && tick >= self.until
+    }
+}

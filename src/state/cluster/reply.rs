@@ -13,6 +13,8 @@ pub enum ClusterReply {
     Joined(NodeId),
     /// A proposer session was opened.
     Session(SessionId),
+    /// The keys of this generation are still to come.
+    Generation(u64),
 }
 
 /// Why a command about the cluster is refused.
@@ -62,4 +64,17 @@ pub enum ClusterRejected {
     /// Somebody must stay.
     #[error("the last member cannot be removed")]
     LastMember,
+    /// The rotation of keys is not at this step.
+    #[error("the rotation of keys is at another step")]
+    WrongStep,
+    /// The rotation of keys waits for members.
+    #[error("the rotation of keys waits for {}", list(_0))]
+    NotConfirmed(Vec<NodeId>),
+    /// Nobody joins for a moment: the keys are about to change.
+    #[error("the keys of the cluster are being replaced: join again in a moment, with a new token")]
+    KeysChange,
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ")
 }

@@ -178,6 +178,7 @@ fn a_new_boot_closes_the_old_session() {
         http_addr: String::new(),
         found: LogMark::default(),
         acknowledged: None,
+        start_key: Vec::new(),
     });
     assert_eq!(world.refused(open(5, 50)), stale(5, 6), "below the logged boot");
     assert_eq!(world.refused(open(6, 61)), stale(6, 6), "the logged boot's twin");

@@ -4,7 +4,7 @@ use clawhub_policy::{Layout, NodeFacts, Uncovered, covered};
 use clawhub_types::{Durability, NodeId, SessionId};
 
 use super::keys;
-use super::records::{ClusterRecord, NodeRecord, SessionRecord, TokenRecord};
+use super::records::{ClusterRecord, KeysRecord, NodeRecord, SessionRecord, TokenRecord};
 use crate::fault::Fault;
 use crate::meta::{self, TickRecord};
 use crate::read::Reader;
@@ -39,6 +39,14 @@ impl ClusterView<'_> {
     /// [`Fault`] if the state cannot be read; so for every query.
     pub fn record(&self) -> Result<Option<ClusterRecord>, Fault> {
         self.0.get(&keys::cluster())
+    }
+
+    /// Which keys are in force, and the rotation under way.
+    ///
+    /// # Errors
+    /// [`Fault`] if the state cannot be read.
+    pub fn keys(&self) -> Result<KeysRecord, Fault> {
+        Ok(self.0.get(&keys::keys())?.unwrap_or_default())
     }
 
     /// The cluster clock, in milliseconds, as of the last entry.

@@ -11,8 +11,8 @@ use clawhub_consensus::grpc::{GrpcTransport, service};
 use clawhub_consensus::{Consensus, Profile, Purpose, Settings, StateStore, Who};
 use clawhub_kv::{Kv, RocksKv, RocksProfile};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
-    RefusalCode, SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_relay::{Place, Relay, Shape};
 use clawhub_state::artifact::{ArtifactCmd, Body, Condition, ManifestFacts};
@@ -40,8 +40,8 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
-        let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
+    fn admit(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
+        let known = self.lookup(hello.node).is_some_and(|info| info.spki == proof.spki);
         if known {
             Ok(Admission::Member)
         } else {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawhub_peer::{
-    Admission, Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo,
+    Admission, Ca, Caller, ClusterKey, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof,
     RecvStream, Refusal, RefusalCode, SendStream, StreamHandler, caller, log_caller,
 };
 use clawhub_types::{ClusterId, NodeId};
@@ -41,9 +41,9 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
+    fn admit(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
         match self.lookup(hello.node) {
-            Some(info) if info.spki == *spki => Ok(Admission::Member),
+            Some(info) if info.spki == proof.spki => Ok(Admission::Member),
             Some(_) => Err(Refusal::new(RefusalCode::WrongIdentity, "another key")),
             None if self.1.load(Ordering::SeqCst) => Ok(Admission::LogOnly),
             None => Err(Refusal::new(RefusalCode::UnknownNode, "not a member")),

@@ -5,4 +5,5 @@ mod common;
 mod far;
 mod members;
 mod revoked;
+mod rotation;
 mod strangers;

@@ -16,8 +16,8 @@ use clawhub_kv::Kv;
 use clawhub_kv::memory::MemoryKv;
 use clawhub_liveness::{HEARTBEAT, Liveness};
 use clawhub_peer::{
-    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, RecvStream, Refusal,
-    RefusalCode, SendStream, StreamHandler,
+    Admission, Ca, Caller, Csr, Directory, Endpoint, Hello, Identity, NodeKey, PeerInfo, Proof, RecvStream,
+    Refusal, RefusalCode, SendStream, StreamHandler,
 };
 use clawhub_registry::{Limits, Registry};
 use clawhub_replicate::Replicate;
@@ -180,8 +180,8 @@ impl Directory for Members {
         self.0.lock().get(&node).cloned()
     }
 
-    fn admit(&self, hello: &Hello, spki: &[u8; 32]) -> Result<Admission, Refusal> {
-        let known = self.lookup(hello.node).is_some_and(|info| info.spki == *spki);
+    fn admit(&self, hello: &Hello, proof: &Proof) -> Result<Admission, Refusal> {
+        let known = self.lookup(hello.node).is_some_and(|info| info.spki == proof.spki);
         if known {
             Ok(Admission::Member)
         } else {
