@@ -34,7 +34,7 @@ async fn catches_up(profile: Profile, link: &str, within: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_catches_up_over_a_slow_link_near_by() {
-    catches_up(Profile::Lan, "50ms~10ms,8mbit", Duration::from_secs(20)).await;
+    catches_up(Profile::Lan, "50ms~10ms,4mbit", Duration::from_secs(25)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
