@@ -93,7 +93,6 @@ async fn an_upload_goes_on_as_long_as_its_mirror_gets_further() {
     let bytes = content(1, 6_000_000);
     let begun = Instant::now();
     let (_, digest) = push(world.node(1), &bytes).await;
-    println!("{} bytes were mirrored after {:?}", bytes.len(), begun.elapsed());
     assert!(begun.elapsed() > 2 * FSYNC, "the link was not slow: {:?}", begun.elapsed());
     assert_eq!(world.holders(&digest), [1, 2]);
 }
