@@ -34,14 +34,16 @@ fn append_result<R: AsyncRuntime>(reply: AppendReply) -> StreamAppendResult<Type
 
 pub(crate) type Answer<R> = Result<StreamAppendResult<Types<R>>, RpcError<R>>;
 
+/// Notes an answer, unless the peer lacks what it acknowledged: then the index of that.
+pub(crate) type Keeps = dyn Fn(&AppendAnswer) -> Result<(), u64> + Send + Sync;
+
 /// The answers to the pieces of one stream.
 pub(crate) struct Answers<R: AsyncRuntime> {
     pub(crate) replies: BoxStream<'static, Result<AppendAnswer, TransportError>>,
     pub(crate) window: Arc<Window<R::Instant>>,
     pub(crate) patience: Duration,
     pub(crate) late: Timeout<Types<R>>,
-    /// Notes an answer, unless the peer lacks what it acknowledged: then the index of that.
-    pub(crate) keeps: Box<dyn Fn(&AppendAnswer) -> Result<(), u64> + Send + Sync>,
+    pub(crate) keeps: Box<Keeps>,
     pub(crate) peer: NodeId,
 }
 

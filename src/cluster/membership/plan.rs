@@ -53,7 +53,7 @@ pub(crate) fn next(layout: &Layout, seats: &Seats) -> Option<Step> {
 /// fifth need not be as close any more: load that comes in bursts would have the fourth give its vote back, again and
 /// again, and four voters outlive no more than three.
 fn voters(layout: &Layout, seats: &Seats) -> BTreeSet<NodeId> {
-    let halfway = seats.voters.len() % 2 == 0;
+    let halfway = seats.voters.len().is_multiple_of(2);
     let learners = if halfway { &seats.near } else { &seats.caught_up };
     let ready = |id: NodeId| seats.voters.contains(&id) || learners.contains(&id);
     let candidates: Vec<_> = layout.nodes.iter().filter(|node| node.voter && ready(node.id)).collect();

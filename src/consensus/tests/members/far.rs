@@ -1,6 +1,6 @@
 //! A member behind a link that carries little.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clawhub_consensus::Profile;
 use clawhub_relay::Shape;
@@ -21,11 +21,9 @@ async fn catches_up(profile: Profile, link: &str, within: Duration) {
     futures::future::join_all(writes).await;
     cluster.put_far(3, link.parse::<Shape>().unwrap());
     let term = members[0].consensus.status().term;
-    let begun = Instant::now();
     let back = cluster.start(3).await;
     let index = members[0].propose(put("latest", MANIFESTS, 100)).await;
     assert!(back.consensus.wait_applied(index, within).await, "{:?}", back.consensus.status());
-    println!("{profile:?} over {link}: caught up after {:?}", begun.elapsed());
     assert_eq!(back.look("latest"), Some(digest(MANIFESTS)));
     // Near by, a busy machine is reason enough.
     let term_now = members[0].consensus.status().term;
@@ -34,7 +32,7 @@ async fn catches_up(profile: Profile, link: &str, within: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_catches_up_over_a_slow_link_near_by() {
-    catches_up(Profile::Lan, "50ms~10ms,8mbit", Duration::from_secs(20)).await;
+    catches_up(Profile::Lan, "50ms~10ms,4mbit", Duration::from_secs(25)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

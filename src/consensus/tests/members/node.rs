@@ -1,7 +1,7 @@
 //! Members as they are outside of tests, on loopback: RocksDB, threads, TLS, gRPC.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -182,7 +182,8 @@ impl Cluster {
         let identity = self.identity(node, boot);
         let spki = identity.key.spki_sha256();
         let place = self.place(id);
-        let listen = place.map_or("127.0.0.1:0".parse().unwrap(), |place| place.node);
+        let listen: SocketAddr = place.map_or("127.0.0.1:0".parse().unwrap(), |place| place.node);
+        free(listen).await;
         let endpoint = Endpoint::bind(listen, identity, self.members.clone()).await.unwrap();
         let addr = place.map_or(endpoint.local_addr(), |place| place.advertised).to_string();
         let info = PeerInfo { addr, spki };
@@ -244,6 +245,15 @@ impl Cluster {
         let cert = self.ca.issue(Csr::parse(&key.csr().unwrap()).unwrap(), node).unwrap();
         let hello = Hello { cluster: CLUSTER, epoch: 1, node, boot, nonce: 0 };
         Identity { key, cert, ca_cert: self.ca.cert_der().to_vec(), hello }
+    }
+}
+
+/// Waits until nobody has an address, TCP or UDP: a member's last life is about to let go of it.
+async fn free(address: SocketAddr) {
+    let until = tokio::time::Instant::now() + SOON;
+    while TcpListener::bind(address).and(UdpSocket::bind(address)).is_err() {
+        assert!(tokio::time::Instant::now() < until, "{address} stays in use");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
