@@ -180,16 +180,18 @@ pub(crate) async fn serve(stream: TcpStream, waiting: Waiting, builder: Builder<
         let waiting = waiting.clone();
         async move { Ok::<_, Infallible>(waiting.answer(request).await) }
     });
+    let lost = async {
+        attended.seat.lost().await;
+        // Before the connection is dropped, which is before the branch below runs.
+        cut.when_dropped();
+    };
     tokio::select! {
         ended = builder.serve_connection(TokioIo::new(io), answer) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a waiting connection ended with an error");
             }
         }
-        () = attended.seat.lost() => {
-            cut.when_dropped();
-            tracing::debug!(%from, "a waiting connection made room for others");
-        }
+        () = lost => tracing::debug!(%from, "a waiting connection made room for others"),
     }
 }
 
