@@ -2,7 +2,6 @@
 //! these come last, when nobody else is left to wait for.
 
 mod cutoff;
-mod earth;
 mod failover;
 mod flood;
 mod kills;
