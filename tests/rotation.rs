@@ -203,7 +203,7 @@ async fn who_is_away_is_waited_for_and_who_stays_away_comes_back_by_the_document
     members[3].start().await?;
     until("it to say so", SOON, || async {
         let log = fs::read_to_string(members[3].log())?;
-        Ok(log.contains("left behind").then_some(()))
+        Ok(log.contains("was left behind").then_some(()))
     })
     .await?;
     ensure!(!members[3].registry().ready().await);

@@ -50,8 +50,9 @@ impl Shown {
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
             tracing::warn!(
-                "a peer believes no CA that this node has a certificate of: if this node was away while the cluster's \
-                 keys were replaced, it has been left behind (`status` of the others says so) and comes back as a new node"
+                "a peer believes no CA that this node has a certificate of: one of the two was away while the \
+                 cluster's keys were replaced. `status` of the others names who was left behind and comes back as a \
+                 new node"
             );
         }
     }

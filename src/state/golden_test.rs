@@ -4,6 +4,8 @@
 //! changed. `cargo test -p clawhub-state -- --ignored write_missing` writes files for shapes that have
 //! none yet.
 
+mod rotation_test;
+
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -19,8 +21,8 @@ use crate::artifact::{
 };
 use crate::blob::{BlobCmd, BlobEvent, BlobRejected, BlobReply, LinkRecord, RootRecord, StoredBytes};
 use crate::cluster::{
-    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, Envelope,
-    KeysRecord, NodeRecord, Rotation, RotationCmd, SessionRecord,
+    Acknowledgement, ClusterCmd, ClusterEvent, ClusterRecord, ClusterRejected, ClusterReply, NodeRecord,
+    SessionRecord,
 };
 use crate::outbox::{Event, OutboxCmd, OutboxRow};
 use crate::position::MembershipRecord;
@@ -103,29 +105,6 @@ fn sample_facts() -> ManifestFacts {
         artifact_type: Some("application/example".into()),
         annotations: Some(vec![("key".into(), "value".into())]),
     }
-}
-
-fn envelope() -> Envelope {
-    Envelope { node: NodeId(2), boot: 3, sealed: b"sealed to a start".to_vec() }
-}
-
-fn rotation_entries() -> Vec<(&'static str, Entry)> {
-    let (generation, node) = (5, NodeId(2));
-    let begin = RotationCmd::Begin {
-        generation,
-        ca_cert: b"certificate".to_vec(),
-        ca_key_sealed: b"sealed".to_vec(),
-        envelopes: vec![envelope()],
-    };
-    let step = |step| Entry { request: None, ..entry(ClusterCmd::Rotation(step)) };
-    vec![
-        ("rotation-ask", entry(ClusterCmd::Rotation(RotationCmd::Ask { wait: 600_000 }))),
-        ("rotation-begin", step(begin)),
-        ("rotation-seal", step(RotationCmd::Seal { generation, envelope: envelope() })),
-        ("rotation-confirm", step(RotationCmd::Confirm { generation, node, spki: [6; 32] })),
-        ("rotation-switch", step(RotationCmd::Switch { generation })),
-        ("rotation-finish", step(RotationCmd::Finish { generation })),
-    ]
 }
 
 fn cluster_entries() -> Vec<(&'static str, Entry)> {
@@ -245,7 +224,7 @@ fn actors() -> Vec<(&'static str, Actor)> {
 
 fn entries() -> Vec<(&'static str, Entry)> {
     let mut all = cluster_entries();
-    all.extend(rotation_entries());
+    all.extend(rotation_test::entries());
     all.extend(other_entries());
     all.extend(blob_entries());
     all.extend(artifact_entries());
@@ -382,14 +361,6 @@ fn cluster_shapes() -> Vec<Shape> {
         generation: 3,
         next_spki: Some([6; 32]),
     };
-    let rotation = Rotation {
-        generation: 5,
-        ca_cert: b"certificate".to_vec(),
-        ca_key_sealed: b"sealed".to_vec(),
-        until: 700_000,
-        switched: Some(600_000),
-        envelopes: vec![envelope()],
-    };
     let session = SessionRecord { node: NodeId(2), boot: 3, nonce: 9, floor: 12 };
     vec![
         one(cluster),
@@ -401,10 +372,7 @@ fn cluster_shapes() -> Vec<Shape> {
         one(session),
         one(AnswerRecord { index: 300, outcome: Ok(Reply::Done) }),
         one(IdsRecord { node: 4, project: 5 }),
-        shape(vec![
-            ("settled", KeysRecord::default()),
-            ("rotated", KeysRecord { generation: 3, last: 5, due: Some(600_000), rotation: Some(rotation) }),
-        ]),
+        rotation_test::keys(),
         one(crate::meta::TickRecord(1_000_000)),
     ]
 }
