@@ -321,7 +321,7 @@ mod tests {
     fn nothing_begins_that_does_not_fit() {
         let dir = tempfile::tempdir().unwrap();
         let mut large = header(9);
-        large.files[0].size = files::room(dir.path()).unwrap() + 1;
+        large.files[0].size = files::room(dir.path()).unwrap() + (1 << 40);
         assert!(matches!(open(dir.path(), &large), Err(NotTaken::NoRoom { .. })));
         assert!(!dir.path().join(DIRECTORY).exists());
         let reserve = Incoming::open(dir.path(), announced(&header(9)).unwrap(), u64::MAX);

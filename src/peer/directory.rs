@@ -22,6 +22,8 @@ pub struct Proof {
     pub spki: [u8; 32],
     /// SHA-256 of the certificate of the CA, one of those believed here, that issued it one for this key.
     pub ca: [u8; 32],
+    /// Whether that CA is to follow the one that is in force by this node's own files.
+    pub next: bool,
 }
 
 impl Proof {

@@ -14,7 +14,7 @@ use crate::key::sha256;
 use crate::keyring::Keyring;
 use crate::{KeyError, PeerError};
 
-/// The certificates of the CAs that are believed now, DER.
+/// The certificates of the CAs that are believed now, DER: the present one first, then those that are to follow it.
 pub(crate) struct Believed(RwLock<Vec<Vec<u8>>>);
 
 impl Believed {
@@ -28,10 +28,11 @@ impl Believed {
         *self.0.write() = keyring.believed().into_iter().map(<[u8]>::to_vec).collect();
     }
 
-    /// Which of them issued a certificate: SHA-256 of the CA's certificate.
-    pub(crate) fn issuer(&self, cert: &CertificateDer<'_>) -> Option<[u8; 32]> {
+    /// Which of them issued a certificate: SHA-256 of the CA's certificate, and whether it is to follow the present one.
+    pub(crate) fn issuer(&self, cert: &CertificateDer<'_>) -> Option<([u8; 32], bool)> {
         let believed = self.0.read();
-        believed.iter().find(|ca| check_issued(cert, ca).is_ok()).map(|ca| sha256(ca))
+        let at = believed.iter().position(|ca| check_issued(cert, ca).is_ok())?;
+        Some((sha256(&believed[at]), at > 0))
     }
 }
 
