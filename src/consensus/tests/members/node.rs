@@ -192,6 +192,10 @@ impl Cluster {
         let dir = self.dir.path().join(id.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         let log = reopen(&dir.join("raft"), RocksProfile::Raft).await;
+        // What looks after it looks twice a second whether it is to end.
+        if let Ok(current) = std::fs::read_to_string(dir.join("state/CURRENT")) {
+            drop(reopen(&dir.join("state").join(current.trim()), RocksProfile::State).await);
+        }
         let state = StateStore::open(dir.join("state"), |at, purpose| {
             let profile = match purpose {
                 Purpose::Serve => RocksProfile::State,
@@ -265,7 +269,7 @@ async fn reopen(dir: &Path, profile: RocksProfile) -> Arc<dyn Kv> {
             Ok(kv) => return Arc::new(kv),
             Err(e) => assert!(tokio::time::Instant::now() < until, "{e}"),
         }
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
