@@ -10,6 +10,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clawhub_cluster::Owner;
 use clawhub_types::NodeId;
@@ -305,14 +306,23 @@ fn quarantined(root: &Path) -> Result<Option<String>, DataDirError> {
     }
 }
 
+/// How long a process that was killed may take to let go of the folder: whoever restarts it need not wait for that.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+
 fn lock(root: &Path) -> Result<File, DataDirError> {
+    let until = Instant::now() + PREDECESSOR;
     let path = root.join("LOCK");
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(|e| at(&path, e))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked(root.into())),
-        Err(e) => Err(at(&path, e.into())),
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::Locked(root.into())),
+            Err(e) => return Err(at(&path, e.into())),
+        }
     }
 }
 

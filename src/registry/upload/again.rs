@@ -38,9 +38,12 @@ impl Step<'_> {
     }
 
     /// Whether a chunk that says that it begins there is to replace the last one, which began there without saying so:
-    /// its client does not know of that one, or it was part of a request that came late.
+    /// its client does not know of that one, or it was part of a request that came late, since this client says where
+    /// its chunks begin.
     pub(super) fn replaces_the_last(&self, start: u64) -> bool {
-        self.turn.state.began == Some(start) && self.offset().is_ok_and(|end| start < end)
+        let Some(status) = self.core.blobs().uploads().status(self.id) else { return false };
+        let is_strange = status.acknowledged <= start || self.turn.state.places;
+        is_strange && start < status.offset && self.turn.state.began == Some(start)
     }
 
     /// Where a client that names places is to go on, which is told so now. It is told of no bytes that a chunk
@@ -60,6 +63,7 @@ impl Step<'_> {
 
     /// Notes where a chunk begins, if it did not say so itself.
     pub(super) fn begins(&mut self, at: Option<u64>) {
+        self.turn.state.places |= at.is_none();
         self.turn.state.began = at;
     }
 

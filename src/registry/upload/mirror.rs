@@ -49,6 +49,8 @@ pub(super) struct Mirrored {
     level: Vec<NodeId>,
     /// Where the last chunk began, if it did not say so itself.
     pub(super) began: Option<u64>,
+    /// A chunk said where it begins.
+    pub(super) places: bool,
 }
 
 impl Mirrored {
@@ -66,7 +68,8 @@ impl Mirrored {
         let mirror = self.mirror.take().filter(|mirror| mirror.offset() <= at);
         let place = self.place.take().filter(|_| mirror.is_some());
         let level = mirror.iter().map(Mirror::partner).collect();
-        *self = Mirrored { mirror, place, used: self.used, sound: Some(at), level, began: None };
+        let (used, places) = (self.used, self.places);
+        *self = Mirrored { mirror, place, used, sound: Some(at), level, began: None, places };
     }
 
     #[cfg(test)]
