@@ -97,7 +97,9 @@ async fn the_disk_of_a_removed_member_is_worth_nothing() -> Result<()> {
     for member in &mut members[1..] {
         member.start().await?;
     }
-    members[0].ready().await?;
+    for member in &members {
+        member.ready().await?;
+    }
     push(&members[0], "after/all").await
 }
 

@@ -47,6 +47,12 @@ pub(crate) struct Answers<R: AsyncRuntime> {
     pub(crate) peer: NodeId,
 }
 
+impl<R: AsyncRuntime> Drop for Answers<R> {
+    fn drop(&mut self) {
+        self.window.close();
+    }
+}
+
 impl<R: AsyncRuntime> Answers<R> {
     /// The answer to a batch; where it breaks off, to the pieces before, and the error after that. `None` at the end of
     /// the stream.

@@ -214,7 +214,7 @@ impl<R: AsyncRuntime> Client<R> {
     /// the answer to its last piece; what was answered of one that breaks off is told before the error.
     fn pipeline(
         &self,
-        mut input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
+        input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
     ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
         let window = Arc::new(Window::<R::Instant>::new(self.lessons.clone()));
         let vote = Arc::new(Mutex::new(None));
@@ -222,8 +222,15 @@ impl<R: AsyncRuntime> Client<R> {
         let voted = Arc::clone(&vote);
         let clock = Arc::clone(&self.clock);
         let mut batch = VecDeque::new();
+        let mut input = Some(input);
         let requests = stream::poll_fn(move |cx| {
-            ready!(sending.poll_open(cx));
+            // The transport may keep an abandoned stream for long. Until the source is dropped it has what the next
+            // stream to this peer waits for: openraft's state of the replication, locked while it waits for entries.
+            if !ready!(sending.poll_open(cx)) {
+                input = None;
+                batch.clear();
+            }
+            let Some(input) = &mut input else { return Poll::Ready(None) };
             if batch.is_empty() {
                 let Some(rpc) = ready!(input.poll_next_unpin(cx)) else { return Poll::Ready(None) };
                 batch = pieces::<R>(&rpc);

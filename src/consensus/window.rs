@@ -53,8 +53,10 @@ struct State<I> {
     bytes: usize,
     /// When the last answer came.
     heard: Option<I>,
-    /// The sender, while the window is full.
+    /// Whoever sends, while there is nothing to send.
     waiting: Option<Waker>,
+    /// Nobody waits for answers any more.
+    closed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -67,19 +69,29 @@ struct Sent<I> {
 
 impl<I: Copy + Ord> Window<I> {
     pub(crate) fn new(lessons: Lessons) -> Self {
-        let state = State { under_way: VecDeque::new(), bytes: 0, heard: None, waiting: None };
+        let state = State { under_way: VecDeque::new(), bytes: 0, heard: None, waiting: None, closed: false };
         Window { lessons, state: Mutex::new(state) }
     }
 
-    /// Ready when another piece may be sent.
-    pub(crate) fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when another piece may be sent; with `false` if none may any more.
+    pub(crate) fn poll_open(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let limit = self.lessons.0.lock().limit;
         let mut state = self.state.lock();
-        if state.bytes < limit {
-            return Poll::Ready(());
-        }
+        // Also while it is open: what waits for something to send has to hear that the window was closed.
         state.waiting = Some(cx.waker().clone());
-        Poll::Pending
+        if state.closed {
+            return Poll::Ready(false);
+        }
+        if state.bytes < limit { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Nothing is sent any more: nobody waits for the answers.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake();
+        }
     }
 
     /// A piece of so many bytes is sent; the last one of its batch, or not.
@@ -155,6 +167,20 @@ mod tests {
         assert!(window.answered(7));
         assert!(is_open(&window));
         assert!(window.answered(8), "an answer to nothing");
+    }
+
+    #[test]
+    fn who_sends_hears_that_nobody_waits_for_answers_any_more() {
+        let window = Window::new(Lessons::new());
+        window.sent(1, LIMIT, true);
+        let mut sender = sender_of(&window);
+        assert!(sender.as_mut().now_or_never().is_none());
+        window.close();
+        assert_eq!(sender.now_or_never(), Some(false));
+    }
+
+    fn sender_of(window: &Window<u32>) -> std::pin::Pin<Box<dyn Future<Output = bool> + '_>> {
+        Box::pin(poll_fn(|cx| window.poll_open(cx)))
     }
 
     #[test]
