@@ -41,7 +41,7 @@ enum Next {
 pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Received, Error> {
     let mut gather = Gather::begin(step.places).await?;
     let placed = chunk.range.map(|(start, _)| start);
-    let (at, expected) = find_place(step, &chunk, placed).await?;
+    let (at, expected) = find_place(step, chunk.range, chunk.length).await?;
     let mut body = chunk.body;
     take(step, &mut gather, &mut body, Place { at, placed, expected }).await
 }
@@ -58,9 +58,10 @@ struct Place {
 /// Finds out where a chunk goes and how long it must be, and has a partner wait for it there.
 async fn find_place(
     step: &mut Step<'_>,
-    chunk: &Chunk,
-    placed: Option<u64>,
+    range: Option<(u64, u64)>,
+    length: Option<u64>,
 ) -> Result<(u64, Option<u64>), Error> {
+    let placed = range.map(|(start, _)| start);
     let replaces = placed.filter(|start| step.replaces_the_last(*start));
     let mut at = match replaces {
         Some(start) => start,
@@ -69,7 +70,7 @@ async fn find_place(
     if placed.is_some_and(|start| start != at) {
         at = step.tell_where_to_go_on().await?;
     }
-    let expected = expected_length(chunk, UploadView { id: step.id, offset: at })?;
+    let expected = expected_length(range, length, UploadView { id: step.id, offset: at })?;
     if replaces.is_none() && (placed.is_some() || !step.has_unacknowledged()) {
         // Without a partner the bytes are taken all the same: one may be found while they come.
         step.attach(at).await?;
@@ -179,15 +180,19 @@ async fn keep(step: &mut Step<'_>, at: u64, gather: &mut Gather<'_>) -> Result<(
 }
 
 /// How many bytes the chunk must have, once its place is right.
-fn expected_length(chunk: &Chunk, view: UploadView) -> Result<Option<u64>, Error> {
-    let Some((start, end)) = chunk.range else { return Ok(chunk.length) };
+fn expected_length(
+    range: Option<(u64, u64)>,
+    length: Option<u64>,
+    view: UploadView,
+) -> Result<Option<u64>, Error> {
+    let Some((start, end)) = range else { return Ok(length) };
     if start != view.offset {
         let message = format!("the next byte is {}, not {start}", view.offset);
         return Err(Error::new(Kind::Range { upload: view }, message));
     }
     let span = end.checked_sub(start).and_then(|n| n.checked_add(1));
     let span = span.ok_or_else(|| Error::invalid(Invalid::Length, "Content-Range ends before it begins"))?;
-    match chunk.length {
+    match length {
         Some(length) if length != span => {
             Err(Error::invalid(Invalid::Length, format!("{length} bytes for a Content-Range of {span}")))
         }
