@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use clawhub_config::Config;
+use clawhub_types::Durability;
 use clawhub_wire::admin::admin_client::AdminClient;
 use clawhub_wire::admin::{
-    DrainRequest, InitRequest, JoinRequest, Link, Member, MembersRequest, RemoveReply, RemoveRequest,
-    RotateKeysRequest, StatusReply, StatusRequest, TokenCreateRequest, TransferLeaderRequest,
+    DrainRequest, InitRequest, JoinRequest, MembersRequest, RemoveRequest, RotateKeysRequest, StatusRequest,
+    TokenCreateRequest, TransferLeaderRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use crate::{Failure, admin, runtime, table};
+use crate::{Failure, admin, answers, runtime};
 
 /// No token is longer: what stdin or a file holds beyond it is not one.
 const MAX_TOKEN: u64 = 4096;
@@ -55,7 +56,7 @@ enum Command {
         /// Copies before a push is acknowledged, where a project says nothing else: local (one, the only
         /// choice for a cluster of one zone), zone (two, in two zones) or region (two, in two regions).
         #[arg(long, value_name = "POLICY")]
-        durability: Option<clawhub_types::Durability>,
+        durability: Option<Durability>,
     },
     /// Make a token with which one node can join, and print it.
     Token {
@@ -145,55 +146,82 @@ async fn call(
     json: bool,
 ) -> Result<String, Failure> {
     match command {
-        Command::Init { durability } => {
-            let durability = durability.map(|d| d.to_string()).unwrap_or_default();
-            let reply = client.init(InitRequest { durability }).await?.into_inner();
-            warn(&reply.warning);
-            show(json, &reply, |r| format!("cluster {} initialised, this is node {}\n", r.cluster, r.node))
-        }
+        Command::Init { durability } => init(&mut client, durability, json).await,
         Command::Token { ttl } => {
             let reply = client.token_create(TokenCreateRequest { ttl_seconds: ttl }).await?.into_inner();
             // Nothing else on standard output, so that it can be piped into `join`.
             show(json, &reply, |r| format!("{}\n", r.token))
         }
-        Command::Join { peers, .. } => {
-            let request = JoinRequest { addresses: peers, token: token.unwrap_or_default() };
-            let reply = client.join(request).await?.into_inner();
-            warn(&reply.warning);
-            show(json, &reply, |r| format!("joined cluster {} as node {}\n", r.cluster, r.node))
-        }
+        Command::Join { peers, .. } => join(&mut client, peers, token, json).await,
         Command::Status => {
             let reply = client.status(StatusRequest {}).await?.into_inner();
-            show(json, &reply, status)
+            show(json, &reply, answers::status)
         }
         Command::Members => {
             let reply = client.members(MembersRequest {}).await?.into_inner();
-            show(json, &reply, |r| members(&r.members))
+            show(json, &reply, |r| answers::members(&r.members))
         }
-        Command::Drain { node, undo, wait } => {
-            let reply = client.drain(DrainRequest { node, undo }).await?.into_inner();
-            if wait {
-                drained(&mut client, reply.index).await?;
-            }
-            let now = if undo { "no longer drains" } else { "drains" };
-            let done = if wait { ": no blob needs its copies any more" } else { "" };
-            show(json, &reply, |_| format!("node {node} {now}{done}\n"))
-        }
+        Command::Drain { node, undo, wait } => drain(&mut client, node, undo, wait, json).await,
         Command::Remove { node, force } => {
             let reply = client.remove(RemoveRequest { node, force }).await?.into_inner();
-            show(json, &reply, |r| removed(node, r))
+            show(json, &reply, |r| answers::removed(node, r))
         }
-        Command::RotateKeys { wait } => {
-            let request = RotateKeysRequest { wait_seconds: Some(wait) };
-            let reply = client.rotate_keys(request).await?.into_inner();
-            let left = rotated(&mut client, reply.generation).await?;
-            show(json, &reply, |r| rotation_done(r.generation, &left))
-        }
+        Command::RotateKeys { wait } => rotate_keys(&mut client, wait, json).await,
         Command::TransferLeader { node } => {
             let reply = client.transfer_leader(TransferLeaderRequest { to: node }).await?.into_inner();
             show(json, &reply, |r| format!("node {} leads\n", r.leader))
         }
     }
+}
+
+/// Founds a cluster.
+async fn init(
+    client: &mut AdminClient<Channel>,
+    durability: Option<Durability>,
+    json: bool,
+) -> Result<String, Failure> {
+    let durability = durability.map(|d| d.to_string()).unwrap_or_default();
+    let reply = client.init(InitRequest { durability }).await?.into_inner();
+    warn(&reply.warning);
+    show(json, &reply, |r| format!("cluster {} initialised, this is node {}\n", r.cluster, r.node))
+}
+
+/// Has the node join a cluster.
+async fn join(
+    client: &mut AdminClient<Channel>,
+    peers: Vec<String>,
+    token: Option<String>,
+    json: bool,
+) -> Result<String, Failure> {
+    let request = JoinRequest { addresses: peers, token: token.unwrap_or_default() };
+    let reply = client.join(request).await?.into_inner();
+    warn(&reply.warning);
+    show(json, &reply, |r| format!("joined cluster {} as node {}\n", r.cluster, r.node))
+}
+
+/// Begins or calls off the leaving of a member.
+async fn drain(
+    client: &mut AdminClient<Channel>,
+    node: u64,
+    undo: bool,
+    wait: bool,
+    json: bool,
+) -> Result<String, Failure> {
+    let reply = client.drain(DrainRequest { node, undo }).await?.into_inner();
+    if wait {
+        drained(client, reply.index).await?;
+    }
+    let now = if undo { "no longer drains" } else { "drains" };
+    let done = if wait { ": no blob needs its copies any more" } else { "" };
+    show(json, &reply, |_| format!("node {node} {now}{done}\n"))
+}
+
+/// Has the keys replaced, and waits for it.
+async fn rotate_keys(client: &mut AdminClient<Channel>, wait: u64, json: bool) -> Result<String, Failure> {
+    let request = RotateKeysRequest { wait_seconds: Some(wait) };
+    let reply = client.rotate_keys(request).await?.into_inner();
+    let left = rotated(client, reply.generation).await?;
+    show(json, &reply, |r| answers::rotation_done(r.generation, &left))
 }
 
 /// For people: standard output stays for the answer.
@@ -238,55 +266,13 @@ async fn rotated(client: &mut AdminClient<Channel>, generation: u64) -> Result<V
         if status.keys_generation >= generation {
             return Ok(status.keys_left_behind);
         }
-        let progress = keys(&status);
+        let progress = answers::keys(&status);
         if progress != told {
             eprintln!("{progress}");
             told = progress;
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-fn rotation_done(generation: u64, left: &[u64]) -> String {
-    let mut text = format!("keys of generation {generation} are in force\n");
-    if !left.is_empty() {
-        text += &format!("node {} was left behind, and comes back as a new node\n", ids(left));
-    }
-    text
-}
-
-/// Which keys are in force, and what becomes of them.
-fn keys(s: &StatusReply) -> String {
-    let now = format!("generation {}", s.keys_generation);
-    let next = match s.keys_next {
-        None => return now,
-        Some(next) if s.keys_switched => {
-            format!("generation {next} is shown, the old keys are refused in a moment")
-        }
-        Some(next) if !s.keys_wait_for.is_empty() => {
-            format!("generation {next} waits for node {}", ids(&s.keys_wait_for))
-        }
-        Some(next) => format!("generation {next} is on its way"),
-    };
-    format!("{now}; {next}")
-}
-
-fn ids(ids: &[u64]) -> String {
-    ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn removed(node: u64, reply: &RemoveReply) -> String {
-    let mut text = format!("node {node} removed\n");
-    if reply.under_target > 0 {
-        text += &format!("{} blobs have too few copies now; more are being made\n", reply.under_target);
-    }
-    if reply.lost_count > 0 {
-        text += &format!("{} blobs have no copy left:\n", reply.lost_count);
-    }
-    for blob in &reply.lost {
-        text += &format!("{}  {} bytes\n", blob.digest, blob.size);
-    }
-    text
 }
 
 /// Checks the form only: whether somebody is there shows when the node asks.
@@ -316,102 +302,6 @@ fn read_token(file: Option<&std::path::Path>) -> Result<String, Failure> {
     Ok(token.to_owned())
 }
 
-fn status(s: &StatusReply) -> String {
-    if s.cluster.is_empty() {
-        return format!("node {} ({}) is not a member of a cluster yet: init or join\n", s.name, s.version);
-    }
-    let leader = match s.leader {
-        Some(id) if id == s.node => "this node".to_owned(),
-        Some(id) => format!("node {id}"),
-        None => "none".to_owned(),
-    };
-    let ready = if s.not_ready.is_empty() { "yes".to_owned() } else { format!("no: {}", s.not_ready) };
-    let mut rows = vec![
-        ("cluster", format!("{} (epoch {})", s.cluster, s.epoch)),
-        ("node", format!("{} ({}), clawhub {}", s.node, s.name, s.version)),
-        ("ready", ready),
-        ("storage", s.storage.clone()),
-        ("durability", s.durability.clone()),
-        ("leader", format!("{leader}, term {}", s.term)),
-        ("log", format!("{} written, {} committed, {} applied", s.last_log, s.committed, s.applied)),
-        ("voters", ids(&s.voters)),
-        ("learners", ids(&s.learners)),
-        ("keys", keys(s)),
-        ("state", format!("{} at tick {}", s.state_hash, s.tick)),
-    ];
-    if !s.agreement.is_empty() {
-        rows.push(("DIFFERS", s.agreement.clone()));
-    }
-    if !s.links.is_empty() {
-        rows.push(("links", s.links.iter().map(link).collect::<Vec<_>>().join(", ")));
-    }
-    if !s.keys_left_behind.is_empty() {
-        let text =
-            format!("node {} was away when the keys were replaced: replace it", ids(&s.keys_left_behind));
-        rows.push(("warning", text));
-    }
-    let far: Vec<u64> = s.links.iter().filter(|link| link.too_long).map(|link| link.node).collect();
-    if !far.is_empty() {
-        let limit = s.round_trip_limit_ms;
-        let text =
-            format!("node {} is farther away than the {limit} ms that [raft] profile holds here", ids(&far));
-        rows.push(("warning", text));
-    }
-    rows.push(("cache", cache(s)));
-    if let Some(short) = s.under_target {
-        rows.push(("copies", format!("{short} blobs under target, counted at {}", s.counted_at)));
-    }
-    if let Some(age) = s.quorum_age_ms {
-        rows.push(("quorum", format!("last confirmed {age} ms ago")));
-    }
-    rows.extend(s.warnings.iter().map(|warning| ("warning", warning.clone())));
-    rows.iter().map(|(name, value)| format!("{name:<10} {value}").trim_end().to_owned() + "\n").collect()
-}
-
-fn cache(s: &StatusReply) -> String {
-    let mib = |bytes: u64| bytes >> 20;
-    let StatusReply { cache_bytes: has, cache_limit_bytes: limit, cache_evicted_bytes: evicted, .. } = s;
-    format!("{} of {} MiB, {} MiB made way", mib(*has), mib(*limit), mib(*evicted))
-}
-
-fn link(link: &Link) -> String {
-    match link.round_trip_us {
-        Some(us) => format!("node {} {}.{} ms", link.node, us / 1000, us % 1000 / 100),
-        None => format!("node {} not connected", link.node),
-    }
-}
-
-fn members(members: &[Member]) -> String {
-    let rows: Vec<_> = members
-        .iter()
-        .map(|m| {
-            let roles = match (m.voter, m.storage) {
-                (true, true) => "voter storage",
-                (true, false) => "voter",
-                (false, true) => "storage",
-                (false, false) => "-",
-            };
-            [
-                m.id.to_string(),
-                m.name.clone(),
-                m.region.clone(),
-                m.zone.clone(),
-                standing(m),
-                roles.to_owned(),
-                m.peer_addr.clone(),
-                m.http_addr.clone(),
-                if m.reachable { "yes" } else { "no" }.to_owned(),
-            ]
-        })
-        .collect();
-    table::render(["ID", "NAME", "REGION", "ZONE", "STANDING", "ROLES", "PEER", "HTTP", "REACHABLE"], &rows)
-}
-
-fn standing(m: &Member) -> String {
-    let also = [(m.draining, ", draining"), (m.failing, ", failing")];
-    also.iter().filter(|(is, _)| *is).fold(m.standing.clone(), |text, (_, word)| text + word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,29 +325,5 @@ mod tests {
         for bad in ["node1", "node1:", ":7000", "node1:0", "node1:70000", ""] {
             assert!(host_and_port(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_way_that_is_too_long_is_warned_of() {
-        let near = Link { node: 2, round_trip_us: Some(321), too_long: false };
-        let far = Link { node: 3, round_trip_us: Some(81_940), too_long: true };
-        let gone = Link { node: 4, round_trip_us: None, too_long: false };
-        let mut reply = StatusReply {
-            cluster: "c".into(),
-            round_trip_limit_ms: 50,
-            links: vec![near, far, gone],
-            ..Default::default()
-        };
-        let text = status(&reply);
-        assert!(text.contains("node 2 0.3 ms, node 3 81.9 ms, node 4 not connected"), "{text}");
-        assert!(text.contains("node 3 is farther away than the 50 ms"), "{text}");
-        reply.links[1].too_long = false;
-        assert!(!status(&reply).contains("farther"));
-    }
-
-    #[test]
-    fn a_node_outside_a_cluster_says_what_to_do() {
-        let text = status(&StatusReply { name: "n1".into(), ..Default::default() });
-        assert!(text.contains("init or join"), "{text}");
     }
 }

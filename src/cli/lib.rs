@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
 mod admin;
+mod answers;
 mod cluster;
 mod dev;
 mod exit;

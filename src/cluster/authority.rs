@@ -7,7 +7,8 @@ use crate::ClusterError;
 
 /// The CA in force, and the key that it lies sealed under.
 pub(crate) fn open(cluster: &ClusterRecord, keys: &KeyFiles) -> Result<(Ca, ClusterKey), ClusterError> {
-    let (present, next) = (keys.present(), keys.next());
+    let present = keys.present();
+    let next = keys.next();
     let mut last = ClusterError::internal("there is no cluster key");
     // For a moment after a rotation the state is ahead of the files.
     for keys in [Some(present), next].into_iter().flatten() {

@@ -105,7 +105,8 @@ impl Base {
 
 /// The keys of `[node]` that say something else than the cluster was told.
 fn changes(node: &NodeConfig, told: &NodeSpec) -> Vec<&'static str> {
-    let (here, there) = (&node.location, &told.location);
+    let here = &node.location;
+    let there = &told.location;
     let keys = [
         ("name", node.name != told.name),
         ("region", here.region != there.region),

@@ -82,7 +82,8 @@ impl Endpoint {
         let listener = TcpListener::from_std(tcp).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let all = CancellationToken::new();
-        let (connections, believed) = (Connections::new(all.clone()), Believed::new(&keyring));
+        let connections = Connections::new(all.clone());
+        let believed = Believed::new(&keyring);
         let authenticator = Arc::new(Authenticator::new(hello, directory, connections, believed));
         let quic = Quic::new(udp, &tls.get(), &reset_key, authenticator.clone())?;
         let dialer = Dialer {

@@ -158,8 +158,10 @@ fn decode(bytes: &[u8]) -> Result<Keys, KeyError> {
         rest = after;
         Some(field.to_vec())
     };
-    let (cluster, pem) = (field().ok_or_else(bad)?, field().ok_or_else(bad)?);
-    let (cert, ca_cert) = (field().ok_or_else(bad)?, field().ok_or_else(bad)?);
+    let cluster = field().ok_or_else(bad)?;
+    let pem = field().ok_or_else(bad)?;
+    let cert = field().ok_or_else(bad)?;
+    let ca_cert = field().ok_or_else(bad)?;
     if !rest.is_empty() {
         return Err(bad());
     }

@@ -42,6 +42,7 @@ mod members;
 mod port;
 mod private_file;
 mod quic;
+mod quic_config;
 mod refusal;
 mod shown;
 mod socket;

@@ -56,9 +56,10 @@ impl Tls {
         let believed = keyring.believed();
         let roots = Arc::new(roots(&believed)?);
         let shown = Arc::new(Shown::new(keyring)?);
-        let (tcp_server, quic_server) =
-            (server(&shown, &roots, &[PEER, JOIN])?, server(&shown, &roots, &[STREAMS])?);
-        let (tcp_client, quic_client) = (client(&shown, &roots, PEER)?, client(&shown, &roots, STREAMS)?);
+        let tcp_server = server(&shown, &roots, &[PEER, JOIN])?;
+        let quic_server = server(&shown, &roots, &[STREAMS])?;
+        let tcp_client = client(&shown, &roots, PEER)?;
+        let quic_client = client(&shown, &roots, STREAMS)?;
         Ok(Tls {
             tcp_server: Arc::new(tcp_server),
             tcp_client: Arc::new(tcp_client),

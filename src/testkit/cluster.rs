@@ -5,28 +5,21 @@
 //! dropped. With `CLAWHUB_NODES=http://host:port,…` in the environment nothing is started and the
 //! tests that need no process run against what is there.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::content::Rng;
 use crate::process::{self, Process};
 use crate::{Registry, until, wan};
 
-/// Below it live services that a machine may have.
-const FIRST_PORT: u16 = 10_240;
-/// Where Linux begins to take ports for outgoing connections, unless told otherwise.
-const OUTGOING: u16 = 32_768;
 /// How long a cluster may take from the first process to every node ready, or one node of it.
 const START: Duration = Duration::from_secs(60);
 
@@ -492,26 +485,4 @@ pub async fn voters(data: &Path, count: usize) -> Result<()> {
 /// Whether the blob of this BLAKE3 root (64 hex digits) lies in the store of a data folder.
 pub fn holds(data: &Path, root_hex: &str) -> bool {
     data.join(format!("blobs/{}/{}/{root_hex}.data", &root_hex[..2], &root_hex[2..4])).exists()
-}
-
-/// A port of this machine that nobody listens on, on TCP and UDP, for configurations that must name one. It lies
-/// below the range from which the kernel takes the ports of outgoing connections, and is given out once: its
-/// node may be down for a while and find it again.
-///
-/// # Errors
-/// If none is found.
-pub fn free_port() -> Result<u16> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let mut rng = Rng::new(u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32));
-    for _ in 0..500 {
-        let port = FIRST_PORT + u16::try_from(rng.below(usize::from(OUTGOING - FIRST_PORT)))?;
-        let local = (Ipv4Addr::LOCALHOST, port);
-        let free = TcpListener::bind(local).is_ok() && UdpSocket::bind(local).is_ok();
-        if free && given.insert(port) {
-            return Ok(port);
-        }
-    }
-    bail!("no port free on both TCP and UDP")
 }

@@ -14,7 +14,8 @@ use clawhub_relay::{Place, Shape};
 use serde_json::Value;
 
 use crate::Registry;
-use crate::cluster::{self, admin, free_port};
+use crate::cluster::{self, admin};
+use crate::ports::free_port;
 use crate::process::{self, Process};
 use crate::wan::{self, Wan};
 

@@ -1,7 +1,8 @@
 //! What the folder of a development cluster holds, and how a new one is laid out.
 
 use std::fs::DirBuilder;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -180,6 +181,21 @@ fn read(folder: &Path, k: u16) -> Result<Node, Failure> {
         data: node.data,
         config,
     })
+}
+
+/// Makes sure that the nodes can listen for clients where they are to.
+///
+/// # Errors
+/// Names the first port that somebody else has.
+pub(super) fn check_http(nodes: &[Node]) -> Result<(), Failure> {
+    let taken = |node: &&Node| TcpListener::bind(node.http).is_err_and(|e| e.kind() == ErrorKind::AddrInUse);
+    match nodes.iter().find(taken) {
+        Some(node) => Err(Failure::failed(format!(
+            "{}, where {} is to listen, is in use: choose other ports with --http-port",
+            node.http, node.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
     let folder = folder.canonicalize()?;
     let _lock = lock(&folder)?;
     let mut nodes = layout::prepare(&folder, args.nodes, args.http_port)?;
-    ports::check(&nodes)?;
+    layout::check_http(&nodes)?;
     // Outlives the nodes, which speak through it.
     let _relay = args.wan.map(|shape| wan::between(&mut nodes, shape)).transpose()?;
     let done = runtime()?.block_on(bring_up(&folder, nodes, !args.no_restart));

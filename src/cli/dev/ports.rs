@@ -1,11 +1,9 @@
 //! Ports that nobody else uses.
 
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use rand::RngExt;
 
-use super::layout::Node;
 use crate::Failure;
 
 /// Attempts at finding a port before giving up.
@@ -42,21 +40,6 @@ pub(super) fn free(count: u16) -> Result<Vec<Port>, Failure> {
         }
     }
     Err(Failure::failed(format!("found no {count} consecutive free ports on loopback")))
-}
-
-/// Makes sure that the nodes can listen for clients where they are to.
-///
-/// # Errors
-/// Names the first port that somebody else has.
-pub(super) fn check(nodes: &[Node]) -> Result<(), Failure> {
-    let taken = |node: &&Node| TcpListener::bind(node.http).is_err_and(|e| e.kind() == ErrorKind::AddrInUse);
-    match nodes.iter().find(taken) {
-        Some(node) => Err(Failure::failed(format!(
-            "{}, where {} is to listen, is in use: choose other ports with --http-port",
-            node.http, node.name
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The first port of the kernel's range for outgoing connections.

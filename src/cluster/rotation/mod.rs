@@ -84,7 +84,8 @@ impl Rotation {
         let Some(facts) = self.facts()? else { return Ok(false) };
         self.settle(&facts).await?;
         let step = {
-            let (present, next) = (self.keys.present(), self.keys.next());
+            let present = self.keys.present();
+            let next = self.keys.next();
             let has = |keys: &Keys| (keys.certified.ca_cert.clone(), keys.certified.key.spki_sha256());
             let has: Vec<_> = next.iter().chain([&present]).map(|keys| has(keys)).collect();
             let has: Vec<_> = has.iter().map(|(ca, spki)| (ca.as_slice(), *spki)).collect();
@@ -200,8 +201,10 @@ impl Rotation {
     async fn begin(&self, facts: &Facts) -> Result<RotationCmd, ClusterError> {
         let generation = facts.keys.last + 1;
         let cluster = facts.cluster.id;
-        let (cluster_key, ca) = (ClusterKey::generate(), Ca::create(cluster)?);
-        let (ca_cert, ca_key_sealed) = (ca.cert_der().to_vec(), ca.seal_key(&cluster_key));
+        let cluster_key = ClusterKey::generate();
+        let ca = Ca::create(cluster)?;
+        let ca_cert = ca.cert_der().to_vec();
+        let ca_key_sealed = ca.seal_key(&cluster_key);
         let known = facts.members.iter().filter(|member| !member.start_key.is_empty());
         let envelopes: Result<_, KeyError> =
             known.map(|member| envelope(&cluster_key, cluster, generation, member)).collect();

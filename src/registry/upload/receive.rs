@@ -40,8 +40,28 @@ enum Next {
 /// a time.
 pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Received, Error> {
     let mut gather = Gather::begin(step.places).await?;
-    let id = step.id;
     let placed = chunk.range.map(|(start, _)| start);
+    let (at, expected) = find_place(step, chunk.range, chunk.length).await?;
+    let mut body = chunk.body;
+    take(step, &mut gather, &mut body, Place { at, placed, expected }).await
+}
+
+/// Where a chunk is to go, and how long it must be.
+struct Place {
+    at: u64,
+    /// Where it says that it begins.
+    placed: Option<u64>,
+    /// None if it does not say.
+    expected: Option<u64>,
+}
+
+/// Finds out where a chunk goes and how long it must be, and has a partner wait for it there.
+async fn find_place(
+    step: &mut Step<'_>,
+    range: Option<(u64, u64)>,
+    length: Option<u64>,
+) -> Result<(u64, Option<u64>), Error> {
+    let placed = range.map(|(start, _)| start);
     let replaces = placed.filter(|start| step.replaces_the_last(*start));
     let mut at = match replaces {
         Some(start) => start,
@@ -50,16 +70,26 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
     if placed.is_some_and(|start| start != at) {
         at = step.tell_where_to_go_on().await?;
     }
-    let expected = expected_length(&chunk, UploadView { id, offset: at })?;
-    let mut begun = false;
+    let expected = expected_length(range, length, UploadView { id: step.id, offset: at })?;
     if replaces.is_none() && (placed.is_some() || !step.has_unacknowledged()) {
         // Without a partner the bytes are taken all the same: one may be found while they come.
         step.attach(at).await?;
     }
-    let mut body = chunk.body;
+    Ok((at, expected))
+}
+
+/// Takes the bytes of a chunk until it ends, breaks off or is superseded.
+async fn take(
+    step: &mut Step<'_>,
+    gather: &mut Gather<'_>,
+    body: &mut BodyStream,
+    place: Place,
+) -> Result<Received, Error> {
+    let Place { mut at, placed, expected } = place;
+    let mut begun = false;
     let mut left = expected.unwrap_or(u64::MAX);
     loop {
-        let next = next(step, &gather, &mut body).await;
+        let next = next(step, gather, body).await;
         if matches!(&next, Next::Bytes(bytes) if !bytes.is_empty()) && !std::mem::replace(&mut begun, true) {
             at = begin(step, at, placed).await?;
         }
@@ -70,25 +100,25 @@ pub(super) async fn receive(step: &mut Step<'_>, chunk: Chunk) -> Result<Receive
             Next::Bytes(bytes) => {
                 left -= bytes.len() as u64;
                 let piece = gather.add(&bytes);
-                at = store(step, at, &mut gather, piece).await?;
+                at = store(step, at, gather, piece).await?;
             }
             Next::Late => {
                 let piece = gather.shrink();
-                at = store(step, at, &mut gather, piece).await?;
+                at = store(step, at, gather, piece).await?;
             }
             Next::End => {
                 let piece = gather.take();
-                store(step, at, &mut gather, piece).await?;
+                store(step, at, gather, piece).await?;
                 break;
             }
             Next::Broken(error) => {
                 keep(step, at, gather).await?;
-                tracing::info!(upload = %id, %error, "the client left in the middle of an upload");
+                tracing::info!(upload = %step.id, %error, "the client left in the middle of an upload");
                 return Err(error.into());
             }
             Next::Superseded => {
                 keep(step, at, gather).await?;
-                tracing::info!(upload = %id, "a newer request takes over from one whose client is silent");
+                tracing::info!(upload = %step.id, "a newer request takes over from one whose client is silent");
                 return Ok(Received::Superseded);
             }
         }
@@ -141,24 +171,28 @@ async fn store(
 }
 
 /// What has come is kept: the client can go on from there once it has asked where that is.
-async fn keep(step: &mut Step<'_>, at: u64, mut gather: Gather<'_>) -> Result<(), Error> {
+async fn keep(step: &mut Step<'_>, at: u64, gather: &mut Gather<'_>) -> Result<(), Error> {
     let piece = gather.take();
-    store(step, at, &mut gather, piece).await?;
+    store(step, at, gather, piece).await?;
     // What is not durable now is received again.
     let _ = step.flush().await;
     Ok(())
 }
 
 /// How many bytes the chunk must have, once its place is right.
-fn expected_length(chunk: &Chunk, view: UploadView) -> Result<Option<u64>, Error> {
-    let Some((start, end)) = chunk.range else { return Ok(chunk.length) };
+fn expected_length(
+    range: Option<(u64, u64)>,
+    length: Option<u64>,
+    view: UploadView,
+) -> Result<Option<u64>, Error> {
+    let Some((start, end)) = range else { return Ok(length) };
     if start != view.offset {
         let message = format!("the next byte is {}, not {start}", view.offset);
         return Err(Error::new(Kind::Range { upload: view }, message));
     }
     let span = end.checked_sub(start).and_then(|n| n.checked_add(1));
     let span = span.ok_or_else(|| Error::invalid(Invalid::Length, "Content-Range ends before it begins"))?;
-    match chunk.length {
+    match length {
         Some(length) if length != span => {
             Err(Error::invalid(Invalid::Length, format!("{length} bytes for a Content-Range of {span}")))
         }

@@ -60,7 +60,7 @@ impl ClusterCmd {
                 Ok(Reply::Done)
             }
             ClusterCmd::SessionFloor { session, floor } => session::raise_floor(tx, *session, *floor),
-            ClusterCmd::Rotation(step) => step.apply(tx, cx),
+            ClusterCmd::Rotation(step) => rotation::apply(step, tx, cx),
         }
     }
 }

@@ -3,7 +3,6 @@
 use clawhub_types::{Action, ClusterId, Durability, Location, NodeId, Resource, Roles, SessionId, Touched};
 use serde::{Deserialize, Serialize};
 
-use super::rotation::RotationCmd;
 use crate::position::LogMark;
 use crate::proposers::{Members, Proposers};
 
@@ -178,5 +177,84 @@ impl ClusterCmd {
             ClusterCmd::Rotation(step) => step.needs_identity(),
             _ => matches!(self, ClusterCmd::Drain { .. }),
         }
+    }
+}
+
+/// The next cluster key, sealed to one start of a member: only that process opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The member.
+    pub node: NodeId,
+    /// The start that it is for.
+    pub boot: u64,
+    /// The sealed key.
+    pub sealed: Vec<u8>,
+}
+
+/// A step of a rotation. One that names a generation which is not at that step is `ClusterRejected::WrongStep`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RotationCmd {
+    /// Asks for a rotation that begins after this entry. Answers its generation, `ClusterReply::Generation`. One that
+    /// is under way waits no longer than this for members that are away, either.
+    Ask {
+        /// How long it waits for members that are away, in ticks.
+        wait: u64,
+    },
+    /// Begins one that was asked for. From here on the next CA is believed beside the present one. It may take the place
+    /// of one that has waited long enough and was not confirmed by a majority of the voters.
+    Begin {
+        /// Its number, the first that was not given yet.
+        generation: u64,
+        /// The certificate of the next CA, DER.
+        ca_cert: Vec<u8>,
+        /// Its private key, sealed under the next cluster key.
+        ca_key_sealed: Vec<u8>,
+        /// The next cluster key, for each start that is known.
+        envelopes: Vec<Envelope>,
+    },
+    /// Seals the next cluster key to a later start of a member.
+    Seal {
+        /// The rotation's.
+        generation: u64,
+        /// For one start.
+        envelope: Envelope,
+    },
+    /// A member keeps the next keys, durably. From here on both of its own keys count.
+    Confirm {
+        /// The rotation's.
+        generation: u64,
+        /// The member.
+        node: NodeId,
+        /// SHA-256 of the SubjectPublicKeyInfo of its next key.
+        spki: [u8; 32],
+    },
+    /// From here on new keys are shown. `ClusterRejected::NotConfirmed` while members are waited for.
+    Switch {
+        /// The rotation's.
+        generation: u64,
+    },
+    /// The old keys and join tokens are good no more. `ClusterRejected::WrongStep` before its time.
+    Finish {
+        /// The rotation's.
+        generation: u64,
+    },
+}
+
+impl RotationCmd {
+    /// Who proposes it. The leader alone takes the steps of all, each member confirms for itself.
+    pub(crate) fn proposers(&self) -> Proposers {
+        match self {
+            RotationCmd::Ask { .. } => Proposers::OPERATORS,
+            RotationCmd::Begin { .. } | RotationCmd::Switch { .. } | RotationCmd::Finish { .. } => {
+                Proposers::members(Members::Nobody)
+            }
+            RotationCmd::Seal { .. } => Proposers::members(Members::Any),
+            RotationCmd::Confirm { node, .. } => Proposers::members(Members::Only(*node)),
+        }
+    }
+
+    /// Whether it may not be applied twice.
+    pub(crate) fn needs_identity(&self) -> bool {
+        matches!(self, RotationCmd::Ask { .. })
     }
 }

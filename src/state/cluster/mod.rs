@@ -13,9 +13,9 @@ pub(crate) mod session;
 mod view;
 
 pub(crate) use apply::{check_phase, check_votes, next_project, raise_epoch, remove};
-pub use cmd::{Acknowledgement, ClusterCmd, NodeSpec};
+pub use cmd::{Acknowledgement, ClusterCmd, Envelope, NodeSpec, RotationCmd};
 pub use event::ClusterEvent;
-pub use records::{ClusterRecord, Envelope, KeysRecord, NodeRecord, Rotation, SessionRecord};
+pub use records::{ClusterRecord, KeysRecord, NodeRecord, Rotation, SessionRecord};
 pub use reply::{ClusterRejected, ClusterReply};
-pub use rotation::{GRACE, RotationCmd, WAIT};
+pub use rotation::{GRACE, WAIT};
 pub use view::{ClusterView, TokenStanding};

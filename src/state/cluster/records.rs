@@ -3,7 +3,7 @@
 use clawhub_types::{ClusterId, Durability, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::NodeSpec;
+use super::cmd::{Envelope, NodeSpec};
 use crate::position::LogMark;
 use crate::record::record;
 use crate::reply::Outcome;
@@ -142,17 +142,6 @@ pub struct Rotation {
     pub switched: Option<u64>,
     /// The next cluster key, for the start of each member.
     pub envelopes: Vec<Envelope>,
-}
-
-/// The next cluster key, sealed to one start of a member: only that process opens it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
-    /// The member.
-    pub node: NodeId,
-    /// The start that it is for.
-    pub boot: u64,
-    /// The sealed key.
-    pub sealed: Vec<u8>,
 }
 
 impl Rotation {

@@ -6,13 +6,12 @@
 //! that was begun and never finished is passed over.
 
 use clawhub_types::NodeId;
-use serde::{Deserialize, Serialize};
 
-use super::records::{Envelope, KeysRecord, NodeRecord, Rotation, TokenRecord};
+use super::cmd::{Envelope, RotationCmd};
+use super::records::{KeysRecord, NodeRecord, Rotation, TokenRecord};
 use super::{ClusterRejected, ClusterReply, keys, members};
 use crate::fault::Fault;
 use crate::meta;
-use crate::proposers::{Members, Proposers};
 use crate::reply::{Reply, RequestRejected};
 use crate::stop::Stop;
 use crate::tx::{ApplyContext, Tx};
@@ -23,97 +22,30 @@ pub const WAIT: u64 = 10 * 60 * 1000;
 /// between members takes.
 pub const GRACE: u64 = 10 * 1000;
 
-/// A step of a rotation. One that names a generation which is not at that step is `ClusterRejected::WrongStep`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RotationCmd {
-    /// Asks for a rotation that begins after this entry. Answers its generation, `ClusterReply::Generation`. One that
-    /// is under way waits no longer than this for members that are away, either.
-    Ask {
-        /// How long it waits for members that are away, in ticks.
-        wait: u64,
-    },
-    /// Begins one that was asked for. From here on the next CA is believed beside the present one. It may take the place
-    /// of one that has waited long enough and was not confirmed by a majority of the voters.
-    Begin {
-        /// Its number, the first that was not given yet.
-        generation: u64,
-        /// The certificate of the next CA, DER.
-        ca_cert: Vec<u8>,
-        /// Its private key, sealed under the next cluster key.
-        ca_key_sealed: Vec<u8>,
-        /// The next cluster key, for each start that is known.
-        envelopes: Vec<Envelope>,
-    },
-    /// Seals the next cluster key to a later start of a member.
-    Seal {
-        /// The rotation's.
-        generation: u64,
-        /// For one start.
-        envelope: Envelope,
-    },
-    /// A member keeps the next keys, durably. From here on both of its own keys count.
-    Confirm {
-        /// The rotation's.
-        generation: u64,
-        /// The member.
-        node: NodeId,
-        /// SHA-256 of the SubjectPublicKeyInfo of its next key.
-        spki: [u8; 32],
-    },
-    /// From here on new keys are shown. `ClusterRejected::NotConfirmed` while members are waited for.
-    Switch {
-        /// The rotation's.
-        generation: u64,
-    },
-    /// The old keys and join tokens are good no more. `ClusterRejected::WrongStep` before its time.
-    Finish {
-        /// The rotation's.
-        generation: u64,
-    },
-}
-
-impl RotationCmd {
-    /// Who proposes it. The leader alone takes the steps of all, each member confirms for itself.
-    pub(crate) fn proposers(&self) -> Proposers {
-        match self {
-            RotationCmd::Ask { .. } => Proposers::OPERATORS,
-            RotationCmd::Begin { .. } | RotationCmd::Switch { .. } | RotationCmd::Finish { .. } => {
-                Proposers::members(Members::Nobody)
-            }
-            RotationCmd::Seal { .. } => Proposers::members(Members::Any),
-            RotationCmd::Confirm { node, .. } => Proposers::members(Members::Only(*node)),
+/// Applies a step of a rotation.
+pub(super) fn apply(step: &RotationCmd, tx: &mut Tx<'_>, cx: &ApplyContext) -> Result<Reply, Stop> {
+    match step {
+        RotationCmd::Ask { wait } => {
+            let generation = ask(tx, cx.tick, *wait)?;
+            return Ok(ClusterReply::Generation(generation).into());
         }
-    }
-
-    /// Whether it may not be applied twice.
-    pub(crate) fn needs_identity(&self) -> bool {
-        matches!(self, RotationCmd::Ask { .. })
-    }
-
-    pub(super) fn apply(&self, tx: &mut Tx<'_>, cx: &ApplyContext) -> Result<Reply, Stop> {
-        match self {
-            RotationCmd::Ask { wait } => {
-                let generation = ask(tx, cx.tick, *wait)?;
-                return Ok(ClusterReply::Generation(generation).into());
-            }
-            RotationCmd::Begin { generation, ca_cert, ca_key_sealed, envelopes } => {
-                let next = Rotation {
-                    generation: *generation,
-                    ca_cert: ca_cert.clone(),
-                    ca_key_sealed: ca_key_sealed.clone(),
-                    until: 0,
-                    switched: None,
-                    envelopes: envelopes.clone(),
-                };
-                begin(tx, cx.tick, next)?;
-            }
-            RotationCmd::Seal { generation, envelope } => seal(tx, *generation, envelope)?,
-            RotationCmd::Confirm { generation, node, spki } => confirm(tx, *generation, *node, *spki)?,
-            RotationCmd::Switch { generation } => switch(tx, cx.tick, *generation)?,
-            RotationCmd::Finish { generation } => finish(tx, cx.tick, *generation)?,
+        RotationCmd::Begin { generation, ca_cert, ca_key_sealed, envelopes } => {
+            let next = Rotation {
+                generation: *generation,
+                ca_cert: ca_cert.clone(),
+                ca_key_sealed: ca_key_sealed.clone(),
+                until: 0,
+                switched: None,
+                envelopes: envelopes.clone(),
+            };
+            begin(tx, cx.tick, next)?;
         }
-        Ok(Reply::Done)
+        RotationCmd::Seal { generation, envelope } => seal(tx, *generation, envelope)?,
+        RotationCmd::Confirm { generation, node, spki } => confirm(tx, *generation, *node, *spki)?,
+        RotationCmd::Switch { generation } => switch(tx, cx.tick, *generation)?,
+        RotationCmd::Finish { generation } => finish(tx, cx.tick, *generation)?,
     }
+    Ok(Reply::Done)
 }
 
 /// Has a rotation begin that is yet to begin; its generation, unless another one is given up before it.
