@@ -16,7 +16,7 @@ pub mod image;
 pub mod manifest;
 pub mod net;
 pub mod oci;
-mod ports;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod rows;

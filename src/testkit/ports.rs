@@ -20,7 +20,7 @@ const OUTGOING: u16 = 32_768;
 ///
 /// # Errors
 /// If none is found.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;

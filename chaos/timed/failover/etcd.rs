@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clawhub_testkit::cluster::free_port;
+use clawhub_testkit::ports::free_port;
 use clawhub_testkit::process::{self, Process};
 use clawhub_testkit::{Registry, until};
 use reqwest::{Method, StatusCode};
