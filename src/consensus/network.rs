@@ -31,8 +31,8 @@ use crate::record;
 use crate::send::{self, Pace, SendError};
 use crate::snapshot::SnapshotFiles;
 use crate::transport::{
-    self, AppendAnswer, AppendRequest, Channel, SnapshotRefusal, SnapshotReply, Transport, TransportError,
-    WireEntry,
+    self, AppendAnswer, AppendRequest, Ballot, Channel, SnapshotRefusal, SnapshotReply, Transport,
+    TransportError, WireEntry,
 };
 use crate::types::{self, LeaderId, RaftEntry, Types, Vote};
 use crate::window::{Lessons, PIECE, Window};
@@ -209,24 +209,20 @@ impl<R: AsyncRuntime> Client<R> {
         Err(unreachable(&"the peer could not take the snapshot"))
     }
 
-    /// Batches out, in pieces; answers in. So many bytes are under way, and there is a limit on how long the next
-    /// answer may take: a stream with nothing to send is not late. A batch is answered once, as openraft expects it, with
-    /// the answer to its last piece; what was answered of one that breaks off is told before the error.
-    fn pipeline(
+    /// Batches in pieces, as the window opens for them; each notes the vote that it is sent under.
+    fn requests(
         &self,
         input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
-    ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
-        let window = Arc::new(Window::<R::Instant>::new(self.lessons.clone()));
-        let vote = Arc::new(Mutex::new(None));
-        let sending = Arc::clone(&window);
-        let voted = Arc::clone(&vote);
+        window: Arc<Window<R::Instant>>,
+        vote: Arc<Mutex<Option<Ballot>>>,
+    ) -> BoxStream<'static, AppendRequest> {
         let clock = Arc::clone(&self.clock);
         let mut batch = VecDeque::new();
         let mut input = Some(input);
-        let requests = stream::poll_fn(move |cx| {
+        stream::poll_fn(move |cx| {
             // The transport may keep an abandoned stream for long. Until the source is dropped it has what the next
             // stream to this peer waits for: openraft's state of the replication, locked while it waits for entries.
-            if !ready!(sending.poll_open(cx)) {
+            if !ready!(window.poll_open(cx)) {
                 input = None;
                 batch.clear();
             }
@@ -237,13 +233,26 @@ impl<R: AsyncRuntime> Client<R> {
             }
             Poll::Ready(batch.pop_front().map(|piece| {
                 let leader = types::vote(piece.vote).leader_id;
-                *voted.lock() = Some(piece.vote);
+                *vote.lock() = Some(piece.vote);
                 let bytes = piece.entries.iter().map(|e| e.payload.len()).sum();
-                sending.sent(R::Instant::now(), bytes, batch.is_empty());
+                window.sent(R::Instant::now(), bytes, batch.is_empty());
                 AppendRequest { tick: clock.now(leader), ..piece }
             }))
-        });
-        let replies = self.transport.append(self.target, self.channel, requests.boxed());
+        })
+        .boxed()
+    }
+
+    /// Batches out, in pieces; answers in. So many bytes are under way, and there is a limit on how long the next
+    /// answer may take: a stream with nothing to send is not late. A batch is answered once, as openraft expects it, with
+    /// the answer to its last piece; what was answered of one that breaks off is told before the error.
+    fn pipeline(
+        &self,
+        input: impl Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
+    ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, RpcError<R>>> {
+        let window = Arc::new(Window::<R::Instant>::new(self.lessons.clone()));
+        let vote = Arc::new(Mutex::new(None));
+        let requests = self.requests(input, Arc::clone(&window), Arc::clone(&vote));
+        let replies = self.transport.append(self.target, self.channel, requests);
         let acknowledged = Arc::clone(&self.acknowledged);
         let peer = self.target;
         let keeps = move |answer: &AppendAnswer| {
