@@ -329,7 +329,9 @@ fn is_level(text: &str) -> bool {
     let is_word =
         |directive: &str| directive.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let is_misspelt = |directive: &str| {
-        is_word(directive) && directive.parse::<tracing_subscriber::filter::LevelFilter>().is_err()
+        // Nothing at all would be read as `error`.
+        let is_level = || directive.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        directive.is_empty() || is_word(directive) && !is_level()
     };
     tracing_subscriber::EnvFilter::try_new(text).is_ok() && !text.split(',').map(str::trim).any(is_misspelt)
 }
