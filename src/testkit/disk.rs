@@ -64,8 +64,7 @@ impl Disk {
     /// If a step fails; the steps before are undone.
     pub fn new(image: &Path, bytes: u64, at: &Path) -> Result<Disk> {
         File::create(image)?.set_len(bytes)?;
-        let attached = tool(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
-        let device = PathBuf::from(attached.trim());
+        let device = attach(image)?;
         let mut disk = Disk { image: image.to_owned(), device, at: at.to_owned(), mounted: false };
         // Everything about the journal as it is by default: that is what users have. Tables are written at
         // once, so that no thread of the kernel does it during the test.
@@ -130,6 +129,10 @@ impl Disk {
     /// If somebody has, or the file system cannot be mounted.
     pub fn restore(&mut self) -> Result<()> {
         self.unmount()?;
+        // A process in a mount namespace that was copied meanwhile keeps the file system alive that was shut down: mounted
+        // from the same device it would be that one again.
+        tool(Command::new("losetup").arg("--detach").arg(&self.device))?;
+        self.device = attach(&self.image)?;
         self.mount()
     }
 
@@ -145,6 +148,12 @@ impl Disk {
         self.mounted = false;
         Ok(())
     }
+}
+
+/// A device of its own that is this file.
+fn attach(image: &Path) -> Result<PathBuf> {
+    let attached = tool(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
+    Ok(PathBuf::from(attached.trim()))
 }
 
 impl Drop for Disk {
