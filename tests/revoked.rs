@@ -100,7 +100,9 @@ async fn the_disk_of_a_removed_member_is_worth_nothing() -> Result<()> {
     for member in &members {
         member.ready().await?;
     }
-    push(&members[0], "after/all").await
+    // The first node may not have noticed yet that the others are back.
+    until("a push after all started again", LONG, async || push(&members[0], "after/all").await.map(Some))
+        .await
 }
 
 /// Waits until all of these have keys of this generation.
