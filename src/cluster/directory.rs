@@ -141,13 +141,16 @@ impl MemberDirectory {
     }
 
     /// Whether a certificate is of a later CA than the one that is in force by the state here: that of the rotation
-    /// under way, or, if the state knows of none, that which follows by this node's files, which may be ahead of it.
+    /// under way, or, if the state knows of none, whichever is believed here and does not come before it: this node's
+    /// files may be ahead of the state, as those of one that has just joined are.
     fn is_next_ca(&self, proof: &Proof) -> Result<bool, Fault> {
         let kv = self.state.kv();
         let view = View::new(&*kv).cluster();
-        let in_force = view.record()?.is_none_or(|cluster| proof.is_of(&cluster.ca_cert));
+        let in_force = view
+            .record()?
+            .is_none_or(|cluster| proof.is_of(&cluster.ca_cert) || proof.is_before(&cluster.ca_cert));
         let rotation = view.keys()?.rotation;
-        Ok(!in_force && rotation.map_or(proof.next, |rotation| proof.is_of(&rotation.ca_cert)))
+        Ok(!in_force && rotation.is_none_or(|rotation| proof.is_of(&rotation.ca_cert)))
     }
 
     /// About a node that the state does not know. Its certificate is the CA's for this id, and whoever ever had a
@@ -314,7 +317,8 @@ mod tests {
 
     /// Of a key of this CA, the present one, if it is not another byte.
     fn certified(key: u8, ca: u8) -> Proof {
-        Proof { spki: [key; 32], ca: clawhub_peer::certificate_sha256(&[ca]), next: ca != 1 }
+        let sha256 = clawhub_peer::certificate_sha256;
+        Proof { spki: [key; 32], ca: sha256(&[ca]), followed_by: (ca == 1).then(|| sha256(&[7])) }
     }
 
     fn proof(key: u8) -> Proof {

@@ -150,9 +150,9 @@ impl Authenticator {
         }
         // Not the word of TLS, which may have believed a CA at the beginning of the handshake that is not one any more.
         let issuer = chain.first().and_then(|cert| self.believed.issuer(cert));
-        let (ca, next) =
+        let (ca, followed_by) =
             issuer.ok_or_else(|| PeerError::Certificate("it is of a CA that is not the cluster's".into()))?;
-        let proof = Proof { spki: proved.spki, ca, next };
+        let proof = Proof { spki: proved.spki, ca, followed_by };
         let connection = self
             .connections
             .enter(*hello, proof, transport)

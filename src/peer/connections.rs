@@ -281,7 +281,7 @@ mod tests {
     use clawhub_types::ClusterId;
 
     const NODE: NodeId = NodeId(4);
-    const PROOF: Proof = Proof { spki: [7; 32], ca: [1; 32], next: false };
+    const PROOF: Proof = Proof { spki: [7; 32], ca: [1; 32], followed_by: None };
 
     fn hello(node: NodeId, boot: u64) -> Hello {
         Hello { cluster: ClusterId([1; 16]), epoch: 1, node, boot, nonce: 0 }

@@ -22,14 +22,19 @@ pub struct Proof {
     pub spki: [u8; 32],
     /// SHA-256 of the certificate of the CA, one of those believed here, that issued it one for this key.
     pub ca: [u8; 32],
-    /// Whether that CA is to follow the one that is in force by this node's own files.
-    pub next: bool,
+    /// The same of the CA that is to follow that one, by this node's own files.
+    pub followed_by: Option<[u8; 32]>,
 }
 
 impl Proof {
     /// Whether the CA that has this certificate, DER, issued it.
     pub fn is_of(&self, ca_cert: &[u8]) -> bool {
         self.ca == certificate_sha256(ca_cert)
+    }
+
+    /// Whether the CA that has this certificate, DER, follows the one that issued it.
+    pub fn is_before(&self, ca_cert: &[u8]) -> bool {
+        self.followed_by == Some(certificate_sha256(ca_cert))
     }
 }
 

@@ -28,11 +28,11 @@ impl Believed {
         *self.0.write() = keyring.believed().into_iter().map(<[u8]>::to_vec).collect();
     }
 
-    /// Which of them issued a certificate: SHA-256 of the CA's certificate, and whether it is to follow the present one.
-    pub(crate) fn issuer(&self, cert: &CertificateDer<'_>) -> Option<([u8; 32], bool)> {
+    /// Which of them issued a certificate, and which one follows it: SHA-256 of the CAs' certificates.
+    pub(crate) fn issuer(&self, cert: &CertificateDer<'_>) -> Option<([u8; 32], Option<[u8; 32]>)> {
         let believed = self.0.read();
         let at = believed.iter().position(|ca| check_issued(cert, ca).is_ok())?;
-        Some((sha256(&believed[at]), at > 0))
+        Some((sha256(&believed[at]), believed.get(at + 1).map(|next| sha256(next))))
     }
 }
 

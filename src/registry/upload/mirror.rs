@@ -68,7 +68,8 @@ impl Mirrored {
         let mirror = self.mirror.take().filter(|mirror| mirror.offset() <= at);
         let place = self.place.take().filter(|_| mirror.is_some());
         let level = mirror.iter().map(Mirror::partner).collect();
-        let (used, places) = (self.used, self.places);
+        let used = self.used;
+        let places = self.places;
         *self = Mirrored { mirror, place, used, sound: Some(at), level, began: None, places };
     }
 
