@@ -70,13 +70,11 @@ impl MemberDirectory {
     /// # Errors
     /// [`Fault`] if the state cannot be read.
     pub fn current(&self) -> Result<Vec<Seed>, Fault> {
-        let kv = self.state.kv();
-        let members = View::new(&*kv).cluster().nodes()?.into_iter().filter(|node| !node.removed);
-        let seed = |node: NodeRecord| Seed { node: node.id, addr: node.spec.peer_addr, spki: node.spec.spki };
-        Ok(members.map(seed).collect())
+        let members = self.acquaintances()?.members.into_iter();
+        Ok(members.map(|(node, info)| Seed { node, addr: info.addr, spki: info.spki }).collect())
     }
 
-    /// Whom this node knows, by its state as it is, or by its seeds before the state knows anybody.
+    /// Whom this node knows, by its state as it is: what it vouches for, so no seeds.
     ///
     /// # Errors
     /// [`Fault`] if the state cannot be read.

@@ -59,7 +59,8 @@ pub trait Directory: Send + Sync + 'static {
     /// Where a member is; `None` if there is no such member.
     fn lookup(&self, node: NodeId) -> Option<PeerInfo>;
 
-    /// Whether a node that has proved this and says this of itself may connect, or be connected to, and what for. Cluster, epoch, and that the certificate is the named node's were checked before.
+    /// Whether a node that has proved this and says this of itself may connect, or be connected to, and what for.
+    /// Cluster, epoch, and that the certificate is the named node's were checked before.
     ///
     /// # Errors
     /// The reason, which the peer is told: not a member, another key, a boot counter that is not new.

@@ -30,6 +30,6 @@ impl Members for Edge {
 }
 
 /// A member, as it is told of.
-pub(crate) fn peer((node, info): (NodeId, PeerInfo)) -> Peer {
+fn peer((node, info): (NodeId, PeerInfo)) -> Peer {
     Peer { node: node.0, addr: info.addr, spki: info.spki.to_vec().into() }
 }

@@ -4,9 +4,10 @@
 //!
 //! # Where a chunk begins
 //! One that names its place (`Content-Range`) begins there, which must be where the session ends, or where the last
-//! chunk began if that did not name its place and the client does not know of it. One that does not begins where the client was last told that the session ends. What has come beyond that is of a request whose
-//! answer its client has not got, so it sends all of it again: the rest goes when the first byte of the new one is
-//! here (`docs/protocols/oci.md`, "Requests that are sent again").
+//! chunk began, if that did not name its place and is not the client's: no answer told of it, or the chunks before it
+//! named theirs. One that does not begins where the client was last told that the session ends. What has come beyond
+//! that is of a request whose answer its client has not got, so it sends all of it again: the rest goes when the first
+//! byte of the new one is here (`docs/protocols/oci.md`, "Requests that are sent again").
 
 use bytes::Bytes;
 use futures::StreamExt;
